@@ -1,0 +1,3 @@
+//! The `transfusion` command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Raw text and images to packed shards, as a DataFusion plan.

@@ -1,0 +1,1 @@
+//! Packed shards to weights, samples and scores, with Burn.
