@@ -1,1 +1,3 @@
 //! Packed shards to weights, samples and scores, with Burn.
+
+pub mod kernels;
