@@ -10,8 +10,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, ListArray, RecordBatch, StringArray,
-    StructArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, FixedSizeListArray, Float16Array, ListArray, RecordBatch,
+    StringArray, StructArray, UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{
@@ -126,7 +126,11 @@ pub fn row_bytes(row: &Row, layout: &RowLayout) -> usize {
     row.tokens().len() * token_bytes + row.spans().len() * 19 + latents + ids
 }
 
-fn lists<'a>(field: Arc<Field>, lengths: impl Iterator<Item = usize> + 'a, values: ArrayRef) -> Result<ArrayRef, ArrowError> {
+fn lists<'a>(
+    field: Arc<Field>,
+    lengths: impl Iterator<Item = usize> + 'a,
+    values: ArrayRef,
+) -> Result<ArrayRef, ArrowError> {
     Ok(Arc::new(ListArray::try_new(field, OffsetBuffer::from_lengths(lengths), values, None)?))
 }
 
@@ -198,7 +202,8 @@ fn source_array(rows: &[Row]) -> Result<ArrayRef, ArrowError> {
 ///
 /// If a row is not of `layout`.
 pub fn encode_rows(rows: &[Row], layout: &RowLayout, schema: SchemaRef) -> Result<RecordBatch, ColumnsError> {
-    let columns = vec![token_array(rows, layout)?, span_array(rows)?, image_array(rows)?, source_array(rows)?];
+    let columns =
+        vec![token_array(rows, layout)?, span_array(rows)?, image_array(rows)?, source_array(rows)?];
     Ok(RecordBatch::try_new(schema, columns)?)
 }
 

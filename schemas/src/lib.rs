@@ -21,8 +21,9 @@ pub use columns::{ColumnsError, decode_rows, encode_rows, row_bytes, shard_schem
 pub use cursor::{DatasetCursor, StreamCursor};
 pub use hash::{content_hash, row_hash, share};
 pub use manifest::{
-    CodecRecord, DatasetStatistics, FORMAT_VERSION, FileRecord, Histogram, Manifest, ManifestError, ParentRecord,
-    ShardRecord, SourceRecord, SourceStatistics, TokenizerRecord, manifest_name, manifest_version,
+    CodecRecord, DatasetStatistics, FORMAT_VERSION, FileRecord, Histogram, Manifest, ManifestError,
+    ParentRecord, ShardRecord, SourceRecord, SourceStatistics, TokenizerRecord, manifest_name,
+    manifest_version,
 };
 pub use sequence::{
     AttentionRule, Latent, Modality, Order, Provenance, Row, RowError, RowLayout, Span, patches_of,

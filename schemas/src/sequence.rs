@@ -309,7 +309,9 @@ fn check_numbering(spans: &[Span], documents: usize) -> Result<(), RowError> {
                 return wrong("is padding, but not the last span");
             }
             if span.document as usize != documents || span.image.is_some() || span.loss {
-                return wrong("is padding: its document must be the number of documents, without image and loss");
+                return wrong(
+                    "is padding: its document must be the number of documents, without image and loss",
+                );
             }
             continue;
         }
@@ -348,11 +350,16 @@ fn check_tokens(tokens: &[u32], spans: &[Span], vocabulary: Vocabulary) -> Resul
             return Err(RowError::Token { position, token: tokens[position], what });
         }
         if span.modality == Modality::Image {
-            let neighbour = |other: Option<usize>| other.map(|i| &spans[i]).filter(|s| s.document == span.document);
+            let neighbour =
+                |other: Option<usize>| other.map(|i| &spans[i]).filter(|s| s.document == span.document);
             let before = neighbour(index.checked_sub(1)).map(|_| tokens[span.start as usize - 1]);
-            let after = neighbour((index + 1 < spans.len()).then_some(index + 1)).map(|_| tokens[span.end() as usize]);
+            let after = neighbour((index + 1 < spans.len()).then_some(index + 1))
+                .map(|_| tokens[span.end() as usize]);
             if before != Some(vocabulary.boi()) || after != Some(vocabulary.eoi()) {
-                return Err(RowError::Span { span: index, what: "is an image that does not stand between BOI and EOI" });
+                return Err(RowError::Span {
+                    span: index,
+                    what: "is an image that does not stand between BOI and EOI",
+                });
             }
         }
     }
@@ -366,12 +373,16 @@ fn check_images(spans: &[Span], images: &[Latent], layout: &RowLayout) -> Result
         return if images.is_empty() { Ok(()) } else { Err(none) };
     }
     if image_spans.len() != images.len() {
-        return Err(RowError::Image { image: images.len(), what: "the row has another number of image spans" });
+        return Err(RowError::Image {
+            image: images.len(),
+            what: "the row has another number of image spans",
+        });
     }
     for (index, (image, span)) in images.iter().zip(image_spans).enumerate() {
         let wrong = |what| Err(RowError::Image { image: index, what });
         let (height, width) = (u32::from(image.height), u32::from(image.width));
-        let values = usize::from(image.channels) * (height * width) as usize * if image.moments { 2 } else { 1 };
+        let values =
+            usize::from(image.channels) * (height * width) as usize * if image.moments { 2 } else { 1 };
         if image.values.len() != values || values == 0 {
             return wrong("the number of values does not fit channels, height and width");
         }

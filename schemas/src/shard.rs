@@ -17,7 +17,9 @@ use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::ipc::{Block, CompressionType, MetadataVersion, root_as_footer};
 use serde::{Deserialize, Serialize};
 
-use crate::{ColumnsError, FORMAT_VERSION, Row, RowLayout, Vocabulary, decode_rows, encode_rows, shard_schema};
+use crate::{
+    ColumnsError, FORMAT_VERSION, Row, RowLayout, Vocabulary, decode_rows, encode_rows, shard_schema,
+};
 
 /// Rows of a record batch; the last batch of a shard may have fewer.
 pub const BATCH_ROWS: usize = 64;
@@ -117,13 +119,19 @@ impl<W: Write> ShardWriter<W> {
     /// # Errors
     ///
     /// If `output` can't be written to.
-    pub fn try_new(output: W, metadata: &ShardMetadata, compression: Compression) -> Result<Self, ShardError> {
-        let json = serde_json::to_string(metadata).map_err(|error| ArrowError::JsonError(error.to_string()))?;
+    pub fn try_new(
+        output: W,
+        metadata: &ShardMetadata,
+        compression: Compression,
+    ) -> Result<Self, ShardError> {
+        let json =
+            serde_json::to_string(metadata).map_err(|error| ArrowError::JsonError(error.to_string()))?;
         let layout = metadata.layout();
         let pairs = [(METADATA_KEY.to_owned(), json)].into();
         let schema = Arc::new(shard_schema(&layout).with_metadata(pairs));
         let codec = (compression == Compression::Zstd).then_some(CompressionType::ZSTD);
-        let options = IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?.try_with_compression(codec)?;
+        let options =
+            IpcWriteOptions::try_new(64, false, MetadataVersion::V5)?.try_with_compression(codec)?;
         let writer = FileWriter::try_new_with_options(output, &schema, options)?;
         Ok(Self { writer, schema, layout, pending: Vec::with_capacity(BATCH_ROWS), rows: 0 })
     }
@@ -191,12 +199,16 @@ impl Shard {
     ///
     /// If the bytes are not a shard of a format version that this program reads.
     pub fn open(bytes: Buffer) -> Result<Self, ShardError> {
-        let trailer_start = bytes.len().checked_sub(10).ok_or_else(|| damaged(format!("{} bytes", bytes.len())))?;
+        let trailer_start =
+            bytes.len().checked_sub(10).ok_or_else(|| damaged(format!("{} bytes", bytes.len())))?;
         let trailer: [u8; 10] = bytes[trailer_start..].try_into().map_err(damaged)?;
         let footer_bytes = read_footer_length(trailer).map_err(damaged)?;
-        let start = trailer_start.checked_sub(footer_bytes).ok_or_else(|| damaged("footer is longer than the file"))?;
+        let start = trailer_start
+            .checked_sub(footer_bytes)
+            .ok_or_else(|| damaged("footer is longer than the file"))?;
         let footer = root_as_footer(&bytes[start..trailer_start]).map_err(damaged)?;
-        let schema = Arc::new(fb_to_schema(footer.schema().ok_or_else(|| damaged("footer without a schema"))?));
+        let schema =
+            Arc::new(fb_to_schema(footer.schema().ok_or_else(|| damaged("footer without a schema"))?));
         let metadata = read_metadata(&schema)?;
         let blocks: Vec<Block> = footer.recordBatches().iter().flatten().copied().collect();
         let decoder = FileDecoder::new(schema, footer.version());
@@ -221,7 +233,8 @@ impl Shard {
     ///
     /// If there is no such batch or it is damaged.
     pub fn batch(&self, index: usize) -> Result<RecordBatch, ShardError> {
-        let block = self.blocks.get(index).ok_or(ShardError::NoBatch { index, batches: self.blocks.len() })?;
+        let block =
+            self.blocks.get(index).ok_or(ShardError::NoBatch { index, batches: self.blocks.len() })?;
         let (start, len) = block_range(block).ok_or_else(|| damaged("a block with a negative range"))?;
         let data = self.bytes.slice_with_length(start, len);
         let batch = self.decoder.read_record_batch(block, &data)?;
@@ -239,7 +252,9 @@ impl Shard {
 
     fn check_blocks(&self) -> Result<(), ShardError> {
         let inside = |block: &Block| {
-            block_range(block).and_then(|(start, len)| start.checked_add(len)).is_some_and(|end| end <= self.bytes.len())
+            block_range(block)
+                .and_then(|(start, len)| start.checked_add(len))
+                .is_some_and(|end| end <= self.bytes.len())
         };
         match self.blocks.iter().position(|block| !inside(block)) {
             Some(index) => Err(damaged(format!("block {index} lies outside the file"))),
@@ -250,7 +265,9 @@ impl Shard {
 
 fn block_range(block: &Block) -> Option<(usize, usize)> {
     let start = usize::try_from(block.offset()).ok()?;
-    let len = usize::try_from(block.metaDataLength()).ok()?.checked_add(usize::try_from(block.bodyLength()).ok()?)?;
+    let len = usize::try_from(block.metaDataLength())
+        .ok()?
+        .checked_add(usize::try_from(block.bodyLength()).ok()?)?;
     Some((start, len))
 }
 

@@ -30,7 +30,8 @@ pub(crate) fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
     let [n, h, d] = x_nhd.dims();
     let half = d / 2;
     let device = x_nhd.device();
-    let table = |values: &[f32]| Tensor::<3>::from_data(TensorData::new(values.to_vec(), [n, 1, half]), &device);
+    let table =
+        |values: &[f32]| Tensor::<3>::from_data(TensorData::new(values.to_vec(), [n, 1, half]), &device);
     let (cosine_n1d, sine_n1d) = (table(&rotary.cosines), table(&rotary.sines));
     let first = x_nhd.clone().slice([0..n, 0..h, 0..half]);
     let second = x_nhd.slice([0..n, 0..h, half..d]);

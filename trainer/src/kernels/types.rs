@@ -73,10 +73,14 @@ impl Rotary {
     /// # Panics
     /// If `head_dim` is odd or zero.
     pub fn new(positions: &[u32], head_dim: usize, theta: f64) -> Self {
-        assert!(head_dim > 0 && head_dim.is_multiple_of(2), "rotary embedding needs an even head, got {head_dim}");
+        assert!(
+            head_dim > 0 && head_dim.is_multiple_of(2),
+            "rotary embedding needs an even head, got {head_dim}"
+        );
         let half = head_dim / 2;
         let rates: Vec<f64> = (0..half).map(|i| theta.powf(-2.0 * i as f64 / head_dim as f64)).collect();
-        let angles = positions.iter().flat_map(|&position| rates.iter().map(move |rate| f64::from(position) * rate));
+        let angles =
+            positions.iter().flat_map(|&position| rates.iter().map(move |rate| f64::from(position) * rate));
         let (sines, cosines): (Vec<f32>, Vec<f32>) =
             angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
         Self { cosines: cosines.into(), sines: sines.into(), half }
