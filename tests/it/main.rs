@@ -1,1 +1,5 @@
-//! What crosses crates.
+//! What crosses crates, and whole commands.
+
+mod architecture;
+mod conformance;
+mod support;
