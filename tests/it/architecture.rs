@@ -98,7 +98,8 @@ fn only_jobs_touches_arguments_and_terminal() {
 #[test]
 fn one_version_of_what_datafusion_decides() {
     let lock = fs::read_to_string(repository().join("Cargo.lock")).expect("Cargo.lock is committed");
-    for name in ["arrow", "arrow-array", "arrow-ipc", "parquet", "object_store", "datafusion", "burn", "gemm"] {
+    for name in ["arrow", "arrow-array", "arrow-ipc", "parquet", "object_store", "datafusion", "burn", "gemm"]
+    {
         let copies = lock.lines().filter(|line| *line == format!("name = \"{name}\"")).count();
         assert_eq!(copies, 1, "copies of {name} in Cargo.lock");
     }
@@ -108,7 +109,8 @@ fn one_version_of_what_datafusion_decides() {
 fn features_of_dependencies_are_chosen_in_one_place() {
     for name in ["schemas", "pipeline", "trainer", "jobs"] {
         let manifest = manifest(name);
-        let tables = ["dependencies", "dev-dependencies"].iter().filter_map(|key| manifest.get(*key)?.as_table());
+        let tables =
+            ["dependencies", "dev-dependencies"].iter().filter_map(|key| manifest.get(*key)?.as_table());
         for (dependency, entry) in tables.flatten() {
             let entry = entry.as_table().expect("`NAME.workspace = true`");
             assert_eq!(entry.get("workspace"), Some(&toml::Value::Boolean(true)), "{name}: {dependency}");
@@ -123,12 +125,19 @@ fn unsafe_code_stands_only_where_the_architecture_page_lists_it() {
     let listed = |path: &str| page.contains(&format!("`{path}`"));
     for krate in ["schemas", "pipeline", "trainer", "jobs"] {
         for path in sources(&repository().join(krate)) {
-            let name = path.strip_prefix(repository()).expect("below the repository").to_string_lossy().into_owned();
+            let name =
+                path.strip_prefix(repository()).expect("below the repository").to_string_lossy().into_owned();
             let text = fs::read_to_string(&path).expect("a source file");
             if text.contains("allow(unsafe_code)") {
-                assert!(listed(&name), "docs/architecture.md does not list {name} among the modules with unsafe code");
+                assert!(
+                    listed(&name),
+                    "docs/architecture.md does not list {name} among the modules with unsafe code"
+                );
                 let blocks = text.matches("unsafe {").count() + text.matches("unsafe impl").count();
-                assert!(text.matches("// SAFETY:").count() >= blocks, "{name}: a block without a SAFETY line");
+                assert!(
+                    text.matches("// SAFETY:").count() >= blocks,
+                    "{name}: a block without a SAFETY line"
+                );
             }
         }
     }
@@ -136,8 +145,10 @@ fn unsafe_code_stands_only_where_the_architecture_page_lists_it() {
 
 #[test]
 fn the_toolchain_and_rust_version_agree() {
-    let toolchain = fs::read_to_string(repository().join("rust-toolchain.toml")).expect("rust-toolchain.toml");
-    let root: toml::Table = fs::read_to_string(repository().join("Cargo.toml")).expect("Cargo.toml").parse().expect("TOML");
+    let toolchain =
+        fs::read_to_string(repository().join("rust-toolchain.toml")).expect("rust-toolchain.toml");
+    let root: toml::Table =
+        fs::read_to_string(repository().join("Cargo.toml")).expect("Cargo.toml").parse().expect("TOML");
     let version = root["workspace"]["package"]["rust-version"].as_str().expect("rust-version");
     assert!(toolchain.contains(&format!("channel = \"{version}")), "{toolchain}");
 }

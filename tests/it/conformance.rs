@@ -69,7 +69,8 @@ fn our_own_reader_finds_every_value() {
     both(|path, rows| {
         let shard = Shard::open(fs::read(path).expect("the shard").into()).expect("a shard");
         assert_eq!(shard.metadata(), &metadata());
-        let found: Vec<Row> = (0..shard.batches()).flat_map(|batch| shard.rows(batch).expect("rows")).collect();
+        let found: Vec<Row> =
+            (0..shard.batches()).flat_map(|batch| shard.rows(batch).expect("rows")).collect();
         assert_eq!(found, rows);
     });
 }
@@ -80,7 +81,8 @@ fn pyarrow_and_polars_find_every_value() {
     both(|path, rows| {
         for library in ["pyarrow", "polars"] {
             let script = repository().join("tests/python/read_shard.py");
-            let output = Command::new(&python).arg(script).arg(library).arg(path).output().expect("Python runs");
+            let output =
+                Command::new(&python).arg(script).arg(library).arg(path).output().expect("Python runs");
             assert!(output.status.success(), "{library}: {}", String::from_utf8_lossy(&output.stderr));
             let found: Vec<Value> = serde_json::from_slice(&output.stdout).expect("JSON");
             let expected: Vec<Value> = rows.iter().map(as_json).collect();
@@ -159,7 +161,10 @@ mod second_reader {
                 }
             }
             let all = |of: &dyn Fn(&Row) -> Vec<u32>| rows.iter().flat_map(of).collect::<Vec<_>>();
-            assert_eq!(tokens.iter().map(|&id| u32::from(id)).collect::<Vec<_>>(), all(&|row| row.tokens().to_vec()));
+            assert_eq!(
+                tokens.iter().map(|&id| u32::from(id)).collect::<Vec<_>>(),
+                all(&|row| row.tokens().to_vec())
+            );
             assert_eq!(starts, all(&|row| row.spans().iter().map(|span| span.start).collect()));
             let values = rows.iter().flat_map(|row| row.images()).flat_map(|image| &image.values);
             assert_eq!(latents, values.map(|value| value.to_f32()).collect::<Vec<_>>());

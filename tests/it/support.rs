@@ -56,7 +56,8 @@ fn row(number: u32) -> Row {
     tokens.extend([vocabulary.patch(); 4]);
     tokens.extend([vocabulary.eoi(), text(3), text(4), 2]);
     tokens.resize(16, vocabulary.padding());
-    let span = |document, start, len, modality, image, loss| Span { document, start, len, modality, image, loss };
+    let span =
+        |document, start, len, modality, image, loss| Span { document, start, len, modality, image, loss };
     let spans = vec![
         span(0, 0, 3, Modality::Text, None, true),
         span(1, 3, 2, Modality::Text, None, true),
@@ -66,7 +67,14 @@ fn row(number: u32) -> Row {
     ];
     let values = (0..32).map(|index| f16::from_f32((number as f32 - index as f32) / 8.0)).collect();
     let latent = Latent { channels: 2, height: 4, width: 4, moments: false, values };
-    let source = |row: u64, id: Option<String>, order| Provenance { source: 0, file: number % 2, row, id, first_token: 0, order };
+    let source = |row: u64, id: Option<String>, order| Provenance {
+        source: 0,
+        file: number % 2,
+        row,
+        id,
+        first_token: 0,
+        order,
+    };
     let sources = vec![
         source(u64::from(number), None, Order::Neither),
         source(1 << 40 | u64::from(number), Some(format!("picture-{number}-ü")), Order::ImageFirst),
