@@ -1,3 +1,5 @@
 //! The `transfusion` command line.
 
+mod demo;
+
 fn main() {}

@@ -1,0 +1,5 @@
+//! `transfusion demo`: everything the program does, on a corpus it draws itself.
+
+mod drawing;
+mod scene;
+mod scorer;
