@@ -138,7 +138,8 @@ fn margin(radius: f32) -> f32 {
 
 /// Draws things over the background, later ones over earlier ones.
 pub(crate) fn draw(things: &[Placed]) -> Picture {
-    let outlines: Vec<Outline> = things.iter().map(|placed| Outline::new(placed.thing.shape, placed.radius)).collect();
+    let outlines: Vec<Outline> =
+        things.iter().map(|placed| Outline::new(placed.thing.shape, placed.radius)).collect();
     let mut values = Vec::with_capacity(SIDE * SIDE * 3);
     for pixel in 0..SIDE * SIDE {
         let (x, y) = ((pixel % SIDE) as f32 + 0.5, (pixel / SIDE) as f32 + 0.5);
@@ -151,7 +152,8 @@ pub(crate) fn draw(things: &[Placed]) -> Picture {
             let cover = outline.coverage(point);
             if cover > 0.0 {
                 let over = placed.thing.colour.rgb();
-                colour = std::array::from_fn(|channel| (1.0 - cover) * colour[channel] + cover * over[channel]);
+                colour =
+                    std::array::from_fn(|channel| (1.0 - cover) * colour[channel] + cover * over[channel]);
             }
         }
         values.extend(colour);
@@ -214,7 +216,8 @@ impl Outline {
             Shape::Triangle => Self::Polygon { corners: ring(&[1.3 * radius; 3]) },
             Shape::Star => {
                 let (outer, inner) = (1.35 * radius, 0.5 * 1.35 * radius);
-                let radii: Vec<f32> = (0..10).map(|corner| if corner % 2 == 0 { outer } else { inner }).collect();
+                let radii: Vec<f32> =
+                    (0..10).map(|corner| if corner % 2 == 0 { outer } else { inner }).collect();
                 Self::Polygon { corners: ring(&radii) }
             }
         }
@@ -318,13 +321,15 @@ mod tests {
         let one = corpus(Subset::Training).sample(41);
         let again = corpus(Subset::Training).sample(41);
         assert_eq!((one.scene, &one.picture), (again.scene, &again.picture));
-        let others = [corpus(Subset::Training).sample(42), Corpus { seed: 1, subset: Subset::Training }.sample(41)];
+        let others =
+            [corpus(Subset::Training).sample(42), Corpus { seed: 1, subset: Subset::Training }.sample(41)];
         assert!(others.iter().all(|other| other.picture != one.picture));
     }
 
     #[test]
     fn half_are_single_and_none_is_held_out() {
-        let scenes: Vec<Scene> = (0..4000).map(|index| corpus(Subset::Training).sample(index).scene).collect();
+        let scenes: Vec<Scene> =
+            (0..4000).map(|index| corpus(Subset::Training).sample(index).scene).collect();
         let singles = scenes.iter().filter(|scene| matches!(scene, Scene::Single { .. })).count();
         // Standard deviation 32; five of them.
         assert!((1840..2160).contains(&singles), "{singles}");

@@ -189,7 +189,10 @@ impl Scene {
     /// Every single scene: 2 sizes of 6 colours of 4 shapes.
     pub(crate) fn singles() -> Vec<Self> {
         let things = all_things();
-        Size::ALL.iter().flat_map(|&size| things.iter().map(move |&thing| Self::Single { size, thing })).collect()
+        Size::ALL
+            .iter()
+            .flat_map(|&size| things.iter().map(move |&thing| Self::Single { size, thing }))
+            .collect()
     }
 
     /// The scene in words.
@@ -208,7 +211,11 @@ impl Scene {
             [a, colour, shape, ref between @ .., b, other_colour, other_shape] => {
                 let (first, second) = (thing(colour, shape)?, thing(other_colour, other_shape)?);
                 let relation = named(&Relation::ALL, &between.join(" "), |relation| relation.words())?;
-                (a == article_of(first) && b == article_of(second)).then_some(Self::Pair { first, relation, second })
+                (a == article_of(first) && b == article_of(second)).then_some(Self::Pair {
+                    first,
+                    relation,
+                    second,
+                })
             }
             _ => None,
         }
@@ -289,7 +296,10 @@ impl fmt::Display for Thing {
 
 /// Every coloured shape.
 pub(crate) fn all_things() -> Vec<Thing> {
-    Colour::ALL.iter().flat_map(|&colour| Shape::ALL.iter().map(move |&shape| Thing { colour, shape })).collect()
+    Colour::ALL
+        .iter()
+        .flat_map(|&colour| Shape::ALL.iter().map(move |&shape| Thing { colour, shape }))
+        .collect()
 }
 
 fn article_of(thing: Thing) -> &'static str {
@@ -371,7 +381,9 @@ mod tests {
         for held_out in Scene::singles().iter().filter(|scene| scene.is_held_out()) {
             let Scene::Single { size, thing } = *held_out else { unreachable!() };
             let share = |wanted: &dyn Fn(Size, Thing) -> bool| {
-                seen.iter().filter(|one| matches!(**one, Scene::Single { size, thing } if wanted(size, thing))).count()
+                seen.iter()
+                    .filter(|one| matches!(**one, Scene::Single { size, thing } if wanted(size, thing)))
+                    .count()
             };
             assert!(share(&|_, other| other == thing) == 1, "{held_out}: the other size is seen");
             assert!(share(&|other, it| other == size && it.shape == thing.shape) >= 4, "{held_out}");
