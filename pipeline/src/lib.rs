@@ -1,1 +1,5 @@
 //! Raw text and images to packed shards, as a DataFusion plan.
+
+pub mod codec;
+pub mod picture;
+pub mod reject;

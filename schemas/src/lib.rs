@@ -4,7 +4,7 @@
 //! read alike stands here and only here: the token ids of the markers ([`Vocabulary`]), a packed row and its
 //! invariants ([`Row`], [`Span`]), the attention rule ([`AttentionRule`]), which text positions have a loss
 //! ([`Row::text_targets`]), the Arrow columns and the file around them ([`shard`]), the dataset's manifest
-//! ([`Manifest`]), the reader's position ([`StreamCursor`]) and the hash that every per-row choice is drawn from
+//! ([`Manifest`]), the text tokenizer ([`Tokenizer`]), the reader's position ([`StreamCursor`]) and the hash that every per-row choice is drawn from
 //! ([`row_hash`]).
 //!
 //! This crate does no I/O and has no async code: bytes come in, bytes go out.
@@ -15,6 +15,7 @@ mod hash;
 mod manifest;
 mod sequence;
 pub mod shard;
+mod tokenizer;
 mod vocabulary;
 
 pub use columns::{ColumnsError, decode_rows, encode_rows, row_bytes, shard_schema};
@@ -28,4 +29,5 @@ pub use manifest::{
 pub use sequence::{
     AttentionRule, Latent, Modality, Order, Provenance, Row, RowError, RowLayout, Span, patches_of,
 };
+pub use tokenizer::{Markers, Tokenizer, TokenizerError};
 pub use vocabulary::{TokenWidth, Vocabulary};

@@ -1,0 +1,207 @@
+//! Text to ids and back, with the ids of Google's sentencepiece.
+//!
+//! A [`Tokenizer`] is built from the bytes of a SentencePiece `tokenizer.model` or of a `tokenizer.json`; the kitoken
+//! crate does the work. Two things are decided here. Text can never become a control id: `<s>` in a text is three
+//! characters, BOS and EOS are placed by packing alone. And for the vocabularies in which no piece reaches over the
+//! start of a word, which is how Llama's and Mistral's are made, a text is cut into words first and the ids of common
+//! words are remembered; that changes no id, keeps the cost of a long document linear, and costs 2 MiB a thread.
+
+mod pieces;
+mod words;
+
+use std::sync::Arc;
+
+use kitoken::{Definition, Kitoken, SpecialToken, SpecialTokenKind};
+
+use self::pieces::Pieces;
+use self::words::Words;
+use crate::content_hash;
+
+/// Why bytes are not a tokenizer that can be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenizerError {
+    /// Neither a SentencePiece model nor a `tokenizer.json`, or one of a kind that is not supported.
+    #[error("not a tokenizer that can be read: {what}")]
+    Format {
+        /// What was found.
+        what: String,
+    },
+    /// Some text would have no ids.
+    #[error("tokenizer can't encode every text: it has neither all 256 byte pieces nor an unknown piece")]
+    Incomplete,
+    /// A marker that the vocabulary does not have.
+    #[error("tokenizer has no piece `{piece}`, which the configuration names as {marker}")]
+    UnknownMarker {
+        /// `BOS` or `EOS`.
+        marker: &'static str,
+        /// The piece asked for.
+        piece: String,
+    },
+    /// The file does not say which piece begins or ends a document.
+    #[error("tokenizer does not say which piece is {marker}")]
+    NoMarker {
+        /// `BOS` or `EOS`.
+        marker: &'static str,
+    },
+}
+
+/// The pieces that begin and end a document, where the file's own are not wanted or it names none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Markers {
+    /// The piece of BOS, e.g. `<s>`; the file's own if `None`.
+    pub bos: Option<String>,
+    /// The piece of EOS, e.g. `</s>`; the file's own if `None`.
+    pub eos: Option<String>,
+}
+
+/// A text tokenizer. Cheap to clone; usable from many threads at once.
+#[derive(Clone)]
+pub struct Tokenizer(Arc<Inner>);
+
+struct Inner {
+    kitoken: Kitoken,
+    words: Option<Words>,
+    pieces: Pieces,
+    bos: u32,
+    eos: u32,
+    fingerprint: String,
+    bytes: Vec<u8>,
+}
+
+/// Pieces that the user of the tokenizer added to the vocabulary and that are plain text: the only ones that are
+/// searched in a text before it is split.
+const IN_TEXT: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tokenizer")
+            .field("file_name", &self.file_name())
+            .field("vocabulary_size", &self.vocabulary_size())
+            .field("fingerprint", &self.fingerprint())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Tokenizer {
+    /// Reads a SentencePiece `tokenizer.model` or a `tokenizer.json`, told apart by their content, with the BOS and EOS
+    /// that the file names.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are neither, some text could not be encoded, or BOS or EOS is not in the vocabulary.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, TokenizerError> {
+        Self::with_markers(bytes, &Markers::default())
+    }
+
+    /// As [`Self::from_bytes`], with other pieces as BOS and EOS.
+    ///
+    /// # Errors
+    ///
+    /// As there; a marker that is not a piece of the vocabulary is refused.
+    pub fn with_markers(bytes: &[u8], markers: &Markers) -> Result<Self, TokenizerError> {
+        let pieces = Pieces::read(bytes)?;
+        let bos = pieces.marker("BOS", markers.bos.as_deref(), pieces.bos)?;
+        let eos = pieces.marker("EOS", markers.eos.as_deref(), pieces.eos)?;
+        let definition = definition(bytes, &pieces)?;
+        let words = Words::new(&definition)?;
+        let kitoken = Kitoken::from_definition(definition).map_err(unreadable)?;
+        let fingerprint = content_hash(bytes);
+        Ok(Self(Arc::new(Inner { kitoken, words, pieces, bos, eos, fingerprint, bytes: bytes.to_vec() })))
+    }
+
+    /// The ids of `text`, without BOS and EOS. Nothing is stripped; text that spells a marker stays text.
+    pub fn encode(&self, text: &str) -> Vec<u32> {
+        let mut ids = Vec::with_capacity(text.len() / 4 + 1);
+        self.encode_into(text, &mut ids);
+        ids
+    }
+
+    /// Appends the ids of `text` to `ids`.
+    pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        match &self.0.words {
+            Some(words) if words.applies_to(text) => words.encode_into(text, ids),
+            _ => ids.extend(encode(&self.0.kitoken, text)),
+        }
+    }
+
+    /// The text of `ids`. BOS, EOS, other control ids and ids that are not the tokenizer's give nothing; bytes that
+    /// are no UTF-8 give U+FFFD.
+    pub fn decode(&self, ids: &[u32]) -> String {
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| self.0.pieces.is_text(id)).collect();
+        let bytes = self.0.kitoken.decode(&known, IN_TEXT).expect("only ids that kitoken knows are left");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// The piece of `id` as the file spells it (`▁the`, `<0x0A>`, `</s>`), for drawing a row; `<id>` in figures for
+    /// an id that is not the tokenizer's.
+    pub fn piece(&self, id: u32) -> String {
+        self.0.pieces.piece(id).map_or_else(|| format!("<{id}>"), str::to_owned)
+    }
+
+    /// Number of ids, the largest one plus 1.
+    pub fn vocabulary_size(&self) -> u32 {
+        self.0.pieces.size()
+    }
+
+    /// The id that begins a document.
+    pub fn bos(&self) -> u32 {
+        self.0.bos
+    }
+
+    /// The id that ends a document.
+    pub fn eos(&self) -> u32 {
+        self.0.eos
+    }
+
+    /// BLAKE3 of [`Self::bytes`].
+    pub fn fingerprint(&self) -> &str {
+        &self.0.fingerprint
+    }
+
+    /// The file that it was read from.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
+    /// The name that its copy in a dataset or checkpoint has.
+    pub fn file_name(&self) -> &'static str {
+        if self.0.pieces.json { "tokenizer.json" } else { "tokenizer.model" }
+    }
+}
+
+fn unreadable(error: impl ToString) -> TokenizerError {
+    TokenizerError::Format { what: error.to_string() }
+}
+
+/// The definition for kitoken, without control pieces, so that none can be found in a text.
+fn definition(bytes: &[u8], pieces: &Pieces) -> Result<Definition, TokenizerError> {
+    let read =
+        if pieces.json { Definition::from_tokenizers_slice } else { Definition::from_sentencepiece_slice };
+    let mut definition = read(bytes).map_err(unreadable)?;
+    definition
+        .specials
+        .retain(|special| special.kind != SpecialTokenKind::Control && special.id < pieces.size());
+    if definition.model.vocab().is_empty() {
+        return Err(unreadable("the vocabulary is empty"));
+    }
+    let unknown = definition.specials.iter().any(|special| special.kind == SpecialTokenKind::Unknown);
+    if unknown || has_all_bytes(&definition) { Ok(definition) } else { Err(TokenizerError::Incomplete) }
+}
+
+fn has_all_bytes(definition: &Definition) -> bool {
+    let mut seen = [false; 256];
+    for token in definition.model.vocab() {
+        if let [byte] = token.bytes[..] {
+            seen[usize::from(byte)] = true;
+        }
+    }
+    seen.iter().all(|&byte| byte)
+}
+
+fn encode(kitoken: &Kitoken, text: &str) -> Vec<u32> {
+    kitoken.encode(text, IN_TEXT).expect("a definition with a fallback encodes every text")
+}
+
+fn text_pieces(specials: &[SpecialToken]) -> impl Iterator<Item = &SpecialToken> {
+    specials.iter().filter(|special| IN_TEXT.contains(&special.kind))
+}

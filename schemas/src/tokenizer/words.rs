@@ -1,0 +1,257 @@
+//! Encoding by words, with a memory of their ids.
+//!
+//! Byte-pair merging is local: where no piece of the vocabulary reaches over a place, the ids left and right of it are
+//! independent, so cutting there changes none. Two such places are used. Before a run of `▁` (the space of these
+//! vocabularies), if no piece has `▁` behind another character or the tokenizer itself splits there; and, in words of
+//! more than [`LONG_WORD`] bytes, between two characters that stand side by side in no piece, so that a document
+//! without spaces costs a linear time too. Words are short and few are different, so a small table of the ids of
+//! words that were met before answers most of them.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use kitoken::{
+    Definition, Kitoken, Model, Normalization, NormalizationReplacePattern, Processing, Split, SplitBehavior,
+    SplitPattern,
+};
+
+use super::{TokenizerError, encode, has_all_bytes, text_pieces, unreadable};
+
+/// The space of SentencePiece, U+2581.
+const MARK: char = '▁';
+
+/// Words longer than this, in bytes, are cut at places that no piece reaches over.
+const LONG_WORD: usize = 512;
+
+/// More text pieces than this are not searched for in each text; such a tokenizer takes the slow way.
+const MOST_TEXT_PIECES: usize = 8;
+
+/// Encodes texts word by word.
+pub(super) struct Words {
+    kitoken: Kitoken,
+    prefix: bool,
+    text_pieces: Vec<String>,
+    vocabulary: Vec<Vec<u8>>,
+    neighbours: OnceLock<HashSet<(char, char)>>,
+    longest_piece: usize,
+    split_further: bool,
+    memories: Mutex<Vec<Memory>>,
+}
+
+impl Words {
+    /// `None` where cutting a text into words could change an id.
+    pub(super) fn new(definition: &Definition) -> Result<Option<Self>, TokenizerError> {
+        let Some(prefix) = prefix_of(&definition.config.normalization) else { return Ok(None) };
+        let text_pieces: Vec<String> = text_pieces(&definition.specials)
+            .map(|special| String::from_utf8_lossy(&special.bytes).into_owned())
+            .collect();
+        if !cuts_before_marks(definition) || text_pieces.len() > MOST_TEXT_PIECES {
+            return Ok(None);
+        }
+        let mut by_word = definition.clone();
+        by_word.config.normalization.clear();
+        let vocabulary: Vec<Vec<u8>> =
+            definition.model.vocab().iter().map(|token| token.bytes.clone()).collect();
+        Ok(Some(Self {
+            kitoken: Kitoken::from_definition(by_word).map_err(unreadable)?,
+            prefix,
+            text_pieces,
+            longest_piece: vocabulary.iter().map(Vec::len).max().unwrap_or(0),
+            vocabulary,
+            neighbours: OnceLock::new(),
+            split_further: definition.config.split.len() > 1,
+            memories: Mutex::new(Vec::new()),
+        }))
+    }
+
+    /// Whether `text` has none of the text pieces that must be found before it is cut.
+    pub(super) fn applies_to(&self, text: &str) -> bool {
+        !self.text_pieces.iter().any(|piece| text.contains(piece.as_str()))
+    }
+
+    pub(super) fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+        let pool = || self.memories.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut memory = pool().pop().unwrap_or_else(Memory::new);
+        self.encode_words(text, &mut memory, ids);
+        pool().push(memory);
+    }
+
+    fn encode_words(&self, text: &str, memory: &mut Memory, ids: &mut Vec<u32>) {
+        let mut word = String::new();
+        if self.prefix {
+            word.push(MARK);
+        }
+        let mut rest = text;
+        while !rest.is_empty() {
+            while let Some(after) = rest.strip_prefix(' ').or_else(|| rest.strip_prefix(MARK)) {
+                word.push(MARK);
+                rest = after;
+            }
+            let (run, after) = rest.split_at(next_mark(rest));
+            word.push_str(run);
+            self.encode_word(&word, memory, ids);
+            word.clear();
+            rest = after;
+        }
+    }
+
+    fn encode_word(&self, word: &str, memory: &mut Memory, ids: &mut Vec<u32>) {
+        let Some(key) = Key::new(word) else {
+            return self.encode_long(word, ids);
+        };
+        let slot = memory.slot(key);
+        if slot.key != key {
+            let found = encode(&self.kitoken, word);
+            if found.len() > slot.ids.len() {
+                return ids.extend(found);
+            }
+            slot.key = key;
+            slot.len = found.len() as u8;
+            slot.ids[..found.len()].copy_from_slice(&found);
+        }
+        ids.extend_from_slice(&slot.ids[..usize::from(slot.len)]);
+    }
+
+    fn encode_long(&self, mut word: &str, ids: &mut Vec<u32>) {
+        while let Some(cut) = self.cut_of(word) {
+            let (head, tail) = word.split_at(cut);
+            ids.extend(encode(&self.kitoken, head));
+            word = tail;
+        }
+        ids.extend(encode(&self.kitoken, word));
+    }
+
+    /// The first place behind `LONG_WORD` bytes that no piece reaches over. Both sides stay longer than any piece, so
+    /// that neither is looked up whole.
+    fn cut_of(&self, word: &str) -> Option<usize> {
+        let least = LONG_WORD.max(self.longest_piece + 4);
+        if word.len() <= 2 * least || self.split_further {
+            return None;
+        }
+        let neighbours = self.neighbours.get_or_init(|| neighbours(&self.vocabulary));
+        let mut before = None;
+        for (at, character) in word.char_indices() {
+            let cut = before.is_some_and(|before| !neighbours.contains(&(before, character)));
+            if at > least && at + least < word.len() && cut {
+                return Some(at);
+            }
+            before = Some(character);
+        }
+        None
+    }
+}
+
+fn next_mark(text: &str) -> usize {
+    let mut from = 0;
+    while let Some(found) = text.as_bytes()[from..].iter().position(|&byte| byte == b' ' || byte == 0xE2) {
+        let at = from + found;
+        if text.as_bytes()[at] == b' ' || text[at..].starts_with(MARK) {
+            return at;
+        }
+        from = at + 1;
+    }
+    text.len()
+}
+
+/// Characters that stand side by side in a piece.
+fn neighbours(vocabulary: &[Vec<u8>]) -> HashSet<(char, char)> {
+    let texts = vocabulary.iter().filter_map(|piece| std::str::from_utf8(piece).ok());
+    texts.flat_map(|piece| piece.chars().zip(piece.chars().skip(1))).collect()
+}
+
+/// Whether a `▁` goes before the text, if that and `▁` for each space is all the normalization there is.
+fn prefix_of(normalization: &[Normalization]) -> Option<bool> {
+    let mark = MARK.to_string();
+    let (mut prefix, mut replaces) = (0, false);
+    for step in normalization {
+        match step {
+            Normalization::Replace { pattern, replacement } if is_space(pattern) && *replacement == mark => {
+                replaces = true;
+            }
+            Normalization::Extend { character: MARK, left: 1, right: 0, pad: false } => prefix += 1,
+            Normalization::Prepend { prepend } if *prepend == mark => prefix += 1,
+            _ => return None,
+        }
+    }
+    (replaces && prefix <= 1).then_some(prefix == 1)
+}
+
+fn is_space(pattern: &NormalizationReplacePattern) -> bool {
+    match pattern {
+        NormalizationReplacePattern::Character(character) => *character == ' ',
+        NormalizationReplacePattern::String(text) => text == " ",
+        NormalizationReplacePattern::Regex(regex) => &**regex == " ",
+    }
+}
+
+/// Whether the ids on both sides of the start of a word are independent.
+fn cuts_before_marks(definition: &Definition) -> bool {
+    let config = &definition.config;
+    // Runs of unknown pieces become one, also over the start of a word; with all bytes there are none.
+    let local = |step: &Processing| matches!(step, Processing::Collapse { .. }) && has_all_bytes(definition);
+    let Model::BytePair { vocab, chars: true } = &definition.model else { return false };
+    if !config.processing.iter().all(local) {
+        return false;
+    }
+    match config.split.first() {
+        None => vocab.iter().all(|piece| !has_inner_mark(&piece.bytes)),
+        Some(Split::Pattern { pattern: SplitPattern::Regex(regex), behavior: SplitBehavior::MergeRight }) => {
+            &**regex == "▁+"
+        }
+        Some(_) => false,
+    }
+}
+
+fn has_inner_mark(piece: &[u8]) -> bool {
+    std::str::from_utf8(piece).is_ok_and(|piece| piece.trim_start_matches(MARK).contains(MARK))
+}
+
+/// Slots of a [`Memory`]; with 64 bytes each 2 MiB.
+const SLOTS: usize = 1 << 15;
+
+/// Ids of words that were met before. Each word has one place; a later word takes it over.
+struct Memory(Box<[Slot]>);
+
+#[derive(Clone, Copy)]
+struct Slot {
+    key: Key,
+    ids: [u32; 7],
+    len: u8,
+}
+
+/// A word of at most 31 bytes, padded with zeros, its length in the last byte.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Key([u8; 32]);
+
+impl Key {
+    fn new(word: &str) -> Option<Self> {
+        let mut key = [0; 32];
+        key.get_mut(..31)?.get_mut(..word.len())?.copy_from_slice(word.as_bytes());
+        key[31] = word.len() as u8;
+        Some(Self(key))
+    }
+
+    fn place(&self) -> usize {
+        let word = |index: usize| {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(&self.0[8 * index..8 * index + 8]);
+            u64::from_le_bytes(bytes)
+        };
+        let mix = |hash: u64, index: usize| {
+            (hash.rotate_left(23) ^ word(index)).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        };
+        (0..4).fold(0, mix).wrapping_shr(64 - SLOTS.ilog2()) as usize
+    }
+}
+
+impl Memory {
+    fn new() -> Self {
+        // No word has length 255, so an empty slot matches none.
+        let empty = Slot { key: Key([255; 32]), ids: [0; 7], len: 0 };
+        Self(vec![empty; SLOTS].into_boxed_slice())
+    }
+
+    fn slot(&mut self, key: Key) -> &mut Slot {
+        &mut self.0[key.place()]
+    }
+}
