@@ -1,5 +1,7 @@
 //! Raw text and images to packed shards, as a DataFusion plan.
 
 pub mod codec;
+pub mod document;
+pub mod pack;
 pub mod picture;
 pub mod reject;
