@@ -1,8 +1,246 @@
 //! Encoded pictures to square RGB crops.
+//!
+//! [`PictureRules::decode`] goes by the content, never by a file's name, and either gives a whole picture or says why
+//! there is none: a half picture padded with grey is not one. What the header declares is checked before memory is
+//! taken. Colour is brought to 8-bit RGB (grey, palette, 16 bits, CMYK after Adobe's convention; ICC profiles are not
+//! applied), alpha is laid over a background, the EXIF orientation is applied, of an animation the first frame is taken.
+//! The shorter side is resized to `size` with the Catmull-Rom filter and the centre of the longer one is kept.
+//!
+//! The picture is cropped and resized as it is stored and then turned, because turning a small square costs nothing;
+//! against turning first, a value differs by rounding at most.
 
-/// A decoded, turned, resized and cropped picture.
+mod exif;
+mod jpeg;
+
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use fast_image_resize::images::{Image, ImageRef};
+use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use serde::{Deserialize, Serialize};
+
+use crate::reject::{Reject, RejectReason, Warning};
+
+/// What is done to every picture of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PictureRules {
+    /// Side of the square that comes out, in pixels.
+    pub size: u32,
+    /// Pictures with a shorter side than this, in pixels as shown, are refused.
+    pub min_side: u32,
+    /// Pictures with more pixels than this are refused before they are decoded.
+    pub max_pixels: u64,
+    /// Colour behind transparent pixels: red, green, blue.
+    pub background: [u8; 3],
+    /// Whether the EXIF orientation is applied.
+    pub orientation: bool,
+}
+
+impl Default for PictureRules {
+    fn default() -> Self {
+        Self { size: 256, min_side: 1, max_pixels: 64_000_000, background: [255; 3], orientation: true }
+    }
+}
+
+/// A square crop.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Picture {
+    /// Width and height, in pixels.
+    pub size: u32,
     /// Rows of red, green, blue bytes, `size * size * 3` of them.
     pub rgb: Vec<u8>,
 }
+
+/// What a picture's header says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Width as shown, in pixels.
+    pub width: u32,
+    /// Height as shown, in pixels.
+    pub height: u32,
+    /// A remark, if there is one.
+    pub warning: Option<Warning>,
+    orientation: Orientation,
+}
+
+impl PictureRules {
+    /// Reads the header and checks it against the rules; no pixel is decoded and no memory taken for any.
+    ///
+    /// # Errors
+    ///
+    /// If there is no picture of a known format, or it is larger or smaller than the rules allow.
+    pub fn probe(&self, bytes: &[u8]) -> Result<Probe, Reject> {
+        shielded(|| Ok(self.open(bytes)?.probe))
+    }
+
+    /// Decodes, resizes, crops and turns a picture.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::probe`], and if the picture is damaged or ends early.
+    pub fn decode(&self, bytes: &[u8]) -> Result<(Picture, Probe), Reject> {
+        shielded(|| {
+            let opened = self.open(bytes)?;
+            let (probe, stored) = (opened.probe, opened.read()?);
+            let square = self.square(&stored)?;
+            let mut square = DynamicImage::ImageRgb8(square);
+            square.apply_orientation(probe.orientation);
+            Ok((Picture { size: self.size, rgb: square.into_bytes() }, probe))
+        })
+    }
+
+    fn open<'a>(&self, bytes: &'a [u8]) -> Result<Opened<'a>, Reject> {
+        if bytes.is_empty() {
+            return Err(Reject::new(RejectReason::ImageEmpty, "0 bytes"));
+        }
+        let format = image::guess_format(bytes).map_err(|_| undecodable("no known picture format"))?;
+        let (decoder, width, height, chunk, own) = match format {
+            ImageFormat::Jpeg => {
+                let header = jpeg::Header::read(bytes)?;
+                (Decoder::Jpeg(bytes), header.width, header.height, header.exif, None)
+            }
+            _ => {
+                let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
+                reader.limits(self.limits());
+                let mut decoder = reader.into_decoder().map_err(refusal)?;
+                let (width, height) = decoder.dimensions();
+                // A damaged EXIF chunk is no reason to lose the picture.
+                let chunk = decoder.exif_metadata().unwrap_or_default();
+                let own = (format == ImageFormat::Tiff).then(|| decoder.orientation().ok()).flatten();
+                (Decoder::Other(Box::new(decoder)), width, height, chunk, own)
+            }
+        };
+        let exif = chunk.as_deref().map(exif::read).unwrap_or_default();
+        let orientation =
+            own.or(exif.orientation).filter(|_| self.orientation).unwrap_or(Orientation::NoTransforms);
+        let turned = orientation.to_exif() >= 5;
+        let (width, height) = if turned { (height, width) } else { (width, height) };
+        let warning = exif.bad.then_some(Warning::ExifBad);
+        let opened = Opened { decoder, probe: Probe { width, height, warning, orientation } };
+        self.check(&opened).map(|()| opened)
+    }
+
+    /// Memory for a decoder: 8 bytes a pixel, and room for its tables.
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        limits.max_alloc = Some(self.max_pixels.saturating_mul(8).saturating_add(64 << 20));
+        limits
+    }
+
+    fn check(&self, opened: &Opened<'_>) -> Result<(), Reject> {
+        let Probe { width, height, .. } = opened.probe;
+        let size = format!("{width} x {height}");
+        if width == 0 || height == 0 {
+            return Err(undecodable(format!("{size} pixels")));
+        }
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels > self.max_pixels || opened.bytes() > self.max_pixels.saturating_mul(8) {
+            let detail = format!("{size} pixels, the limit is {} pixels", self.max_pixels);
+            return Err(Reject::new(RejectReason::ImageTooLarge, detail));
+        }
+        if width.min(height) < self.min_side {
+            let detail = format!("{size} pixels, the shorter side must have {}", self.min_side);
+            return Err(Reject::new(RejectReason::ImageTooSmall, detail));
+        }
+        Ok(())
+    }
+
+    /// Shorter side to `size`, centre of the longer one, alpha over the background.
+    fn square(&self, stored: &DynamicImage) -> Result<RgbImage, Reject> {
+        let (pixels, kind) = match stored {
+            DynamicImage::ImageLuma8(grey) => (grey.as_raw().as_slice(), PixelType::U8),
+            DynamicImage::ImageRgb8(rgb) => (rgb.as_raw().as_slice(), PixelType::U8x3),
+            DynamicImage::ImageRgba8(rgba) => (rgba.as_raw().as_slice(), PixelType::U8x4),
+            other if other.color().has_alpha() => return self.square(&other.to_rgba8().into()),
+            other if other.color().has_color() => return self.square(&other.to_rgb8().into()),
+            other => return self.square(&other.to_luma8().into()),
+        };
+        let source = ImageRef::new(stored.width(), stored.height(), pixels, kind).map_err(undecodable)?;
+        let mut square = Image::new(self.size, self.size, kind);
+        let filter = ResizeAlg::Convolution(FilterType::CatmullRom);
+        let options = ResizeOptions::new().resize_alg(filter).fit_into_destination(None);
+        Resizer::new().resize(&source, &mut square, &options).map_err(undecodable)?;
+        let rgb = match kind {
+            PixelType::U8 => square.buffer().iter().flat_map(|&value| [value; 3]).collect(),
+            PixelType::U8x4 => square.buffer().chunks_exact(4).flat_map(|pixel| self.over(pixel)).collect(),
+            _ => square.into_vec(),
+        };
+        RgbImage::from_raw(self.size, self.size, rgb)
+            .ok_or_else(|| undecodable("the resized picture is incomplete"))
+    }
+
+    /// One RGBA pixel over the background, rounded to the nearest.
+    fn over(&self, pixel: &[u8]) -> [u8; 3] {
+        let alpha = u32::from(pixel[3]);
+        std::array::from_fn(|channel| {
+            let sum = u32::from(pixel[channel]) * alpha + u32::from(self.background[channel]) * (255 - alpha);
+            ((sum + 127) / 255) as u8
+        })
+    }
+}
+
+struct Opened<'a> {
+    decoder: Decoder<'a>,
+    probe: Probe,
+}
+
+enum Decoder<'a> {
+    Jpeg(&'a [u8]),
+    Other(Box<dyn ImageDecoder + 'a>),
+}
+
+impl Opened<'_> {
+    fn bytes(&self) -> u64 {
+        match &self.decoder {
+            Decoder::Jpeg(_) => 0,
+            Decoder::Other(decoder) => decoder.total_bytes(),
+        }
+    }
+
+    fn read(self) -> Result<DynamicImage, Reject> {
+        match self.decoder {
+            Decoder::Jpeg(bytes) => jpeg::decode(bytes),
+            Decoder::Other(decoder) => DynamicImage::from_decoder(decoder).map_err(refusal),
+        }
+    }
+}
+
+fn undecodable(detail: impl ToString) -> Reject {
+    Reject::new(RejectReason::ImageUndecodable, detail.to_string())
+}
+
+/// Runs a decoder of somebody else's on data of somebody else's: a panic in it costs the picture, not the job.
+fn shielded<T>(work: impl FnOnce() -> Result<T, Reject>) -> Result<T, Reject> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(undecodable("the decoder panicked")))
+}
+
+fn refusal(error: ImageError) -> Reject {
+    let reason = match &error {
+        ImageError::Limits(_) => RejectReason::ImageTooLarge,
+        error if ends_early(error) => RejectReason::ImageTruncated,
+        _ => RejectReason::ImageUndecodable,
+    };
+    Reject::new(reason, error.to_string())
+}
+
+/// Whether the end of the data lies at the bottom of an error.
+fn ends_early(error: &ImageError) -> bool {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        let io = match error.downcast_ref::<ImageError>() {
+            Some(ImageError::IoError(io)) => Some(io),
+            _ => error.downcast_ref::<std::io::Error>(),
+        };
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::UnexpectedEof) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;
