@@ -1,0 +1,426 @@
+//! Sizes and switches of the model: what a person writes ([`ModelConfig`]) and what is built ([`ModelPlan`]).
+//!
+//! A person chooses layers, width and heads; the rest is derived, and any derived value can be set. What the data decides
+//! (vocabulary, channels, patch size) comes from the dataset's manifest.
+
+use schemas::{AttentionRule, Vocabulary};
+use serde::{Deserialize, Serialize};
+
+/// The `[model]` table of a configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ModelConfig {
+    /// Transformer layers.
+    pub layers: usize,
+    /// Numbers of a position.
+    pub width: usize,
+    /// Attention heads.
+    pub heads: usize,
+    /// Width of the feed-forward; 8/3 of `width` rounded up to 256 if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub feed_forward: Option<usize>,
+    /// Ids of the tokenizer, without BOI and EOI; the dataset's if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<u32>,
+    /// Epsilon of every RMSNorm.
+    pub norm_epsilon: f64,
+    /// Base of the rotary angles.
+    pub rope_theta: f64,
+    /// Let a document see the ones before it in its row.
+    pub across_documents: bool,
+    /// Causal attention inside images too: the paper's ablation.
+    pub causal_images: bool,
+    /// The way of images in and out.
+    pub image: ImageConfig,
+    /// Standard deviations at the start.
+    pub initial: InitialConfig,
+}
+
+/// The `[model.image]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct ImageConfig {
+    /// The networks between patches and the transformer.
+    pub end: ImageEnd,
+    /// Channels of a latent; the dataset's if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<usize>,
+    /// Side of a patch in latent pixels; the dataset's if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<usize>,
+    /// Sines and cosines that stand for a timestep, both together.
+    pub sinusoids: usize,
+    /// Numbers of the timestep's embedding. A patch is padded with zeros to as many before the two are added. As many as a
+    /// patch has if not set, which is the paper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub time_width: Option<usize>,
+}
+
+/// The networks between patches and the transformer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ImageEnd {
+    /// One linear layer each way, the timestep's embedding added to each patch before the first.
+    #[default]
+    Linear,
+}
+
+/// The `[model.initial]` table: standard deviations of the normal distributions that weights start from.
+///
+/// All other matrices start at `1 / sqrt(inputs)`, `o_proj` and `down_proj` at that divided by `sqrt(2 layers)`; the last layer
+/// of images and all biases start at zero.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct InitialConfig {
+    /// Of the token embedding.
+    pub embedding: f64,
+    /// Of the output matrix.
+    pub head: f64,
+}
+
+impl Default for ModelConfig {
+    fn default() -> Self {
+        Self {
+            layers: 4,
+            width: 192,
+            heads: 3,
+            feed_forward: None,
+            vocabulary: None,
+            norm_epsilon: 1e-5,
+            rope_theta: 10_000.0,
+            across_documents: false,
+            causal_images: false,
+            image: ImageConfig::default(),
+            initial: InitialConfig::default(),
+        }
+    }
+}
+
+impl Default for ImageConfig {
+    fn default() -> Self {
+        Self { end: ImageEnd::Linear, channels: None, patch: None, sinusoids: 256, time_width: None }
+    }
+}
+
+impl Default for InitialConfig {
+    fn default() -> Self {
+        Self { embedding: 0.5, head: 0.02 }
+    }
+}
+
+/// What a dataset says about the model that is trained on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DataShape {
+    /// Ids of the tokenizer, without BOI and EOI.
+    pub vocabulary: u32,
+    /// Channels and patch side; `None` for a dataset without images.
+    pub image: Option<ImageShape>,
+}
+
+/// What a dataset's images look like to the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageShape {
+    /// Channels of a latent.
+    pub channels: usize,
+    /// Side of a patch in latent pixels.
+    pub patch: usize,
+}
+
+impl DataShape {
+    /// What `manifest` says.
+    pub fn of(manifest: &schemas::Manifest) -> Self {
+        let image = manifest.codec.as_ref().filter(|codec| codec.channels > 0);
+        Self {
+            vocabulary: manifest.vocabulary.size,
+            image: image.map(|codec| ImageShape {
+                channels: codec.channels as usize,
+                patch: manifest.patch as usize,
+            }),
+        }
+    }
+}
+
+/// Why a model can't be built.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ModelError {
+    /// A value that makes no model.
+    #[error("`model.{key}` is `{found}`, expected {expected}")]
+    Value {
+        /// The key below `model`.
+        key: &'static str,
+        /// What it must be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Config and dataset contradict each other.
+    #[error(
+        "`model.{key}` is `{found}`, the dataset has `{expected}`\nhint: leave `model.{key}` out to take the dataset's"
+    )]
+    Dataset {
+        /// The key below `model`.
+        key: &'static str,
+        /// The dataset's value.
+        expected: u64,
+        /// The config's value.
+        found: u64,
+    },
+}
+
+/// A model that can be built: every value known and in range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelPlan {
+    layers: usize,
+    width: usize,
+    heads: usize,
+    feed_forward: usize,
+    vocabulary: Vocabulary,
+    norm_epsilon: f64,
+    rope_theta: f64,
+    rule: AttentionRule,
+    image: Option<ImagePlan>,
+    image_config: ImageConfig,
+    initial: InitialConfig,
+}
+
+/// The image ends of a [`ModelPlan`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImagePlan {
+    /// Channels of a latent.
+    pub channels: usize,
+    /// Side of a patch in latent pixels.
+    pub patch: usize,
+    /// Sines and cosines that stand for a timestep.
+    pub sinusoids: usize,
+    /// Numbers of the timestep's embedding, at least as many as a patch has.
+    pub time_width: usize,
+}
+
+impl ImagePlan {
+    /// Numbers of one patch.
+    pub const fn numbers(&self) -> usize {
+        self.channels * self.patch * self.patch
+    }
+}
+
+/// Parameters of a model by part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Parameters {
+    /// Layers, last norm, embedding and output matrix of the tokenizer's ids: what a Llama of this size has.
+    pub transformer: u64,
+    /// Rows of BOI and EOI in the embedding and the output matrix.
+    pub markers: u64,
+    /// The image ends.
+    pub image: u64,
+}
+
+impl Parameters {
+    /// All of them.
+    pub const fn total(&self) -> u64 {
+        self.transformer + self.markers + self.image
+    }
+}
+
+impl ModelConfig {
+    /// Settles every value with what the dataset says.
+    ///
+    /// # Errors
+    ///
+    /// A value out of range, or one that contradicts the dataset.
+    pub fn plan(&self, data: &DataShape) -> Result<ModelPlan, ModelError> {
+        self.check()?;
+        let vocabulary = agree("vocabulary", self.vocabulary.map(u64::from), u64::from(data.vocabulary))?;
+        let feed_forward = self.feed_forward.unwrap_or((8 * self.width).div_ceil(3).next_multiple_of(256));
+        Ok(ModelPlan {
+            layers: self.layers,
+            width: self.width,
+            heads: self.heads,
+            feed_forward: positive("feed-forward", feed_forward)?,
+            vocabulary: Vocabulary::text(vocabulary as u32),
+            norm_epsilon: self.norm_epsilon,
+            rope_theta: self.rope_theta,
+            rule: AttentionRule {
+                across_documents: self.across_documents,
+                causal_images: self.causal_images,
+            },
+            image: self.image.plan(data.image)?,
+            image_config: self.image.clone(),
+            initial: self.initial.clone(),
+        })
+    }
+
+    fn check(&self) -> Result<(), ModelError> {
+        positive("layers", self.layers)?;
+        positive("width", self.width)?;
+        positive("heads", self.heads)?;
+        if !self.width.is_multiple_of(2 * self.heads) {
+            let expected = format!("a multiple of twice the heads, {}", 2 * self.heads);
+            return Err(ModelError::Value { key: "width", expected, found: self.width.to_string() });
+        }
+        let scales = [
+            ("norm-epsilon", self.norm_epsilon, f64::MIN_POSITIVE),
+            ("rope-theta", self.rope_theta, 1.0),
+            ("initial.embedding", self.initial.embedding, 0.0),
+            ("initial.head", self.initial.head, 0.0),
+        ];
+        for (key, value, least) in scales {
+            if !(value.is_finite() && value >= least) {
+                let expected = if least == 1.0 { "1 or more" } else { "a number that is not negative" };
+                return Err(ModelError::Value {
+                    key,
+                    expected: expected.to_owned(),
+                    found: value.to_string(),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ImageConfig {
+    fn plan(&self, data: Option<ImageShape>) -> Result<Option<ImagePlan>, ModelError> {
+        let (channels, patch) = match (data, self.channels, self.patch) {
+            (Some(data), channels, patch) => (
+                agree("image.channels", channels.map(|n| n as u64), data.channels as u64)? as usize,
+                agree("image.patch", patch.map(|n| n as u64), data.patch as u64)? as usize,
+            ),
+            (None, Some(channels), Some(patch)) => (channels, patch),
+            (None, ..) => return Ok(None),
+        };
+        let numbers = positive("image.channels", channels)? * positive("image.patch", patch)?.pow(2);
+        let time_width = self.time_width.unwrap_or(numbers);
+        if time_width < numbers {
+            let expected = format!("at least the {numbers} numbers of a patch");
+            return Err(ModelError::Value {
+                key: "image.time-width",
+                expected,
+                found: time_width.to_string(),
+            });
+        }
+        if self.sinusoids == 0 || !self.sinusoids.is_multiple_of(2) {
+            let expected = "an even number above 0".to_owned();
+            let found = self.sinusoids.to_string();
+            return Err(ModelError::Value { key: "image.sinusoids", expected, found });
+        }
+        Ok(Some(ImagePlan { channels, patch, sinusoids: self.sinusoids, time_width }))
+    }
+}
+
+fn positive(key: &'static str, value: usize) -> Result<usize, ModelError> {
+    let wrong = || ModelError::Value { key, expected: "at least 1".to_owned(), found: value.to_string() };
+    if value == 0 { Err(wrong()) } else { Ok(value) }
+}
+
+fn agree(key: &'static str, written: Option<u64>, data: u64) -> Result<u64, ModelError> {
+    match written {
+        Some(found) if found != data => Err(ModelError::Dataset { key, expected: data, found }),
+        _ => Ok(data),
+    }
+}
+
+impl ModelPlan {
+    /// Transformer layers.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Numbers of a position.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Attention heads.
+    pub fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Numbers of a head.
+    pub fn head_dim(&self) -> usize {
+        self.width / self.heads
+    }
+
+    /// Width of the feed-forward.
+    pub fn feed_forward(&self) -> usize {
+        self.feed_forward
+    }
+
+    /// The id space.
+    pub fn vocabulary(&self) -> Vocabulary {
+        self.vocabulary
+    }
+
+    /// Epsilon of every RMSNorm.
+    pub fn norm_epsilon(&self) -> f64 {
+        self.norm_epsilon
+    }
+
+    /// Base of the rotary angles.
+    pub fn rope_theta(&self) -> f64 {
+        self.rope_theta
+    }
+
+    /// Who sees whom.
+    pub fn rule(&self) -> AttentionRule {
+        self.rule
+    }
+
+    /// The image ends; `None` for a model of text alone.
+    pub fn image(&self) -> Option<&ImagePlan> {
+        self.image.as_ref()
+    }
+
+    /// Standard deviations at the start.
+    pub fn initial(&self) -> &InitialConfig {
+        &self.initial
+    }
+
+    /// The configuration with every derived value written out: what a checkpoint records.
+    pub fn config(&self) -> ModelConfig {
+        ModelConfig {
+            layers: self.layers,
+            width: self.width,
+            heads: self.heads,
+            feed_forward: Some(self.feed_forward),
+            vocabulary: Some(self.vocabulary.size),
+            norm_epsilon: self.norm_epsilon,
+            rope_theta: self.rope_theta,
+            across_documents: self.rule.across_documents,
+            causal_images: self.rule.causal_images,
+            image: ImageConfig {
+                channels: self.image.map(|image| image.channels),
+                patch: self.image.map(|image| image.patch),
+                time_width: self.image.map(|image| image.time_width),
+                ..self.image_config.clone()
+            },
+            initial: self.initial.clone(),
+        }
+    }
+
+    /// The data that a written-out configuration stands for, so that a checkpoint can be planned without its dataset.
+    pub fn from_resolved(config: &ModelConfig) -> Result<Self, ModelError> {
+        let missing = || ModelError::Value {
+            key: "vocabulary",
+            expected: "a number".to_owned(),
+            found: "nothing".to_owned(),
+        };
+        let vocabulary = config.vocabulary.ok_or_else(missing)?;
+        config.plan(&DataShape { vocabulary, image: None })
+    }
+
+    /// Number of parameters by part.
+    pub fn parameters(&self) -> Parameters {
+        let (width, feed_forward) = (self.width as u64, self.feed_forward as u64);
+        let layer = 4 * width * width + 3 * width * feed_forward + 2 * width;
+        let tables = |rows: u64| 2 * rows * width;
+        let image = self.image.map_or(0, |image| {
+            let (numbers, time) = (image.numbers() as u64, image.time_width as u64);
+            let embedding = (image.sinusoids as u64 + 1) * time + (time + 1) * time;
+            embedding + (time + 1) * width + (width + 1) * numbers
+        });
+        Parameters {
+            transformer: tables(u64::from(self.vocabulary.size)) + self.layers as u64 * layer + width,
+            markers: tables(2),
+            image,
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Models by name.
+
+use super::{ImageConfig, ModelConfig};
+
+/// Names of the built-in models, smallest first.
+pub const PRESETS: [&str; 7] = ["demo", "tiny", "0.16B", "0.37B", "0.76B", "1.4B", "7B"];
+
+impl ModelConfig {
+    /// The built-in model called `name`: `demo` (0.8 M parameters without its vocabulary), `tiny` (1.8 M), and the
+    /// paper's table 2 with `0.16B`, `0.37B`, `0.76B`, `1.4B` and `7B`.
+    pub fn preset(name: &str) -> Option<Self> {
+        Some(match name {
+            "demo" => Self {
+                feed_forward: Some(344),
+                image: ImageConfig { sinusoids: 64, time_width: Some(64), ..ImageConfig::default() },
+                ..sized(4, 128, 4)
+            },
+            "tiny" => sized(4, 192, 3),
+            "0.16B" => sized(16, 768, 12),
+            "0.37B" => sized(24, 1024, 16),
+            "0.76B" => sized(24, 1536, 24),
+            "1.4B" => sized(24, 2048, 16),
+            "7B" => sized(32, 4096, 32),
+            _ => return None,
+        })
+    }
+}
+
+/// The names that [`ModelConfig::preset`] knows, smallest first.
+pub fn presets() -> &'static [&'static str] {
+    &PRESETS
+}
+
+fn sized(layers: usize, width: usize, heads: usize) -> ModelConfig {
+    ModelConfig { layers, width, heads, ..ModelConfig::default() }
+}
