@@ -1,5 +1,6 @@
 //! `transfusion demo`: everything the program does, on a corpus it draws itself.
 
+mod corpus;
 mod drawing;
 mod report;
 mod scene;
