@@ -1,0 +1,182 @@
+//! How a failure reads, and which exit code it has.
+//!
+//! ```text
+//! error: cannot read `s3://corpus/out/manifest.json`
+//!   caused by: the bucket does not exist
+//! hint: check the name, or create it first
+//! ```
+//!
+//! A hint travels with the error as a [`Hinted`], or as a line `hint: ...` in a library's message. Errors of object
+//! stores are put into words in one place, [`store::explain`], whoever passes them on.
+
+use std::fmt;
+use std::process::ExitCode;
+
+use crate::printer::Printer;
+use crate::store;
+
+/// How a command ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// What was asked for is done.
+    Done,
+    /// It ran, and the answer is no.
+    No,
+    /// Stopped by this signal after saving.
+    Stopped(i32),
+}
+
+impl Outcome {
+    /// 0, 1, or 128 and the signal's number.
+    pub(crate) fn code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::No => ExitCode::from(1),
+            Self::Stopped(signal) => ExitCode::from(128 + signal as u8),
+        }
+    }
+}
+
+/// An error and what to do about it.
+pub(crate) struct Hinted {
+    error: anyhow::Error,
+    hint: String,
+}
+
+impl fmt::Display for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl fmt::Debug for Hinted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} (hint: {})", self.error, self.hint)
+    }
+}
+
+impl std::error::Error for Hinted {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        // The wrapped error stands for itself in `Display`, so the chain goes on behind it; where that would hide
+        // its concrete type from `report`, it is shown again and dropped there as a repetition.
+        Some(self.error.as_ref())
+    }
+}
+
+/// Adds hints to results.
+pub(crate) trait Hint<T> {
+    /// Says what to do about the error.
+    fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T>;
+}
+
+impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
+    fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T> {
+        self.map_err(|error| hinted(error, hint()))
+    }
+}
+
+/// An error with a hint.
+pub(crate) fn hinted(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Hinted { error: error.into(), hint: hint.into() })
+}
+
+/// What a person reads of an error: lines from the outermost to the innermost, and the hints.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Account {
+    /// The error and its causes.
+    pub(crate) lines: Vec<String>,
+    /// What to do, innermost last.
+    pub(crate) hints: Vec<String>,
+}
+
+impl Account {
+    /// Walks the chain of causes, drops repetitions and collects hints.
+    pub(crate) fn of(error: &anyhow::Error) -> Self {
+        let mut account = Self::default();
+        for cause in error.chain() {
+            if let Some(hinted) = cause.downcast_ref::<Hinted>() {
+                account.add_hint(&hinted.hint);
+                continue;
+            }
+            if let Some(cause) = cause.downcast_ref::<object_store::Error>() {
+                let (line, hint) = store::explain(cause);
+                account.add_line(&line);
+                hint.iter().for_each(|hint| account.add_hint(hint));
+                break;
+            }
+            account.add_message(&cause.to_string());
+        }
+        account
+    }
+
+    fn add_message(&mut self, message: &str) {
+        for part in message.trim_end().split('\n') {
+            match part.trim_start().strip_prefix("hint: ") {
+                Some(hint) => self.add_hint(hint),
+                None => self.add_line(part),
+            }
+        }
+    }
+
+    fn add_line(&mut self, line: &str) {
+        // Some libraries repeat their cause in their own message.
+        let known = self.lines.last().is_some_and(|last| last.contains(line));
+        if !line.trim().is_empty() && !known {
+            self.lines.push(line.trim_end_matches('.').to_owned());
+        }
+    }
+
+    fn add_hint(&mut self, hint: &str) {
+        if !self.hints.iter().any(|known| known == hint) {
+            self.hints.push(hint.to_owned());
+        }
+    }
+}
+
+/// Prints an error and gives its exit code: 2, but 0 when stdout was closed by its reader.
+pub(crate) fn report(printer: &Printer, error: &anyhow::Error) -> ExitCode {
+    if is_broken_pipe(error) {
+        return ExitCode::SUCCESS;
+    }
+    printer.error(&Account::of(error));
+    ExitCode::from(2)
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    let io = |cause: &(dyn std::error::Error + 'static)| {
+        cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
+    };
+    error.chain().any(|cause| io(cause) == Some(std::io::ErrorKind::BrokenPipe))
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::{Context, anyhow};
+
+    use super::*;
+
+    #[test]
+    fn hints_come_last_and_once() {
+        let inner = hinted(anyhow!("no such key"), "spell it right");
+        let error =
+            hinted(Err::<(), _>(inner).context("cannot read `a.toml`").unwrap_err(), "spell it right");
+        let account = Account::of(&error);
+        assert_eq!(account.lines, ["cannot read `a.toml`", "no such key"]);
+        assert_eq!(account.hints, ["spell it right"]);
+    }
+
+    #[test]
+    fn a_hint_in_a_library_message_is_a_hint() {
+        let account = Account::of(&anyhow!("tokenizer differs\nhint: pack again"));
+        assert_eq!(
+            account,
+            Account { lines: vec!["tokenizer differs".into()], hints: vec!["pack again".into()] }
+        );
+    }
+
+    #[test]
+    fn repetitions_of_a_cause_are_dropped() {
+        let error = Err::<(), _>(anyhow!("disk full")).context("cannot write: disk full").unwrap_err();
+        assert_eq!(Account::of(&error).lines, ["cannot write: disk full"]);
+    }
+}

@@ -1,0 +1,122 @@
+//! `inspect`: looks into a dataset or a shard.
+
+mod query;
+mod summary;
+
+use anyhow::{Context, anyhow};
+use schemas::shard::Shard;
+use schemas::{Row, Tokenizer};
+use serde_json::json;
+
+use crate::cli::InspectArgs;
+use crate::dataset::{Dataset, Found, read_tokenizer, row_of};
+use crate::draw::{RowView, count, drawn, row_json, thousands};
+use crate::errors::{Outcome, hinted};
+use crate::session::Session;
+use crate::store::Place;
+
+/// Runs the command.
+pub(crate) fn run(args: &InspectArgs, session: &Session) -> anyhow::Result<Outcome> {
+    session.runtime.block_on(inspect(args, session))?;
+    Ok(Outcome::Done)
+}
+
+async fn inspect(args: &InspectArgs, session: &Session) -> anyhow::Result<()> {
+    let found = Found::open(session.stores.place(&args.uri)?).await?;
+    match (args.row, &args.sql) {
+        (Some(row), _) => show_row(args, &found, row, session).await,
+        (_, Some(sql)) => query::run(&found, sql, session).await,
+        _ => show_summary(&found, session),
+    }
+}
+
+fn show_summary(found: &Found, session: &Session) -> anyhow::Result<()> {
+    let printer = &session.printer;
+    match found {
+        Found::Dataset(dataset) if printer.json() => printer.document(&summary::dataset_json(dataset)),
+        Found::Shard(place, shard) if printer.json() => printer.document(&summary::shard_json(place, shard)?),
+        Found::Dataset(dataset) => {
+            printer.data(&summary::dataset_text(dataset, printer.palette(), printer.width()))?;
+            printer.note(&format!("one row drawn: transfusion inspect {} --row 0", dataset.place.uri));
+            Ok(())
+        }
+        Found::Shard(place, shard) => printer.data(&summary::shard_text(place, shard, printer.palette())?),
+    }
+}
+
+/// A row, where it stands, and the tokenizer that reads it.
+struct Drawn {
+    place: String,
+    shard: Shard,
+    row: Row,
+    tokenizer: Option<Tokenizer>,
+}
+
+async fn show_row(args: &InspectArgs, found: &Found, index: u64, session: &Session) -> anyhow::Result<()> {
+    let given = match &args.tokenizer {
+        Some(uri) => Some(read_tokenizer(&session.stores.place(uri)?).await?),
+        None => None,
+    };
+    let found = match found {
+        Found::Dataset(dataset) => dataset_row(dataset, index, given).await?,
+        Found::Shard(place, shard) => shard_row(place, shard, index, given).await?,
+    };
+    let view = RowView {
+        row: &found.row,
+        metadata: found.shard.metadata(),
+        tokenizer: found.tokenizer.as_ref(),
+        pieces: args.pieces,
+        full: args.full,
+    };
+    let printer = &session.printer;
+    if printer.json() {
+        let mut value = json!({ "uri": args.uri, "row": index, "shard": found.place });
+        if let (Some(target), serde_json::Value::Object(row)) = (value.as_object_mut(), row_json(&view)) {
+            target.extend(row);
+        }
+        return printer.document(&value);
+    }
+    let heading = printer.palette().bold(&format!("row {}", thousands(index)));
+    printer.data(&format!(
+        "{heading} · {}\n{}",
+        found.place,
+        drawn(&view, printer.palette(), printer.width())
+    ))
+}
+
+async fn dataset_row(dataset: &Dataset, index: u64, given: Option<Tokenizer>) -> anyhow::Result<Drawn> {
+    let rows = dataset.manifest.statistics.rows;
+    let (number, in_shard) =
+        dataset.find_row(index).ok_or_else(|| no_row(&dataset.place.uri, index, rows))?;
+    let record = &dataset.manifest.shards[number];
+    let shard = dataset.shard(number).await?;
+    let row = row_of(&shard, in_shard)
+        .with_context(|| format!("cannot read row {in_shard} of `{}`", record.path))?;
+    let row = row.ok_or_else(|| anyhow!("shard `{}` ends before row {in_shard}", record.path))?;
+    let tokenizer = match given {
+        Some(tokenizer) => tokenizer,
+        None => dataset.tokenizer().await?,
+    };
+    let place = format!("{} row {}", record.path, thousands(in_shard));
+    Ok(Drawn { place, shard, row, tokenizer: Some(tokenizer) })
+}
+
+async fn shard_row(
+    place: &Place,
+    shard: &Shard,
+    index: u64,
+    tokenizer: Option<Tokenizer>,
+) -> anyhow::Result<Drawn> {
+    // Opened again, because a shard in use can't be given away; its bytes are in the page cache.
+    let again = crate::dataset::open_shard(place, place.read().await?)?;
+    let row = row_of(shard, index).with_context(|| format!("cannot read row {index} of `{}`", place.uri))?;
+    let row = row.ok_or_else(|| no_row(&place.uri, index, summary::shard_rows(shard).unwrap_or(0)))?;
+    Ok(Drawn { place: place.uri.clone(), shard: again, row, tokenizer })
+}
+
+fn no_row(uri: &str, index: u64, rows: u64) -> anyhow::Error {
+    let last = rows
+        .checked_sub(1)
+        .map_or("it has none".to_owned(), |last| format!("rows are 0 to {}", thousands(last)));
+    hinted(anyhow!("`{uri}` has {}, no row {}", count(rows, "row"), thousands(index)), last)
+}

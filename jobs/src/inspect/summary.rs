@@ -1,0 +1,310 @@
+//! A dataset or shard in numbers.
+
+use arrow::datatypes::Schema;
+use schemas::shard::Shard;
+use schemas::{CodecRecord, Histogram, Manifest, SourceRecord, shard_schema};
+use serde_json::{Value, json};
+
+use crate::dataset::Dataset;
+use crate::draw::{Palette, bars, bytes, columns_of, count, percent, short, table, thousands, visible};
+use crate::store::Place;
+
+/// The whole manifest, the columns, and the share of padding.
+pub(super) fn dataset_json(dataset: &Dataset) -> Value {
+    let manifest = &dataset.manifest;
+    json!({
+        "kind": "dataset",
+        "uri": dataset.place.uri,
+        "manifest": dataset.name,
+        "checksum": dataset.checksum,
+        "bytes": shard_bytes(manifest),
+        "padding_share": padding_share(manifest),
+        "columns": columns(&shard_schema(&manifest.layout())),
+        "content": manifest,
+    })
+}
+
+/// What a lone shard says of itself, and its counts.
+pub(super) fn shard_json(place: &Place, shard: &Shard) -> anyhow::Result<Value> {
+    let metadata = shard.metadata();
+    Ok(json!({
+        "kind": "shard",
+        "uri": place.uri,
+        "rows": shard_rows(shard)?,
+        "batches": shard.batches(),
+        "columns": columns(&shard_schema(&metadata.layout())),
+        "metadata": metadata,
+    }))
+}
+
+fn columns(schema: &Schema) -> Vec<Value> {
+    let fields = schema.fields().iter();
+    fields.map(|field| json!({ "name": field.name(), "type": field.data_type().to_string() })).collect()
+}
+
+fn shard_bytes(manifest: &Manifest) -> u64 {
+    manifest.shards.iter().map(|shard| shard.bytes).sum()
+}
+
+fn padding_share(manifest: &Manifest) -> f64 {
+    let counts = &manifest.statistics;
+    let all = counts.tokens + counts.patches + counts.padding;
+    if all == 0 { 0.0 } else { counts.padding as f64 / all as f64 }
+}
+
+/// Rows of a shard, counted by its batches.
+pub(super) fn shard_rows(shard: &Shard) -> anyhow::Result<u64> {
+    let mut rows = 0;
+    for batch in 0..shard.batches() {
+        rows += shard.batch(batch)?.num_rows() as u64;
+    }
+    Ok(rows)
+}
+
+/// The dataset for a terminal.
+pub(super) fn dataset_text(dataset: &Dataset, palette: Palette, width: usize) -> String {
+    let manifest = &dataset.manifest;
+    let mut text = format!("{} {}\n", palette.bold("dataset"), dataset.place.uri);
+    text.push_str(&facts(&dataset_facts(dataset), palette));
+    text.push_str(&format!("\n{}\n{}", palette.bold("counts"), counts(manifest, palette)));
+    if let Some(refused) = rejects(&manifest.sources, palette) {
+        text.push_str(&format!("\n{}\n{refused}", palette.bold("rejected and remarked")));
+    }
+    for source in &manifest.sources {
+        text.push_str(&histograms(source, palette, width));
+    }
+    text.push_str(&format!(
+        "\n{}\n{}",
+        palette.bold("columns"),
+        column_lines(&shard_schema(&manifest.layout()), width)
+    ));
+    text.push_str(&format!("\n{}\n{}", palette.bold("shards"), shards(manifest, palette)));
+    text
+}
+
+/// A lone shard for a terminal.
+pub(super) fn shard_text(place: &Place, shard: &Shard, palette: Palette) -> anyhow::Result<String> {
+    let metadata = shard.metadata();
+    let lines = vec![
+        ("rows", format!("{} in {}", thousands(shard_rows(shard)?), batches(shard.batches()))),
+        ("format", metadata.format.to_string()),
+        ("context", format!("{} positions, patch {}", thousands(metadata.context.into()), metadata.patch)),
+        ("vocabulary", vocabulary(metadata.vocabulary)),
+        ("tokenizer", short(&metadata.tokenizer).to_owned()),
+        ("codec", metadata.codec.as_deref().map_or("none", short).to_owned()),
+        ("sources", metadata.sources.join(", ")),
+        ("files", count(metadata.files.len() as u64, "file")),
+    ];
+    let schema = shard_schema(&metadata.layout());
+    Ok(format!(
+        "{} {}\n{}\n{}\n{}",
+        palette.bold("shard"),
+        place.uri,
+        facts(&lines, palette),
+        palette.bold("columns"),
+        column_lines(&schema, 100)
+    ))
+}
+
+fn batches(number: usize) -> String {
+    if number == 1 { "1 batch".to_owned() } else { format!("{number} batches") }
+}
+
+fn facts(lines: &[(&str, String)], palette: Palette) -> String {
+    lines.iter().map(|(name, value)| format!("  {} {value}\n", palette.dim(&format!("{name:<11}")))).collect()
+}
+
+fn dataset_facts(dataset: &Dataset) -> Vec<(&'static str, String)> {
+    let manifest = &dataset.manifest;
+    vec![
+        ("manifest", format!("{}, checksum {}", dataset.name, short(&dataset.checksum))),
+        ("format", format!("{}, written by {}", manifest.format, manifest.program)),
+        ("context", format!("{} positions, patch {}", thousands(manifest.context.into()), manifest.patch)),
+        ("vocabulary", vocabulary(manifest.vocabulary)),
+        (
+            "tokenizer",
+            format!("{}, fingerprint {}", manifest.tokenizer.path, short(&manifest.tokenizer.fingerprint)),
+        ),
+        ("codec", manifest.codec.as_ref().map_or_else(|| "none".to_owned(), codec)),
+        ("seed", manifest.seed.to_string()),
+    ]
+}
+
+fn vocabulary(vocabulary: schemas::Vocabulary) -> String {
+    let codes = if vocabulary.codes > 0 {
+        format!(", {}", count(vocabulary.codes.into(), "code"))
+    } else {
+        String::new()
+    };
+    format!(
+        "{} text ids{codes}, BOI {}, EOI {}",
+        thousands(vocabulary.size.into()),
+        vocabulary.boi(),
+        vocabulary.eoi()
+    )
+}
+
+fn codec(codec: &CodecRecord) -> String {
+    let side = codec.size / codec.downsampling.max(1);
+    format!(
+        "{}, {} px to {} x {side} x {side}, computed on {} ({}), fingerprint {}",
+        codec.kind,
+        codec.size,
+        codec.channels,
+        codec.device,
+        codec.processor,
+        short(&codec.fingerprint)
+    )
+}
+
+fn counts(manifest: &Manifest, palette: Palette) -> String {
+    let heading = ["source", "read", "kept", "documents", "images", "text", "patches", "padding"];
+    let mut rows = vec![heading.map(str::to_owned).to_vec()];
+    for source in &manifest.sources {
+        let of = &source.statistics;
+        let all = of.tokens + of.patches + of.padding;
+        let numbers = [of.read, of.kept, of.documents, of.images, of.tokens, of.patches].map(thousands);
+        rows.push([vec![visible(&source.name)], numbers.to_vec(), vec![percent(of.padding, all)]].concat());
+    }
+    let all = &manifest.statistics;
+    let read = manifest.sources.iter().map(|source| source.statistics.read).sum();
+    let kept = manifest.sources.iter().map(|source| source.statistics.kept).sum();
+    let numbers = [read, kept, all.documents, all.images, all.tokens, all.patches].map(thousands);
+    let padding = percent(all.padding, all.tokens + all.patches + all.padding);
+    rows.push([vec!["all".to_owned()], numbers.to_vec(), vec![padding]].concat());
+    table(&rows, palette)
+}
+
+fn rejects(sources: &[SourceRecord], palette: Palette) -> Option<String> {
+    let mut rows = vec![["source", "reason", "rows", "of those read"].map(str::to_owned).to_vec()];
+    for source in sources {
+        let of = &source.statistics;
+        let mut add = |reason: &str, number: u64| {
+            rows.push(vec![
+                visible(&source.name),
+                reason.to_owned(),
+                thousands(number),
+                percent(number, of.read),
+            ]);
+        };
+        of.rejects.iter().for_each(|(reason, number)| add(&visible(reason), *number));
+        of.warnings.iter().for_each(|(remark, number)| add(&format!("{} (kept)", visible(remark)), *number));
+        if of.filtered > 0 {
+            add("set aside by the config", of.filtered);
+        }
+        if of.deduplicated > 0 {
+            add("copies dropped", of.deduplicated);
+        }
+    }
+    (rows.len() > 1).then(|| table(&rows, palette))
+}
+
+fn histograms(source: &SourceRecord, palette: Palette, width: usize) -> String {
+    let of = &source.statistics;
+    let mut text = String::new();
+    let mut add = |title: &str, histogram: &Histogram| {
+        // One bucket of zeros says nothing.
+        if histogram.buckets.keys().any(|&bound| bound > 0) {
+            text.push_str(&format!("\n{}\n{}", palette.bold(title), bars(&buckets(histogram), width)));
+        }
+    };
+    add(&format!("{}: documents by length in positions", visible(&source.name)), &of.document_length);
+    add(&format!("{}: rows by number of images", visible(&source.name)), &of.images_per_row);
+    text
+}
+
+/// Every bucket from the first to the last, empty ones too, so that the shape is true.
+fn buckets(histogram: &Histogram) -> Vec<(String, u64)> {
+    let mut bounds: Vec<u64> = vec![];
+    let (Some((&first, _)), Some((&last, _))) =
+        (histogram.buckets.first_key_value(), histogram.buckets.last_key_value())
+    else {
+        return vec![];
+    };
+    let mut bound = first;
+    while bound <= last {
+        bounds.push(bound);
+        bound = if bound == 0 { 1 } else { bound.saturating_mul(2) };
+        if bound == u64::MAX {
+            break;
+        }
+    }
+    let label = |bound: u64| {
+        if bound < 2 {
+            thousands(bound)
+        } else {
+            format!("{} to {}", thousands(bound), thousands(bound * 2 - 1))
+        }
+    };
+    bounds.iter().map(|&bound| (label(bound), histogram.buckets.get(&bound).copied().unwrap_or(0))).collect()
+}
+
+fn column_lines(schema: &Schema, width: usize) -> String {
+    let mut text = String::new();
+    for field in schema.fields() {
+        let kind = type_text(field.data_type());
+        let line = format!("  {:<8} {kind}", field.name());
+        text.push_str(&if columns_of(&line) <= width.max(60) {
+            line
+        } else {
+            line.replace("{ ", "{\n             ")
+        });
+        text.push('\n');
+    }
+    text
+}
+
+/// An Arrow type as docs/format.md writes it.
+fn type_text(kind: &arrow::datatypes::DataType) -> String {
+    use arrow::datatypes::DataType;
+    match kind {
+        DataType::FixedSizeList(item, length) => {
+            format!("FixedSizeList of {length} {}", type_text(item.data_type()))
+        }
+        DataType::List(item) => format!("List of {}", type_text(item.data_type())),
+        DataType::Struct(fields) => {
+            let field = |field: &std::sync::Arc<arrow::datatypes::Field>| {
+                let null = if field.is_nullable() { " or null" } else { "" };
+                format!("{} {}{null}", field.name(), type_text(field.data_type()))
+            };
+            format!("{{ {} }}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn shards(manifest: &Manifest, palette: Palette) -> String {
+    const SHOWN: usize = 10;
+    let mut rows =
+        vec![["path", "rows", "text", "patches", "padding", "size", "checksum"].map(str::to_owned).to_vec()];
+    for shard in manifest.shards.iter().take(SHOWN) {
+        let all = shard.tokens + shard.patches + shard.padding;
+        let numbers = [shard.rows, shard.tokens, shard.patches].map(thousands);
+        let rest = vec![percent(shard.padding, all), bytes(shard.bytes), short(&shard.checksum).to_owned()];
+        rows.push([vec![shard.path.clone()], numbers.to_vec(), rest].concat());
+    }
+    let more = manifest.shards.len().saturating_sub(SHOWN);
+    let more = if more > 0 { format!("  and {more} more\n") } else { String::new() };
+    let total = format!(
+        "  {}, {}, {}\n",
+        count(manifest.shards.len() as u64, "shard"),
+        count(manifest.statistics.rows, "row"),
+        bytes(shard_bytes(manifest))
+    );
+    format!("{}{more}{total}", table(&rows, palette))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_buckets_between_full_ones_are_shown() {
+        let mut histogram = Histogram::default();
+        [0, 1, 9].iter().for_each(|&value| histogram.add(value));
+        let shown = buckets(&histogram);
+        let labels: Vec<&str> = shown.iter().map(|(label, _)| label.as_str()).collect();
+        assert_eq!(labels, ["0", "1", "2 to 3", "4 to 7", "8 to 15"]);
+        assert_eq!(shown.iter().map(|(_, number)| number).sum::<u64>(), 3);
+    }
+}

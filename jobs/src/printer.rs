@@ -1,0 +1,139 @@
+//! The only place that prints: stdout is data, stderr is for people.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+
+use anyhow::Context;
+use indicatif::{MultiProgress, ProgressDrawTarget};
+use serde::Serialize;
+
+use crate::cli::{Global, When};
+use crate::draw::Palette;
+use crate::errors::Account;
+
+/// What may be printed where. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Printer {
+    settings: Arc<Settings>,
+    bars: MultiProgress,
+}
+
+#[derive(Debug)]
+struct Settings {
+    json: bool,
+    quiet: bool,
+    /// Colour on stdout.
+    colour_out: bool,
+    /// Colour on stderr.
+    colour_err: bool,
+    /// Bars move in place; otherwise progress is a line now and then.
+    live: bool,
+    width: usize,
+}
+
+impl Printer {
+    /// Reads flags, `NO_COLOR` and what stdout and stderr are.
+    pub(crate) fn new(global: &Global) -> Self {
+        let colour = |terminal: bool| match global.color {
+            When::Always => true,
+            When::Never => false,
+            When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+        };
+        let live = io::stderr().is_terminal() && !global.quiet && !global.json && global.verbose == 0;
+        let target = if live { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
+        let settings = Settings {
+            json: global.json,
+            quiet: global.quiet,
+            colour_out: colour(io::stdout().is_terminal()),
+            colour_err: colour(io::stderr().is_terminal()),
+            live,
+            width: terminal_width(),
+        };
+        Self { settings: Arc::new(settings), bars: MultiProgress::with_draw_target(target) }
+    }
+
+    /// Whether stdout carries JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.settings.json
+    }
+
+    /// Whether progress lines are wanted on stderr.
+    pub(crate) fn shows_progress(&self) -> bool {
+        !self.settings.quiet && !self.settings.json
+    }
+
+    /// Whether bars can move in place on stderr.
+    pub(crate) fn live(&self) -> bool {
+        self.settings.live
+    }
+
+    /// The place of all progress bars.
+    pub(crate) fn bars(&self) -> &MultiProgress {
+        &self.bars
+    }
+
+    /// Columns of stdout, 100 where it is no terminal.
+    pub(crate) fn width(&self) -> usize {
+        self.settings.width
+    }
+
+    /// Colours of stdout.
+    pub(crate) fn palette(&self) -> Palette {
+        Palette::new(self.settings.colour_out)
+    }
+
+    /// Text to stdout.
+    pub(crate) fn data(&self, text: &str) -> anyhow::Result<()> {
+        self.bars.suspend(|| write_all(&mut io::stdout().lock(), text)).context("cannot write to stdout")
+    }
+
+    /// One JSON document to stdout, for a command whose whole answer it is.
+    pub(crate) fn document(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        self.data(&format!("{}\n", serde_json::to_string_pretty(value)?))
+    }
+
+    /// One JSON event a line on stdout, with `--json` only.
+    pub(crate) fn event(&self, value: &impl Serialize) -> anyhow::Result<()> {
+        if self.settings.json { self.data(&format!("{}\n", serde_json::to_string(value)?)) } else { Ok(()) }
+    }
+
+    /// A line for people.
+    pub(crate) fn note(&self, line: &str) {
+        if !self.settings.quiet {
+            self.say(line);
+        }
+    }
+
+    /// A warning for people.
+    pub(crate) fn warn(&self, line: &str) {
+        let label = Palette::new(self.settings.colour_err).warning("warning:");
+        self.note(&format!("{label} {line}"));
+    }
+
+    /// An error, its causes and its hints.
+    pub(crate) fn error(&self, account: &Account) {
+        let palette = Palette::new(self.settings.colour_err);
+        for (index, line) in account.lines.iter().enumerate() {
+            match index {
+                0 => self.say(&format!("{} {line}", palette.error("error:"))),
+                _ => self.say(&format!("  caused by: {line}")),
+            }
+        }
+        account.hints.iter().for_each(|hint| self.say(&format!("{} {hint}", palette.hint("hint:"))));
+    }
+
+    fn say(&self, line: &str) {
+        // A closed stderr is no reason to fail: nobody is there to read it.
+        let _ = self.bars.suspend(|| write_all(&mut io::stderr().lock(), &format!("{line}\n")));
+    }
+}
+
+fn write_all(output: &mut impl Write, text: &str) -> io::Result<()> {
+    output.write_all(text.as_bytes())?;
+    output.flush()
+}
+
+fn terminal_width() -> usize {
+    let measured = terminal_size::terminal_size_of(io::stdout());
+    measured.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 160)
+}

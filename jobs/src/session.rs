@@ -1,0 +1,82 @@
+//! What every job is handed: printer, threads, runtime, stores.
+
+use std::num::NonZeroUsize;
+
+use anyhow::{Context, anyhow};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::Global;
+use crate::errors::hinted;
+use crate::printer::Printer;
+use crate::store::Stores;
+
+/// The surroundings of a job.
+#[derive(Debug)]
+pub(crate) struct Session {
+    /// Where to print.
+    pub(crate) printer: Printer,
+    /// Cores to use.
+    pub(crate) threads: usize,
+    /// The stores that URIs lead to.
+    pub(crate) stores: Stores,
+    /// Runs what waits for stores.
+    pub(crate) runtime: tokio::runtime::Runtime,
+}
+
+impl Session {
+    /// Starts logging, threads and runtime as the flags say.
+    pub(crate) fn new(global: &Global, printer: Printer) -> anyhow::Result<Self> {
+        start_log(global, &printer);
+        check_device(&global.device)?;
+        let cores = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let threads = global.threads.map_or_else(cores, usize::from);
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .context("cannot start threads")?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+        let runtime = runtime.context("cannot start the runtime")?;
+        Ok(Self { printer, threads, stores: Stores::default(), runtime })
+    }
+}
+
+fn check_device(device: &str) -> anyhow::Result<()> {
+    match device {
+        "cpu" => Ok(()),
+        _ => Err(hinted(
+            anyhow!("device `{device}` is not part of this build"),
+            "use `--device cpu`, the only device that this build has",
+        )),
+    }
+}
+
+fn start_log(global: &Global, printer: &Printer) {
+    let filter = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "warn,transfusion=info,pipeline=info,trainer=info,object_store=info",
+        (_, 2) => "info,transfusion=debug,pipeline=debug,trainer=debug",
+        _ => "trace",
+    };
+    let bars = printer.bars().clone();
+    let writer = move || LogWriter { bars: bars.clone() };
+    let subscriber = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(writer);
+    // A second session in one process keeps the log of the first.
+    let _ = subscriber.with_target(false).with_ansi(printer.live()).try_init();
+}
+
+/// Writes log lines to stderr without tearing a progress bar.
+struct LogWriter {
+    bars: indicatif::MultiProgress,
+}
+
+impl std::io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.bars.suspend(|| std::io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().lock().flush()
+    }
+}

@@ -1,0 +1,260 @@
+//! URIs to object stores, credentials included.
+//!
+//! Plain paths and `file://` lead to the disk, `s3://bucket/path`, `gs://bucket/path` and `az://container/path` to
+//! clouds, `https://` to exactly one address. Credentials come from the usual environment variables and, for AWS,
+//! from the profile files ([`aws`]); they are never read from a config and never printed.
+
+mod aws;
+mod explain;
+
+use std::collections::HashMap;
+use std::path::{Component, Path as FsPath, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, anyhow};
+use object_store::azure::MicrosoftAzureBuilder;
+use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::http::HttpBuilder;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use url::Url;
+
+use crate::errors::hinted;
+
+pub(crate) use explain::explain;
+
+/// A place in a store.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    /// The store.
+    pub(crate) store: Arc<dyn ObjectStore>,
+    /// The path in it; may be a glob where a source's URI may.
+    pub(crate) path: Path,
+    /// The path on disk, where the store is the disk.
+    pub(crate) local: Option<PathBuf>,
+    /// The URI as it was written, for messages.
+    pub(crate) uri: String,
+}
+
+impl Place {
+    /// The place `name` below this one.
+    pub(crate) fn join(&self, name: &str) -> Self {
+        let path = name.split('/').fold(self.path.clone(), |path, part| path.join(part));
+        let local = self.local.as_ref().map(|local| local.join(name));
+        let uri = format!("{}/{name}", self.uri.trim_end_matches('/'));
+        Self { store: self.store.clone(), path, local, uri }
+    }
+
+    /// All bytes of the object.
+    pub(crate) async fn read(&self) -> anyhow::Result<bytes::Bytes> {
+        let bytes = async { self.store.get(&self.path).await?.bytes().await };
+        bytes.await.with_context(|| format!("cannot read `{}`", self.uri))
+    }
+
+    /// All bytes of the object, `None` if there is none.
+    pub(crate) async fn read_if_there(&self) -> anyhow::Result<Option<bytes::Bytes>> {
+        match self.read().await {
+            Err(error) if is_absent(&error) => Ok(None),
+            other => other.map(Some),
+        }
+    }
+}
+
+/// Whether the object is not there, or a folder stands in its place. A missing bucket is another matter.
+fn is_absent(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref::<object_store::Error>() {
+        Some(cause @ object_store::Error::NotFound { .. }) => !cause.to_string().contains("NoSuchBucket"),
+        Some(cause) => explain::is_folder(cause),
+        None => false,
+    })
+}
+
+/// The stores in use, one a bucket.
+#[derive(Debug, Default)]
+pub(crate) struct Stores {
+    known: Mutex<HashMap<String, Arc<dyn ObjectStore>>>,
+}
+
+impl Stores {
+    /// The place that a URI names.
+    ///
+    /// # Errors
+    ///
+    /// If the scheme is unknown, the URI is malformed, or credentials can't be found.
+    pub(crate) fn place(&self, uri: &str) -> anyhow::Result<Place> {
+        match uri.split_once("://") {
+            None => local(uri, uri),
+            Some(("file", path)) => local(path.strip_prefix("localhost").unwrap_or(path), uri),
+            Some((scheme, _)) => self.remote(scheme, uri),
+        }
+    }
+
+    fn remote(&self, scheme: &str, uri: &str) -> anyhow::Result<Place> {
+        let url = Url::parse(uri).with_context(|| format!("`{uri}` is not a URI"))?;
+        refuse_secrets(&url)?;
+        let host = url.host_str().filter(|host| !host.is_empty());
+        let host = host.ok_or_else(|| anyhow!("`{uri}` names no bucket"))?;
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let root = format!("{scheme}://{host}{port}");
+        // `Url` percent-encodes the path; the path as written is what the store knows.
+        let path = uri[scheme.len() + 3..].split_once('/').map_or("", |(_, path)| path);
+        let path = Path::parse(path).with_context(|| format!("`{uri}` has a path that no store has"))?;
+        let store = self.store(&root, || open(scheme, host, &root))?;
+        Ok(Place { store, path, local: None, uri: uri.to_owned() })
+    }
+
+    fn store(
+        &self,
+        root: &str,
+        open: impl FnOnce() -> anyhow::Result<Arc<dyn ObjectStore>>,
+    ) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        let mut known = self.known.lock().expect("no holder of this lock panics");
+        if let Some(store) = known.get(root) {
+            return Ok(store.clone());
+        }
+        let store = open()?;
+        known.insert(root.to_owned(), store.clone());
+        Ok(store)
+    }
+}
+
+fn refuse_secrets(url: &Url) -> anyhow::Result<()> {
+    if url.username().is_empty() && url.password().is_none() && url.query().is_none() {
+        return Ok(());
+    }
+    let place = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
+    Err(hinted(
+        anyhow!("the URI of `{place}` carries a user, a password or a query"),
+        "keep credentials in the environment or in the AWS profile files, and URIs free of them",
+    ))
+}
+
+fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
+    let failed = || format!("cannot open `{root}`");
+    match scheme {
+        "s3" | "s3a" => aws::open(host).with_context(failed),
+        "gs" => {
+            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
+            Ok(Arc::new(builder.with_client_options(client_options()).build().with_context(failed)?))
+        }
+        "az" | "abfs" => {
+            let builder = MicrosoftAzureBuilder::from_env().with_container_name(host).with_retry(retry());
+            let store = builder.with_client_options(client_options()).build().with_context(failed);
+            Ok(Arc::new(store.map_err(|error| {
+                hinted(
+                    error,
+                    "set AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or another credential)",
+                )
+            })?))
+        }
+        "http" | "https" => {
+            let options = client_options().with_allow_http(scheme == "http");
+            let builder = HttpBuilder::new().with_url(root).with_retry(retry()).with_client_options(options);
+            Ok(Arc::new(builder.build().with_context(failed)?))
+        }
+        _ => Err(hinted(
+            anyhow!("`{root}` has a scheme that is not known: `{scheme}`"),
+            "known are s3://, gs://, az://, https://, file:// and plain paths",
+        )),
+    }
+}
+
+/// Ten tries within three minutes, waiting longer from one to the next, with jitter.
+fn retry() -> RetryConfig {
+    RetryConfig::default()
+}
+
+/// A request may take five minutes: a shard has up to 256 MB, and links are slow somewhere.
+fn client_options() -> ClientOptions {
+    ClientOptions::new().with_timeout(std::time::Duration::from_secs(300))
+}
+
+fn local(path: &str, uri: &str) -> anyhow::Result<Place> {
+    let file = resolve(FsPath::new(path)).with_context(|| format!("cannot find the place of `{uri}`"))?;
+    let text = file.to_str().ok_or_else(|| anyhow!("`{uri}` has a path that is not UTF-8"))?;
+    let path = Path::parse(text.trim_matches('/'))
+        .with_context(|| format!("`{uri}` has a path that no store has"))?;
+    Ok(Place { store: Arc::new(LocalFileSystem::new()), path, local: Some(file), uri: uri.to_owned() })
+}
+
+/// The absolute path. Object stores know no `..`, so the longest part that exists is resolved as the system does.
+fn resolve(path: &FsPath) -> std::io::Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    if !absolute.components().any(|part| part == Component::ParentDir) {
+        return Ok(absolute);
+    }
+    let mut parts = absolute.components();
+    let mut behind = Vec::new();
+    loop {
+        if let Ok(found) = parts.as_path().canonicalize() {
+            return Ok(behind.iter().rev().fold(found, append));
+        }
+        match parts.next_back() {
+            Some(part) => behind.push(part),
+            None => return Ok(absolute),
+        }
+    }
+}
+
+fn append(mut path: PathBuf, part: &Component<'_>) -> PathBuf {
+    match part {
+        Component::ParentDir => {
+            path.pop();
+        }
+        part => path.push(part),
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn plain_paths_and_file_uris_lead_to_the_disk() {
+        let stores = Stores::default();
+        let here = std::env::current_dir().unwrap();
+        let place = stores.place("out/samples").unwrap();
+        assert_eq!(place.local.as_deref(), Some(here.join("out/samples").as_path()));
+        assert_eq!(stores.place("file:///data/x").unwrap().path.as_ref(), "data/x");
+        assert_eq!(stores.place("/data/x/").unwrap().path.as_ref(), "data/x");
+        assert_eq!(stores.place("/nowhere/a/../b").unwrap().path.as_ref(), "nowhere/b");
+    }
+
+    #[test]
+    fn globs_and_foreign_names_stay_as_written() {
+        let stores = Stores::default();
+        assert_eq!(stores.place("/data/*.tar").unwrap().path.as_ref(), "data/*.tar");
+        assert_eq!(stores.place("/data/häuser 1.txt").unwrap().path.as_ref(), "data/häuser 1.txt");
+    }
+
+    #[test]
+    fn places_join() {
+        let place = Stores::default().place("/data").unwrap().join("shards/a.arrow");
+        assert_eq!(place.path.as_ref(), "data/shards/a.arrow");
+        assert_eq!(place.local.unwrap(), FsPath::new("/data/shards/a.arrow"));
+        assert_eq!(place.uri, "/data/shards/a.arrow");
+    }
+
+    #[test]
+    fn https_is_one_exact_address() {
+        let place = Stores::default().place("https://example.org:8443/a/b.arrow").unwrap();
+        assert_eq!(place.path.as_ref(), "a/b.arrow");
+    }
+
+    #[test]
+    fn what_is_no_uri_is_refused_without_showing_secrets() {
+        let cases = [
+            ("ftp://host/x", "scheme"),
+            ("s3:///x", "no bucket"),
+            ("https://me:secret@host/x", "user, a password"),
+            ("https://host/x?signature=secret", "query"),
+        ];
+        for (uri, expected) in cases {
+            let error = format!("{:#}", Stores::default().place(uri).unwrap_err());
+            assert!(error.contains(expected), "{uri}: {error}");
+            assert!(!error.contains("secret"), "{error}");
+        }
+    }
+}
