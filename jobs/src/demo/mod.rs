@@ -2,6 +2,8 @@
 
 mod corpus;
 mod drawing;
+mod evaluation;
+mod packed;
 mod report;
 mod scene;
 mod scorer;
