@@ -263,3 +263,173 @@ pub enum DiffusionError {
         steps: u32,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::{Golden, assert_close, json};
+
+    fn golden() -> (Golden, CosineSchedule) {
+        (Golden::open("ddpm_cosine.safetensors"), CosineSchedule::new(1000))
+    }
+
+    #[test]
+    fn the_schedule_is_the_papers() {
+        let (golden, schedule) = golden();
+        // Both are computed in f64; what is left is the order of a few operations.
+        assert_close(schedule.betas(), &golden.f64s("betas"), 1e-14, "betas");
+        assert_close(schedule.products(), &golden.f64s("alphas_cumprod"), 1e-14, "cumulative products");
+        assert_eq!(schedule.betas().iter().filter(|&&beta| beta >= 0.999).count(), 1);
+    }
+
+    #[test]
+    fn noising_equals_the_reference() {
+        let (golden, schedule) = golden();
+        let (clean, noise) = (golden.f32s("q.x0"), golden.f32s("q.noise"));
+        let (exact, size) = (golden.f64s("q.xt_f64"), 8 * 4 * 4);
+        for (index, t) in golden.integers("q.t").into_iter().enumerate() {
+            let image = index * size..(index + 1) * size;
+            let noisy = schedule.add_noise(&clean[image.clone()], &noise[image.clone()], t as u32);
+            let noisy: Vec<f64> = noisy.into_iter().map(f64::from).collect();
+            assert_close(&noisy, &exact[image], 1e-6, &format!("noising at t = {t}"));
+        }
+    }
+
+    #[test]
+    fn lists_of_steps_equal_the_reference() {
+        let (golden, schedule) = golden();
+        for (name, spacing) in
+            [("leading", Spacing::Leading), ("trailing", Spacing::Trailing), ("linspace", Spacing::Linspace)]
+        {
+            let list: Vec<i64> = schedule.list(250, spacing).unwrap().into_iter().map(i64::from).collect();
+            assert_eq!(list, golden.integers(&format!("steps250.{name}")), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_list_goes_strictly_down() {
+        let schedule = CosineSchedule::new(1000);
+        for spacing in [Spacing::Leading, Spacing::Trailing, Spacing::Linspace] {
+            for count in 1..=1000 {
+                let list = schedule.list(count, spacing).unwrap();
+                assert_eq!(list.len(), count as usize);
+                assert!(
+                    list[0] < 1000 && list.windows(2).all(|pair| pair[0] > pair[1]),
+                    "{spacing:?} {count}"
+                );
+            }
+        }
+        assert_eq!(schedule.list(0, Spacing::Leading), Err(DiffusionError::Steps { found: 0, steps: 1000 }));
+        assert!(schedule.list(1001, Spacing::Leading).is_err());
+    }
+
+    fn ancestral(t: u32, previous: Option<u32>, variance: Variance) -> Step {
+        Step { t, previous, prediction: Prediction::Noise, sampler: Sampler::Ddpm(variance) }
+    }
+
+    #[test]
+    fn ancestral_steps_equal_the_reference() {
+        let (golden, schedule) = golden();
+        let (x, noise, fresh) = (golden.f64s("step.x"), golden.f64s("step.eps"), golden.f64s("step.z"));
+        for case in json("ddpm_cosine.json")["step_cases"].as_array().unwrap() {
+            let key = case["key"].as_str().unwrap();
+            let t = case["t"].as_u64().unwrap() as u32;
+            let previous = u32::try_from(case["prev"].as_i64().unwrap()).ok();
+            let small = case["variance_type"] == "fixed_small";
+            let step =
+                ancestral(t, previous, if small { Variance::FixedSmall } else { Variance::FixedLarge });
+            // Everything is in f64, so the reference's own tolerance for f32 is far away.
+            let tolerance = 1e-10 * case["largest_value"].as_f64().unwrap();
+            let next = schedule.step(&step, &x, &noise, &fresh);
+            assert_close(&next, &golden.f64s(&format!("{key}.prev")), tolerance, key);
+            if small {
+                let mean = schedule.step(&step, &x, &noise, &vec![0.0; x.len()]);
+                assert_close(&mean, &golden.f64s(&format!("{key}.mean")), tolerance, key);
+            }
+        }
+    }
+
+    #[test]
+    fn guidance_equals_the_reference() {
+        let (golden, _) = golden();
+        let (with, without) = (golden.f64s("cfg.cond"), golden.f64s("cfg.uncond"));
+        for weight in [1.0, 3.0, 5.0] {
+            let expected = golden.f64s(&format!("cfg.{weight}"));
+            assert_close(&guide(&with, &without, weight), &expected, 2e-6, "guidance");
+        }
+    }
+
+    /// A network that knows the target: its prediction is exact at every step.
+    fn walk(sampler: Sampler, prediction: Prediction) -> Vec<f64> {
+        let (golden, schedule) = golden();
+        let target = golden.f64s("loop.target");
+        let steps = schedule.list(250, Spacing::Leading).unwrap();
+        let mut x = golden.f64s("loop.x_start");
+        let mut seen = Vec::new();
+        for (index, &t) in steps.iter().enumerate() {
+            let (signal, disturbance) = schedule.scales(t);
+            let noise = |(x, target): (&f64, &f64)| (x - signal * target) / disturbance;
+            let predicted: Vec<f64> = match prediction {
+                Prediction::Noise => x.iter().zip(&target).map(noise).collect(),
+                Prediction::Velocity => {
+                    let turn = |pair: (&f64, &f64)| signal * noise(pair) - disturbance * pair.1;
+                    x.iter().zip(&target).map(turn).collect()
+                }
+            };
+            let step = Step { t, previous: steps.get(index + 1).copied(), prediction, sampler };
+            x = schedule.step(&step, &x, &predicted, &vec![0.0; x.len()]);
+            seen.push(x.iter().map(|value| value * value).sum::<f64>() / x.len() as f64);
+        }
+        assert_close(&x, &target, 1e-4, "end of the walk");
+        seen
+    }
+
+    #[test]
+    fn a_walk_with_an_exact_network_ends_at_the_target() {
+        let seen = walk(Sampler::default(), Prediction::Noise);
+        for point in json("ddpm_cosine.json")["loop_trace"].as_array().unwrap() {
+            let (index, expected) =
+                (point["index"].as_u64().unwrap() as usize, point["mean_square"].as_f64().unwrap());
+            assert!((seen[index] - expected).abs() <= 1e-6 * expected, "{index}: {} {expected}", seen[index]);
+        }
+        walk(Sampler::default(), Prediction::Velocity);
+        walk(Sampler::Ddim(0.0), Prediction::Noise);
+        walk(Sampler::Ddim(0.0), Prediction::Velocity);
+    }
+
+    /// With all its noise DDIM is ancestral sampling (Song et al. 2021, section 4.1).
+    #[test]
+    fn ddim_at_one_is_ancestral_sampling() {
+        let (golden, schedule) = golden();
+        let (x, noise, fresh) = (golden.f64s("step.x"), golden.f64s("step.eps"), golden.f64s("step.z"));
+        for (t, previous) in [(996, Some(992)), (500, Some(496)), (4, Some(0)), (0, None)] {
+            let ddpm = ancestral(t, previous, Variance::FixedSmall);
+            let ddim = Step { sampler: Sampler::Ddim(1.0), ..ddpm };
+            let expected = schedule.step(&ddpm, &x, &noise, &fresh);
+            let scale = expected.iter().fold(0.0_f64, |most, value| most.max(value.abs()));
+            assert_close(&schedule.step(&ddim, &x, &noise, &fresh), &expected, 1e-10 * scale, "step");
+        }
+    }
+
+    #[test]
+    fn velocity_and_noise_are_the_same_prediction() {
+        let (golden, schedule) = golden();
+        let (clean, noise) = (golden.f32s("q.x0"), golden.f32s("q.noise"));
+        for t in [0, 300, 999] {
+            let x = schedule.add_noise(&clean, &noise, t);
+            let velocity = schedule.velocity(&clean, &noise, t);
+            for index in 0..clean.len() {
+                let (x0, e) = schedule.resolve(
+                    f64::from(x[index]),
+                    f64::from(velocity[index]),
+                    t,
+                    Prediction::Velocity,
+                );
+                // Three values rounded to f32.
+                assert!(
+                    (x0 - f64::from(clean[index])).abs() < 1e-6 && (e - f64::from(noise[index])).abs() < 1e-6
+                );
+            }
+        }
+    }
+}

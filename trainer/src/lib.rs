@@ -3,6 +3,8 @@
 pub mod diffusion;
 #[cfg(test)]
 mod fixture;
+#[cfg(test)]
+mod golden;
 pub mod kernels;
 pub mod model;
 pub mod objective;
@@ -10,5 +12,7 @@ pub mod optimizer;
 pub mod patches;
 pub mod random;
 pub mod schedule;
+#[cfg(test)]
+mod sketch;
 pub mod stream;
 pub mod weights;

@@ -62,3 +62,25 @@ impl PatchGrid {
         latent
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::golden::Golden;
+
+    #[test]
+    fn order_equals_the_reference() {
+        let golden = Golden::open("patchify.safetensors");
+        for name in ["square", "wide"] {
+            let (shape, _) = golden.values(&format!("{name}.latent"));
+            let latent = golden.integers(&format!("{name}.latent"));
+            for patch in [1, 2, 4, 8] {
+                let grid = PatchGrid { channels: shape[0], height: shape[1], width: shape[2], patch };
+                let patches = grid.patchify(&latent);
+                assert_eq!(patches, golden.integers(&format!("{name}.tokens.p{patch}")), "{name} {patch}");
+                assert_eq!(patches.len(), grid.patches() * grid.numbers());
+                assert_eq!(grid.unpatchify(&patches), latent, "{name} {patch}");
+            }
+        }
+    }
+}

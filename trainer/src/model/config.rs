@@ -424,3 +424,59 @@ impl ModelPlan {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DATA: DataShape = DataShape { vocabulary: 500, image: Some(ImageShape { channels: 4, patch: 2 }) };
+
+    fn message(text: &str) -> String {
+        let config: ModelConfig = toml::from_str(text).unwrap();
+        config.plan(&DATA).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn derived_values_are_settled_and_written_out() {
+        let plan = ModelConfig::default().plan(&DATA).unwrap();
+        assert_eq!((plan.feed_forward(), plan.head_dim(), plan.vocabulary().boi()), (512, 64, 500));
+        let image = plan.image().unwrap();
+        assert_eq!((image.numbers(), image.time_width), (16, 16));
+        let text = toml::to_string(&plan.config()).unwrap();
+        let again = ModelPlan::from_resolved(&toml::from_str(&text).unwrap()).unwrap();
+        assert_eq!(again.config(), plan.config());
+        assert_eq!(again.parameters(), plan.parameters());
+    }
+
+    #[test]
+    fn a_dataset_without_images_has_no_image_ends() {
+        let data = DataShape { image: None, ..DATA };
+        assert_eq!(ModelConfig::default().plan(&data).unwrap().image(), None);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        assert_eq!(message("layers = 0"), "`model.layers` is `0`, expected at least 1");
+        assert_eq!(
+            message("width = 100"),
+            "`model.width` is `100`, expected a multiple of twice the heads, 6"
+        );
+        assert_eq!(
+            message("image.time-width = 8"),
+            "`model.image.time-width` is `8`, expected at least the 16 numbers of a patch"
+        );
+        assert_eq!(
+            message("norm-epsilon = nan"),
+            "`model.norm-epsilon` is `NaN`, expected a number that is not negative"
+        );
+        assert!(message("image.patch = 4").starts_with("`model.image.patch` is `4`, the dataset has `2`"));
+        assert!(message("vocabulary = 7").starts_with("`model.vocabulary` is `7`, the dataset has `500`"));
+    }
+
+    #[test]
+    fn unknown_keys_and_ends_are_refused() {
+        let error = |text: &str| toml::from_str::<ModelConfig>(text).unwrap_err().to_string();
+        assert!(error("depth = 3").contains("unknown field `depth`"));
+        assert!(error("image.end = 'unet'").contains("unknown variant `unet`, expected `linear`"));
+    }
+}

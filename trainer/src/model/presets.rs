@@ -34,3 +34,29 @@ pub fn presets() -> &'static [&'static str] {
 fn sized(layers: usize, width: usize, heads: usize) -> ModelConfig {
     ModelConfig { layers, width, heads, ..ModelConfig::default() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{golden::json, model::DataShape};
+
+    /// Llama's sizes with 32,000 ids; BOI, EOI and the image ends are counted apart.
+    #[test]
+    fn presets_have_the_papers_parameters() {
+        let sizes = json("scaling.json");
+        for (name, size) in sizes["sizes"].as_object().unwrap() {
+            let config = ModelConfig::preset(name).unwrap();
+            let plan = config.plan(&DataShape { vocabulary: 32_000, image: None }).unwrap();
+            assert_eq!(plan.parameters().transformer, size["parameters"].as_u64().unwrap(), "{name}");
+            assert_eq!(plan.feed_forward() as u64, size["ffn"].as_u64().unwrap(), "{name}");
+            assert_eq!(plan.head_dim() as u64, size["head_dim"].as_u64().unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn every_name_has_a_model_and_no_other() {
+        assert!(presets().iter().all(|name| ModelConfig::preset(name).is_some()));
+        assert_eq!(ModelConfig::preset("8B"), None);
+        assert_eq!(ModelConfig::preset("tiny"), Some(ModelConfig::default()));
+    }
+}

@@ -9,6 +9,8 @@ mod batch;
 mod config;
 mod losses;
 mod prepare;
+#[cfg(test)]
+mod tests;
 
 pub use batch::{Batch, LearnedImage};
 pub use config::{LossWeight, Objective, ObjectiveConfig, ObjectiveConfigError};

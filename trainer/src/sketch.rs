@@ -1,0 +1,138 @@
+//! Rows drawn up in a line, for tests.
+
+use half::f16;
+use proptest::prelude::*;
+use schemas::{Latent, Modality, Order, Provenance, Row, RowLayout, Span, Vocabulary};
+
+use crate::random::Stream;
+
+pub(crate) const VOCABULARY: Vocabulary = Vocabulary::text(20);
+pub(crate) const PATCH: u32 = 2;
+pub(crate) const CHANNELS: u16 = 3;
+const BOS: u32 = 1;
+const EOS: u32 = 2;
+
+/// A part of a document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Part {
+    /// So many tokens.
+    Text(u32),
+    /// An image of so many rows and columns of patches.
+    Image(u16, u16),
+    /// The same, context only.
+    Shown(u16, u16),
+}
+
+/// A row of `documents`, padded to `context`. Tokens and latents follow from `seed`.
+pub(crate) fn row(documents: &[(Order, Vec<Part>)], context: u32, seed: u64) -> Row {
+    let mut sketch = Sketch { stream: Stream::new(seed, "sketch", &[]), ..Sketch::default() };
+    documents.iter().for_each(|(order, parts)| sketch.document(*order, parts));
+    sketch.finish(context)
+}
+
+struct Sketch {
+    stream: Stream,
+    tokens: Vec<u32>,
+    spans: Vec<Span>,
+    images: Vec<Latent>,
+    sources: Vec<Provenance>,
+}
+
+impl Default for Sketch {
+    fn default() -> Self {
+        Self {
+            stream: Stream::new(0, "sketch", &[]),
+            tokens: Vec::new(),
+            spans: Vec::new(),
+            images: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+}
+
+impl Sketch {
+    fn document(&mut self, order: Order, parts: &[Part]) {
+        let row = self.sources.len() as u64;
+        self.sources.push(Provenance { source: 0, file: 0, row, id: None, first_token: 0, order });
+        self.text(&[BOS]);
+        for part in parts {
+            match *part {
+                Part::Text(count) => {
+                    let ids: Vec<u32> = (0..count).map(|_| 3 + self.stream.below(17)).collect();
+                    self.text(&ids);
+                }
+                Part::Image(rows, columns) => self.image(rows, columns, true),
+                Part::Shown(rows, columns) => self.image(rows, columns, false),
+            }
+        }
+        self.text(&[EOS]);
+    }
+
+    fn text(&mut self, ids: &[u32]) {
+        if ids.is_empty() {
+            return;
+        }
+        self.push(Modality::Text, ids, None, true);
+    }
+
+    fn image(&mut self, rows: u16, columns: u16, loss: bool) {
+        let image = self.images.len() as u32;
+        let (height, width) = (rows * PATCH as u16, columns * PATCH as u16);
+        let count = usize::from(CHANNELS) * usize::from(height) * usize::from(width);
+        let values = self.stream.normals(count).into_iter().map(f16::from_f32).collect();
+        self.images.push(Latent { channels: CHANNELS, height, width, moments: false, values });
+        self.text(&[VOCABULARY.boi()]);
+        let patches = vec![VOCABULARY.patch(); usize::from(rows) * usize::from(columns)];
+        self.push(Modality::Image, &patches, Some(image), loss);
+        self.text(&[VOCABULARY.eoi()]);
+    }
+
+    fn push(&mut self, modality: Modality, ids: &[u32], image: Option<u32>, loss: bool) {
+        let document = self.sources.len() as u32 - 1;
+        let (start, len) = (self.tokens.len() as u32, ids.len() as u32);
+        self.tokens.extend(ids);
+        match self.spans.last_mut() {
+            Some(last)
+                if last.modality == Modality::Text
+                    && modality == Modality::Text
+                    && last.document == document =>
+            {
+                last.len += len;
+            }
+            _ => self.spans.push(Span { document, start, len, modality, image, loss }),
+        }
+    }
+
+    fn finish(mut self, context: u32) -> Row {
+        let start = self.tokens.len() as u32;
+        if start < context {
+            let document = self.sources.len() as u32;
+            let len = context - start;
+            let modality = Modality::Padding;
+            self.spans.push(Span { document, start, len, modality, image: None, loss: false });
+            self.tokens.resize(context as usize, VOCABULARY.padding());
+        }
+        let layout = RowLayout { context, patch: PATCH, vocabulary: VOCABULARY };
+        Row::try_new(self.tokens, self.spans, self.images, self.sources, &layout).unwrap()
+    }
+}
+
+/// Rows of up to four documents of every shape, at most 160 positions long, padded to 170.
+pub(crate) fn any_row() -> impl Strategy<Value = Row> {
+    let side = || 1u16..4;
+    let text = (0u32..9).prop_map(Part::Text);
+    let part = prop_oneof![
+        text.clone(),
+        (side(), side()).prop_map(|(rows, columns)| Part::Image(rows, columns)),
+        (side(), side()).prop_map(|(rows, columns)| Part::Shown(rows, columns)),
+    ];
+    let document = prop_oneof![
+        text.clone().prop_map(|text| (Order::Neither, vec![text])),
+        (text.clone(), side())
+            .prop_map(|(text, side)| (Order::CaptionFirst, vec![text, Part::Image(side, 2)])),
+        (text, side()).prop_map(|(text, side)| (Order::ImageFirst, vec![Part::Image(side, 2), text])),
+        proptest::collection::vec(part, 0..4).prop_map(|parts| (Order::Neither, parts)),
+    ];
+    (proptest::collection::vec(document, 0..4), any::<u64>())
+        .prop_map(|(documents, seed)| row(&documents, 170, seed))
+}
