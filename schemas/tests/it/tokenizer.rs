@@ -1,0 +1,209 @@
+//! The tokenizer against the ids of Google's sentencepiece, and against itself word by word and as a whole.
+
+use kitoken::{Kitoken, SpecialTokenKind};
+use proptest::prelude::*;
+use schemas::{Markers, Tokenizer, TokenizerError};
+
+use crate::samples::sample_bytes;
+
+#[derive(serde::Deserialize)]
+struct Golden {
+    text: String,
+    ids: Vec<u32>,
+    ids_bos: Vec<u32>,
+    decoded: String,
+}
+
+fn golden(path: &str) -> Vec<Golden> {
+    let bytes = sample_bytes(path).expect("the golden file stands beside the model");
+    let text = String::from_utf8(bytes).expect("golden files are UTF-8");
+    let lines = text.lines().map(|line| serde_json::from_str(line).expect("a golden line"));
+    let cases: Vec<Golden> = lines.collect();
+    assert_eq!(cases.len(), 234);
+    cases
+}
+
+fn check(tokenizer: &Tokenizer, cases: &[Golden]) {
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (1, 2));
+    for case in cases {
+        let ids = tokenizer.encode(&case.text);
+        assert_eq!(ids, case.ids, "{:?}", case.text);
+        assert_eq!([&[tokenizer.bos()], &ids[..]].concat(), case.ids_bos);
+        assert_eq!(tokenizer.decode(&case.ids_bos), case.decoded, "{:?}", case.text);
+        assert_eq!(tokenizer.encode(&case.text), case.ids, "a second time, {:?}", case.text);
+    }
+}
+
+#[test]
+fn llama_ids_are_those_of_sentencepiece() {
+    let Some(model) = sample_bytes("tokenizer/llama2-tokenizer.model") else { return };
+    let tokenizer = Tokenizer::from_bytes(&model).unwrap();
+    assert_eq!((tokenizer.vocabulary_size(), tokenizer.file_name()), (32_000, "tokenizer.model"));
+    assert_eq!(["▁▁", "▁t", "▁", "给"], [259, 260, 29_871, 31_999].map(|id| tokenizer.piece(id)).each_ref().map(String::as_str));
+    check(&tokenizer, &golden("tokenizer/tokenizer-golden.jsonl"));
+}
+
+#[test]
+fn mistral_ids_are_those_of_sentencepiece() {
+    let Some(model) = sample_bytes("tokenizer/mistral-v1-tokenizer.model") else { return };
+    let tokenizer = Tokenizer::from_bytes(&model).unwrap();
+    assert_eq!(tokenizer.vocabulary_size(), 32_000);
+    check(&tokenizer, &golden("tokenizer/tokenizer-golden-mistral-v1.jsonl"));
+}
+
+#[test]
+fn the_json_form_gives_the_same_ids_and_takes_no_marker_from_a_text() {
+    let Some(json) = sample_bytes("tokenizer/llama2-tokenizer.json") else { return };
+    let tokenizer = Tokenizer::from_bytes(&json).unwrap();
+    assert_eq!(tokenizer.file_name(), "tokenizer.json");
+    // The file adds three pieces of its owner's to the 32,000.
+    assert_eq!(tokenizer.vocabulary_size(), 32_003);
+    check(&tokenizer, &golden("tokenizer/tokenizer-golden.jsonl"));
+    assert!(tokenizer.encode("mail |||EMAIL_ADDRESS||| here").contains(&32_000));
+}
+
+/// The ids of kitoken on the whole text at once, which the notes of its authors and ours compare with Google's.
+fn whole(kitoken: &Kitoken, text: &str) -> Vec<u32> {
+    kitoken.encode(text, &[SpecialTokenKind::Priority][..]).unwrap()
+}
+
+#[test]
+fn words_change_no_id_on_real_text() {
+    for model in ["tokenizer/llama2-tokenizer.model", "tokenizer/mistral-v1-tokenizer.model"] {
+        let Some(bytes) = sample_bytes(model) else { return };
+        let (tokenizer, kitoken) = (Tokenizer::from_bytes(&bytes).unwrap(), Kitoken::from_slice(&bytes).unwrap());
+        for path in ["text/multilingual.jsonl", "text/tinyshakespeare.txt", "text/wikitext2-test.txt", "text/cc_en_head-0091.jsonl"] {
+            let text = String::from_utf8(sample_bytes(path).unwrap()).unwrap();
+            assert_eq!(tokenizer.encode(&text), whole(&kitoken, &text), "{model} on {path}");
+            // The same without a space: long words are cut elsewhere.
+            let dense = text.replace([' ', '▁'], "");
+            assert_eq!(tokenizer.encode(&dense), whole(&kitoken, &dense), "{model} on {path} without spaces");
+        }
+    }
+}
+
+/// The wire format of protocol buffers, as far as a model needs it.
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 0x80 {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
+}
+
+fn number(field: u64, value: i64) -> Vec<u8> {
+    [varint(field << 3), varint(value as u64)].concat()
+}
+
+fn bytes(field: u64, value: &[u8]) -> Vec<u8> {
+    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+}
+
+const NORMAL: i64 = 1;
+const UNKNOWN: i64 = 2;
+const CONTROL: i64 = 3;
+const BYTE: i64 = 6;
+
+fn piece(text: &str, score: f32, kind: i64) -> Vec<u8> {
+    let score = [varint(2 << 3 | 5), score.to_le_bytes().to_vec()].concat();
+    bytes(1, &[bytes(1, text.as_bytes()), score, number(3, kind)].concat())
+}
+
+/// A small model of Llama's kind: markers, 256 bytes, merges in the order given, letters.
+fn small_model(merges: &[&str], bos: i64, eos: i64) -> Vec<u8> {
+    let mut model = Vec::new();
+    model.extend([("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)].map(|(text, kind)| piece(text, 0.0, kind)));
+    model.extend((0..256).map(|byte| piece(&format!("<0x{byte:02X}>"), 0.0, BYTE)));
+    model.extend(merges.iter().enumerate().map(|(rank, text)| piece(text, -(rank as f32), NORMAL)));
+    model.extend(["▁", "a", "b", "c", "é", "給"].map(|text| piece(text, -1e6, NORMAL)));
+    // Model type BPE, byte fallback, BOS, EOS; then the identity with a space before the text.
+    model.push(bytes(2, &[number(3, 2), number(35, 1), number(41, bos), number(42, eos)].concat()));
+    model.push(bytes(3, &[bytes(1, b"identity"), number(3, 1), number(4, 0)].concat()));
+    model.concat()
+}
+
+const MERGES: [&str; 9] = ["▁a", "ab", "▁ab", "ca", "bc", "▁▁", "abc", "▁abc", "éa"];
+
+#[test]
+fn a_small_model_encodes_as_expected() {
+    let tokenizer = Tokenizer::from_bytes(&small_model(&MERGES, 1, 2)).unwrap();
+    let pieces = |text: &str| tokenizer.encode(text).into_iter().map(|id| tokenizer.piece(id)).collect::<Vec<_>>();
+    assert_eq!(pieces("ab abc"), ["▁ab", "▁abc"]);
+    assert_eq!(pieces("  éa\n"), ["▁▁", "▁", "éa", "<0x0A>"]);
+    assert_eq!(pieces("</s>"), ["▁", "<0x3C>", "<0x2F>", "<0x73>", "<0x3E>"]);
+    assert!(tokenizer.encode("").is_empty());
+    assert_eq!((tokenizer.bos(), tokenizer.eos(), tokenizer.vocabulary_size()), (1, 2, 259 + 9 + 6));
+}
+
+#[test]
+fn ids_that_are_no_text_give_none() {
+    let tokenizer = Tokenizer::from_bytes(&small_model(&MERGES, 1, 2)).unwrap();
+    let mut ids = vec![1];
+    ids.extend(tokenizer.encode("ab é"));
+    ids.extend([2, 0, 274, 277, u32::MAX]);
+    assert_eq!(tokenizer.decode(&ids), "ab é");
+    assert_eq!((tokenizer.piece(2).as_str(), tokenizer.piece(9999).as_str()), ("</s>", "<9999>"));
+}
+
+#[test]
+fn bos_and_eos_must_be_in_the_vocabulary() {
+    let model = small_model(&MERGES, 1, 2);
+    let markers = Markers { bos: None, eos: Some("<|endoftext|>".to_owned()) };
+    let error = Tokenizer::with_markers(&model, &markers).unwrap_err();
+    assert_eq!(error.to_string(), "tokenizer has no piece `<|endoftext|>`, which the configuration names as EOS");
+    let swapped = Markers { bos: Some("</s>".to_owned()), eos: Some("<s>".to_owned()) };
+    let tokenizer = Tokenizer::with_markers(&model, &swapped).unwrap();
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (2, 1));
+    let none = small_model(&MERGES, 1, -1);
+    assert!(matches!(Tokenizer::from_bytes(&none), Err(TokenizerError::NoMarker { marker: "EOS" })));
+    let outside = small_model(&MERGES, 100_000, 2);
+    assert!(matches!(Tokenizer::from_bytes(&outside), Err(TokenizerError::NoMarker { marker: "BOS" })));
+}
+
+#[test]
+fn what_is_no_tokenizer_is_refused() {
+    let broken: [&[u8]; 6] = [b"", b"{}", b"{\"model\": {\"vocab\": {}}}", b"hello", b"\x0a\xff\xff", b"[1, 2]"];
+    for bytes in broken {
+        let error = Tokenizer::from_bytes(bytes).unwrap_err();
+        assert!(matches!(error, TokenizerError::Format { .. } | TokenizerError::NoMarker { .. }), "{error:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn words_change_no_id(text in "[abcé給▁ \n<>/s]{0,80}") {
+        let model = small_model(&MERGES, 1, 2);
+        let kitoken = Kitoken::from_slice(&model).unwrap();
+        let tokenizer = Tokenizer::from_bytes(&model).unwrap();
+        let ids = tokenizer.encode(&text);
+        prop_assert_eq!(&ids, &whole(&kitoken, &text));
+        prop_assert_eq!(tokenizer.decode(&ids), text.replace('▁', " "));
+        prop_assert!(ids.iter().all(|&id| id > 2));
+    }
+
+    #[test]
+    fn long_words_change_no_id(letters in prop::collection::vec("[abcé給]{1,9}", 200..400)) {
+        let model = small_model(&MERGES, 1, 2);
+        let kitoken = Kitoken::from_slice(&model).unwrap();
+        let text = letters.concat();
+        prop_assert_eq!(Tokenizer::from_bytes(&model).unwrap().encode(&text), whole(&kitoken, &text));
+    }
+
+    #[test]
+    fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _ = Tokenizer::from_bytes(&bytes);
+    }
+
+    #[test]
+    fn no_damaged_model_panics(at in 0usize..3000, value in any::<u8>()) {
+        let mut model = small_model(&MERGES, 1, 2);
+        if let Some(byte) = model.get_mut(at) {
+            *byte = value;
+        }
+        if let Ok(tokenizer) = Tokenizer::from_bytes(&model) {
+            tokenizer.decode(&tokenizer.encode("ab abc é\u{0}"));
+        }
+    }
+}
