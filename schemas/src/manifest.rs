@@ -251,6 +251,12 @@ pub enum ManifestError {
         /// The version found.
         found: u64,
     },
+    /// A context, patch size or vocabulary that no row can have.
+    #[error("manifest has {layout:?}, which is no layout of rows")]
+    Layout {
+        /// What it has.
+        layout: RowLayout,
+    },
     /// A feature that this program does not know.
     #[error("dataset requires the feature `{feature}`, which this program does not know")]
     Feature {
@@ -294,6 +300,9 @@ impl Manifest {
             return Err(ManifestError::Version { found: version });
         }
         let manifest: Self = serde_json::from_value(value)?;
+        if !manifest.layout().is_possible() {
+            return Err(ManifestError::Layout { layout: manifest.layout() });
+        }
         match manifest.features.iter().find(|feature| !KNOWN_FEATURES.contains(&feature.as_str())) {
             Some(feature) => Err(ManifestError::Feature { feature: feature.clone() }),
             None => Ok((manifest, expected)),

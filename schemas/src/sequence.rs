@@ -109,6 +109,17 @@ pub struct RowLayout {
     pub vocabulary: Vocabulary,
 }
 
+impl RowLayout {
+    /// Whether rows of this layout can exist: neither context nor patch is 0, and all lengths and ids are in reach of
+    /// Arrow's 32-bit numbers.
+    pub fn is_possible(&self) -> bool {
+        const MOST: u32 = i32::MAX as u32;
+        let Vocabulary { size, codes } = self.vocabulary;
+        let ids = size.checked_add(codes).and_then(|ids| ids.checked_add(4));
+        (1..=MOST).contains(&self.context) && self.patch > 0 && ids.is_some_and(|ids| ids <= MOST)
+    }
+}
+
 /// One training sequence of `context` positions. Valid by construction.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {

@@ -4,6 +4,8 @@
 //! body buffers are aligned to 64 bytes, so an uncompressed shard is used straight from a memory map: opening one
 //! reads the footer, reading a row touches only that row's batch. There are no dictionary columns.
 
+mod check;
+
 use std::io::Write;
 use std::sync::Arc;
 
@@ -11,7 +13,6 @@ use arrow::array::RecordBatch;
 use arrow::buffer::Buffer;
 use arrow::datatypes::SchemaRef;
 use arrow::error::ArrowError;
-use arrow::ipc::convert::fb_to_schema;
 use arrow::ipc::reader::{FileDecoder, read_footer_length};
 use arrow::ipc::writer::{FileWriter, IpcWriteOptions};
 use arrow::ipc::{Block, CompressionType, MetadataVersion, root_as_footer};
@@ -177,6 +178,7 @@ impl<W: Write> ShardWriter<W> {
 pub struct Shard {
     bytes: Buffer,
     decoder: FileDecoder,
+    schema: SchemaRef,
     blocks: Vec<Block>,
     metadata: ShardMetadata,
 }
@@ -207,12 +209,13 @@ impl Shard {
             .checked_sub(footer_bytes)
             .ok_or_else(|| damaged("footer is longer than the file"))?;
         let footer = root_as_footer(&bytes[start..trailer_start]).map_err(damaged)?;
-        let schema =
-            Arc::new(fb_to_schema(footer.schema().ok_or_else(|| damaged("footer without a schema"))?));
-        let metadata = read_metadata(&schema)?;
+        let found = footer.schema().ok_or_else(|| damaged("footer without a schema"))?;
+        let metadata = read_metadata(&found)?;
+        let schema = Arc::new(shard_schema(&metadata.layout()));
+        check::schema(&found, &schema).map_err(damaged)?;
         let blocks: Vec<Block> = footer.recordBatches().iter().flatten().copied().collect();
-        let decoder = FileDecoder::new(schema, footer.version());
-        let shard = Self { bytes, decoder, blocks, metadata };
+        let decoder = FileDecoder::new(schema.clone(), footer.version());
+        let shard = Self { bytes, decoder, schema, blocks, metadata };
         shard.check_blocks()?;
         Ok(shard)
     }
@@ -237,6 +240,8 @@ impl Shard {
             self.blocks.get(index).ok_or(ShardError::NoBatch { index, batches: self.blocks.len() })?;
         let (start, len) = block_range(block).ok_or_else(|| damaged("a block with a negative range"))?;
         let data = self.bytes.slice_with_length(start, len);
+        let inside = |what: String| damaged(format!("block {index}: {what}"));
+        check::batch(&data, block.metaDataLength() as usize, &self.schema).map_err(inside)?;
         let batch = self.decoder.read_record_batch(block, &data)?;
         batch.ok_or_else(|| damaged(format!("block {index} is empty")))
     }
@@ -271,14 +276,20 @@ fn block_range(block: &Block) -> Option<(usize, usize)> {
     Some((start, len))
 }
 
-fn read_metadata(schema: &SchemaRef) -> Result<ShardMetadata, ShardError> {
+fn read_metadata(schema: &arrow::ipc::Schema<'_>) -> Result<ShardMetadata, ShardError> {
     let wrong = |what: String| ShardError::Metadata { what };
-    let json = schema.metadata().get(METADATA_KEY).ok_or_else(|| wrong("key is absent".to_owned()))?;
+    let mut pairs = schema.custom_metadata().into_iter().flatten();
+    let pair = pairs.find(|pair| pair.key() == Some(METADATA_KEY));
+    let json = pair.and_then(|pair| pair.value()).ok_or_else(|| wrong("key is absent".to_owned()))?;
     let value: serde_json::Value = serde_json::from_str(json).map_err(|error| wrong(error.to_string()))?;
     let format = value.get("format").and_then(serde_json::Value::as_u64);
-    match format.and_then(|format| u32::try_from(format).ok()) {
-        Some(found) if found > FORMAT_VERSION => Err(ShardError::Version { found }),
-        Some(_) => serde_json::from_value(value).map_err(|error| wrong(error.to_string())),
-        None => Err(wrong("no format version".to_owned())),
+    let metadata: ShardMetadata = match format.and_then(|format| u32::try_from(format).ok()) {
+        Some(found) if found > FORMAT_VERSION => return Err(ShardError::Version { found }),
+        Some(_) => serde_json::from_value(value).map_err(|error| wrong(error.to_string()))?,
+        None => return Err(wrong("no format version".to_owned())),
+    };
+    if metadata.layout().is_possible() {
+        return Ok(metadata);
     }
+    Err(wrong(format!("{:?} is no layout of rows", metadata.layout())))
 }

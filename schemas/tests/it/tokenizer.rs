@@ -1,5 +1,7 @@
 //! The tokenizer against the ids of Google's sentencepiece, and against itself word by word and as a whole.
 
+use std::sync::LazyLock;
+
 use kitoken::{Kitoken, SpecialTokenKind};
 use proptest::prelude::*;
 use schemas::{Markers, Tokenizer, TokenizerError};
@@ -39,7 +41,10 @@ fn llama_ids_are_those_of_sentencepiece() {
     let Some(model) = sample_bytes("tokenizer/llama2-tokenizer.model") else { return };
     let tokenizer = Tokenizer::from_bytes(&model).unwrap();
     assert_eq!((tokenizer.vocabulary_size(), tokenizer.file_name()), (32_000, "tokenizer.model"));
-    assert_eq!(["▁▁", "▁t", "▁", "给"], [259, 260, 29_871, 31_999].map(|id| tokenizer.piece(id)).each_ref().map(String::as_str));
+    assert_eq!(
+        ["▁▁", "▁t", "▁", "给"],
+        [259, 260, 29_871, 31_999].map(|id| tokenizer.piece(id)).each_ref().map(String::as_str)
+    );
     check(&tokenizer, &golden("tokenizer/tokenizer-golden.jsonl"));
 }
 
@@ -71,8 +76,14 @@ fn whole(kitoken: &Kitoken, text: &str) -> Vec<u32> {
 fn words_change_no_id_on_real_text() {
     for model in ["tokenizer/llama2-tokenizer.model", "tokenizer/mistral-v1-tokenizer.model"] {
         let Some(bytes) = sample_bytes(model) else { return };
-        let (tokenizer, kitoken) = (Tokenizer::from_bytes(&bytes).unwrap(), Kitoken::from_slice(&bytes).unwrap());
-        for path in ["text/multilingual.jsonl", "text/tinyshakespeare.txt", "text/wikitext2-test.txt", "text/cc_en_head-0091.jsonl"] {
+        let (tokenizer, kitoken) =
+            (Tokenizer::from_bytes(&bytes).unwrap(), Kitoken::from_slice(&bytes).unwrap());
+        for path in [
+            "text/multilingual.jsonl",
+            "text/tinyshakespeare.txt",
+            "text/wikitext2-test.txt",
+            "text/cc_en_head-0091.jsonl",
+        ] {
             let text = String::from_utf8(sample_bytes(path).unwrap()).unwrap();
             assert_eq!(tokenizer.encode(&text), whole(&kitoken, &text), "{model} on {path}");
             // The same without a space: long words are cut elsewhere.
@@ -114,7 +125,9 @@ fn piece(text: &str, score: f32, kind: i64) -> Vec<u8> {
 /// A small model of Llama's kind: markers, 256 bytes, merges in the order given, letters.
 fn small_model(merges: &[&str], bos: i64, eos: i64) -> Vec<u8> {
     let mut model = Vec::new();
-    model.extend([("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)].map(|(text, kind)| piece(text, 0.0, kind)));
+    model.extend(
+        [("<unk>", UNKNOWN), ("<s>", CONTROL), ("</s>", CONTROL)].map(|(text, kind)| piece(text, 0.0, kind)),
+    );
     model.extend((0..256).map(|byte| piece(&format!("<0x{byte:02X}>"), 0.0, BYTE)));
     model.extend(merges.iter().enumerate().map(|(rank, text)| piece(text, -(rank as f32), NORMAL)));
     model.extend(["▁", "a", "b", "c", "é", "給"].map(|text| piece(text, -1e6, NORMAL)));
@@ -129,7 +142,8 @@ const MERGES: [&str; 9] = ["▁a", "ab", "▁ab", "ca", "bc", "▁▁", "abc", "
 #[test]
 fn a_small_model_encodes_as_expected() {
     let tokenizer = Tokenizer::from_bytes(&small_model(&MERGES, 1, 2)).unwrap();
-    let pieces = |text: &str| tokenizer.encode(text).into_iter().map(|id| tokenizer.piece(id)).collect::<Vec<_>>();
+    let pieces =
+        |text: &str| tokenizer.encode(text).into_iter().map(|id| tokenizer.piece(id)).collect::<Vec<_>>();
     assert_eq!(pieces("ab abc"), ["▁ab", "▁abc"]);
     assert_eq!(pieces("  éa\n"), ["▁▁", "▁", "éa", "<0x0A>"]);
     assert_eq!(pieces("</s>"), ["▁", "<0x3C>", "<0x2F>", "<0x73>", "<0x3E>"]);
@@ -152,7 +166,10 @@ fn bos_and_eos_must_be_in_the_vocabulary() {
     let model = small_model(&MERGES, 1, 2);
     let markers = Markers { bos: None, eos: Some("<|endoftext|>".to_owned()) };
     let error = Tokenizer::with_markers(&model, &markers).unwrap_err();
-    assert_eq!(error.to_string(), "tokenizer has no piece `<|endoftext|>`, which the configuration names as EOS");
+    assert_eq!(
+        error.to_string(),
+        "tokenizer has no piece `<|endoftext|>`, which the configuration names as EOS"
+    );
     let swapped = Markers { bos: Some("</s>".to_owned()), eos: Some("<s>".to_owned()) };
     let tokenizer = Tokenizer::with_markers(&model, &swapped).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (2, 1));
@@ -164,31 +181,37 @@ fn bos_and_eos_must_be_in_the_vocabulary() {
 
 #[test]
 fn what_is_no_tokenizer_is_refused() {
-    let broken: [&[u8]; 6] = [b"", b"{}", b"{\"model\": {\"vocab\": {}}}", b"hello", b"\x0a\xff\xff", b"[1, 2]"];
+    let broken: [&[u8]; 6] =
+        [b"", b"{}", b"{\"model\": {\"vocab\": {}}}", b"hello", b"\x0a\xff\xff", b"[1, 2]"];
     for bytes in broken {
         let error = Tokenizer::from_bytes(bytes).unwrap_err();
-        assert!(matches!(error, TokenizerError::Format { .. } | TokenizerError::NoMarker { .. }), "{error:?}");
+        assert!(
+            matches!(error, TokenizerError::Format { .. } | TokenizerError::NoMarker { .. }),
+            "{error:?}"
+        );
     }
 }
+
+static SMALL: LazyLock<(Tokenizer, Kitoken)> = LazyLock::new(|| {
+    let model = small_model(&MERGES, 1, 2);
+    (Tokenizer::from_bytes(&model).unwrap(), Kitoken::from_slice(&model).unwrap())
+});
 
 proptest! {
     #[test]
     fn words_change_no_id(text in "[abcé給▁ \n<>/s]{0,80}") {
-        let model = small_model(&MERGES, 1, 2);
-        let kitoken = Kitoken::from_slice(&model).unwrap();
-        let tokenizer = Tokenizer::from_bytes(&model).unwrap();
+        let (tokenizer, kitoken) = &*SMALL;
         let ids = tokenizer.encode(&text);
-        prop_assert_eq!(&ids, &whole(&kitoken, &text));
+        prop_assert_eq!(&ids, &whole(kitoken, &text));
         prop_assert_eq!(tokenizer.decode(&ids), text.replace('▁', " "));
         prop_assert!(ids.iter().all(|&id| id > 2));
     }
 
     #[test]
     fn long_words_change_no_id(letters in prop::collection::vec("[abcé給]{1,9}", 200..400)) {
-        let model = small_model(&MERGES, 1, 2);
-        let kitoken = Kitoken::from_slice(&model).unwrap();
+        let (tokenizer, kitoken) = &*SMALL;
         let text = letters.concat();
-        prop_assert_eq!(Tokenizer::from_bytes(&model).unwrap().encode(&text), whole(&kitoken, &text));
+        prop_assert_eq!(tokenizer.encode(&text), whole(kitoken, &text));
     }
 
     #[test]
