@@ -1,5 +1,8 @@
 //! Packed shards to weights, samples and scores, with Burn.
 
+pub mod checkpoint;
+pub mod config;
+pub mod device;
 pub mod diffusion;
 #[cfg(test)]
 mod fixture;
@@ -11,6 +14,7 @@ pub mod objective;
 pub mod optimizer;
 pub mod patches;
 pub mod random;
+pub mod run;
 pub mod schedule;
 #[cfg(test)]
 mod sketch;

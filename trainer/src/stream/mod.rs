@@ -88,16 +88,30 @@ impl Default for StreamSettings {
 pub struct StreamRow {
     /// The row.
     pub row: Row,
+    /// Where it came from.
+    pub origin: RowOrigin,
+}
+
+impl StreamRow {
+    /// Row and origin apart.
+    pub fn split(self) -> (Row, RowOrigin) {
+        (self.row, self.origin)
+    }
+}
+
+/// Where a row came from.
+#[derive(Clone, Debug)]
+pub struct RowOrigin {
     /// Index of its dataset in the mix.
     pub dataset: usize,
     shard: Arc<Shard>,
 }
 
-impl StreamRow {
-    /// The documents of the row as `(source, file, row of the file)`.
-    pub fn provenance(&self) -> impl Iterator<Item = (&str, &str, u64)> {
+impl RowOrigin {
+    /// The documents of `row`, the row of this origin, as `(source, file, row of the file)`.
+    pub fn documents<'a>(&'a self, row: &'a Row) -> impl Iterator<Item = (&'a str, &'a str, u64)> {
         let metadata = self.shard.metadata();
-        self.row.sources().iter().map(move |document| {
+        row.sources().iter().map(move |document| {
             let source = metadata.sources.get(usize::from(document.source)).map_or("?", String::as_str);
             let file = metadata.files.get(document.file as usize).map_or("?", String::as_str);
             (source, file, document.row)
@@ -156,7 +170,7 @@ impl Stream {
         let dataset =
             behind.ok_or_else(|| StreamError::Cursor { what: "there are no datasets".to_owned() })?;
         let (row, shard) = self.parts[dataset].next()?;
-        Ok(StreamRow { row, dataset, shard })
+        Ok(StreamRow { row, origin: RowOrigin { dataset, shard } })
     }
 
     /// The next `count` rows.

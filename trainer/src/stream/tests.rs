@@ -37,11 +37,17 @@ fn whole(location: &Location) -> Ingredient {
 
 fn take(stream: &mut Stream, count: usize) -> Vec<(usize, u64)> {
     let rows = stream.next_rows(count).unwrap();
-    rows.iter().map(|row| (row.dataset, row.row.sources()[0].row)).collect()
+    rows.iter().map(|row| (row.origin.dataset, row.row.sources()[0].row)).collect()
 }
 
 fn read(ingredients: &[Ingredient], settings: &StreamSettings, count: usize) -> Vec<(usize, u64)> {
     take(&mut Stream::open(ingredients, settings, None).unwrap(), count)
+}
+
+/// Puts another file in the place of one. Never written in place: a reader may still have the old one mapped.
+fn replace(path: &Path, bytes: &[u8]) {
+    std::fs::remove_file(path).unwrap();
+    std::fs::write(path, bytes).unwrap();
 }
 
 /// The same files in an object store, below `data set/`.
@@ -102,8 +108,8 @@ fn datasets_are_mixed_by_positions() {
         |source: &str, weight| Ingredient { source: Some(source.to_owned()), weight, ..whole(&location) };
     let mut stream = Stream::open(&[of("texts", 1.0), of("pairs", 3.0)], &settings(2, 8), None).unwrap();
     for row in stream.next_rows(400).unwrap() {
-        let source = row.provenance().next().unwrap().0.to_owned();
-        assert_eq!(source, ["texts", "pairs"][row.dataset]);
+        let source = row.origin.documents(&row.row).next().unwrap().0.to_owned();
+        assert_eq!(source, ["texts", "pairs"][row.origin.dataset]);
     }
     let given: Vec<_> = stream.cursor().datasets.iter().map(|dataset| dataset.positions as f64).collect();
     // No more than a row of difference.
@@ -135,13 +141,13 @@ fn damage_on_disk_names_shard_and_both_checksums() {
     let path = folder.path().join(&manifest.shards[0].path);
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[1000] ^= 1;
-    std::fs::write(&path, &bytes).unwrap();
+    replace(&path, &bytes);
     let data = [whole(&Location::folder(folder.path()).unwrap())];
     let error = Stream::open(&data, &settings(2, 8), None).unwrap().next_row().unwrap_err().to_string();
     for part in [&manifest.shards[0].path, &manifest.shards[0].checksum, &schemas::content_hash(&bytes)] {
         assert!(error.contains(part.as_str()), "{error}");
     }
-    std::fs::write(&path, &bytes[..5000]).unwrap();
+    replace(&path, &bytes[..5000]);
     assert!(Stream::open(&data, &settings(1, 8), None).unwrap().next_row().is_err());
     std::fs::remove_file(&path).unwrap();
     let error = Stream::open(&data, &settings(1, 8), None).unwrap().next_row().unwrap_err();
@@ -158,7 +164,7 @@ fn a_damaged_copy_in_the_cache_is_fetched_again() {
     let copy = cache.path().join(&manifest.shards[0].checksum);
     let mut bytes = std::fs::read(&copy).unwrap();
     bytes[1000] ^= 1;
-    std::fs::write(&copy, &bytes).unwrap();
+    replace(&copy, &bytes);
     assert_eq!(read(&[whole(&location)], &settings, 80), rows);
     assert_eq!(schemas::content_hash(&std::fs::read(&copy).unwrap()), manifest.shards[0].checksum);
 }

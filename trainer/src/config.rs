@@ -1,0 +1,493 @@
+//! The configuration of `transfusion train`: what a person writes, and how what is left out is settled.
+
+use std::path::PathBuf;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::model::{ModelConfig, presets};
+use crate::objective::ObjectiveConfig;
+use crate::optimizer::OptimizerConfig;
+use crate::schedule::ScheduleConfig;
+use crate::stream::{Retry, Shuffle, StreamSettings};
+
+/// A training config. The defaults are the paper's where it has any.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Folder of the run: checkpoints, log, resolved config.
+    pub run: PathBuf,
+    /// Updates of the whole run.
+    pub steps: u64,
+    /// Rows an update.
+    pub batch: usize,
+    /// Rows a forward and backward pass; `batch` if not set. Less takes less memory for the same update.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub micro_batch: Option<usize>,
+    /// Weight of the diffusion loss beside the next-token loss (paper, equation 4).
+    pub lambda: f64,
+    /// Seed of initial weights, order of rows, timesteps, noise and caption dropout.
+    pub seed: u64,
+    /// What is learned.
+    pub objective: ObjectiveKind,
+    /// The device that computes.
+    pub device: String,
+    /// Decay of a moving average of the weights; none is kept if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ema: Option<f64>,
+    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub codec: Option<PathBuf>,
+    /// The model: a preset's name or a table.
+    pub model: ModelChoice,
+    /// The datasets.
+    pub data: Vec<DataConfig>,
+    /// AdamW.
+    pub optimizer: OptimizerConfig,
+    /// The learning rate.
+    pub schedule: ScheduleConfig,
+    /// The diffusion objective.
+    pub diffusion: ObjectiveConfig,
+    /// When the state is saved.
+    pub checkpoint: CheckpointConfig,
+    /// How rows are read.
+    pub stream: StreamConfig,
+    /// What is sampled on the way.
+    pub sample: SampleConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            run: PathBuf::from("runs/train"),
+            steps: 1000,
+            batch: 32,
+            micro_batch: None,
+            lambda: 5.0,
+            seed: 0,
+            objective: ObjectiveKind::Transfusion,
+            device: "cpu".to_owned(),
+            ema: None,
+            codec: None,
+            model: ModelChoice::default(),
+            data: Vec::new(),
+            optimizer: OptimizerConfig::default(),
+            schedule: ScheduleConfig::default(),
+            diffusion: ObjectiveConfig::default(),
+            checkpoint: CheckpointConfig::default(),
+            stream: StreamConfig::default(),
+            sample: SampleConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// What is learned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveKind {
+    /// Next tokens of text and the noise of images, as in the paper.
+    #[default]
+    Transfusion,
+}
+
+/// The model: a preset's name or a table. A file's name is for the caller to resolve.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ModelChoice {
+    /// A built-in model.
+    Preset(String),
+    /// All of its settings.
+    Table(Box<ModelConfig>),
+}
+
+impl Default for ModelChoice {
+    fn default() -> Self {
+        Self::Preset("tiny".to_owned())
+    }
+}
+
+impl<'de> Deserialize<'de> for ModelChoice {
+    /// By hand, because serde's untagged enums hide which key is wrong.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Choice;
+        impl<'de> Visitor<'de> for Choice {
+            type Value = ModelChoice;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("the name of a model or a table")
+            }
+
+            fn visit_str<E>(self, name: &str) -> Result<ModelChoice, E> {
+                Ok(ModelChoice::Preset(name.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<ModelChoice, A::Error> {
+                let table = ModelConfig::deserialize(MapAccessDeserializer::new(map))?;
+                Ok(ModelChoice::Table(Box::new(table)))
+            }
+        }
+        deserializer.deserialize_any(Choice)
+    }
+}
+
+impl ModelChoice {
+    /// The settings.
+    ///
+    /// # Errors
+    ///
+    /// If no preset has the name.
+    pub fn config(&self) -> Result<ModelConfig, ConfigError> {
+        match self {
+            Self::Table(config) => Ok((**config).clone()),
+            Self::Preset(name) => ModelConfig::preset(name).ok_or_else(|| {
+                let known = presets().iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                ConfigError::new("model", name, &format!("one of {known}, a table, or a file"))
+            }),
+        }
+    }
+}
+
+/// One `[[data]]` table.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct DataConfig {
+    /// The dataset.
+    pub uri: String,
+    /// Only the rows of this source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Share of the positions, relative to the other tables.
+    pub weight: f64,
+}
+
+impl Default for DataConfig {
+    fn default() -> Self {
+        Self { uri: String::new(), source: None, weight: 1.0 }
+    }
+}
+
+/// The `[checkpoint]` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct CheckpointConfig {
+    /// Steps from one checkpoint to the next. The last step always has one.
+    pub every: u64,
+    /// How many of the newest are kept, beside the best.
+    pub keep: usize,
+}
+
+impl Default for CheckpointConfig {
+    fn default() -> Self {
+        Self { every: 500, keep: 3 }
+    }
+}
+
+/// The `[stream]` table. Only the two `shuffle` keys decide which rows come when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct StreamConfig {
+    /// Reading threads a dataset.
+    pub readers: usize,
+    /// Rows held ready a dataset.
+    pub prefetch_rows: usize,
+    /// Shards whose blocks of 64 rows are shuffled together.
+    pub shuffle_shards: usize,
+    /// Blocks whose rows are shuffled together.
+    pub shuffle_blocks: usize,
+    /// Folder for copies of remote shards; `cache` in the run's folder if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cache: Option<PathBuf>,
+    /// Bytes that folder may hold.
+    pub cache_bytes: u64,
+}
+
+impl Default for StreamConfig {
+    fn default() -> Self {
+        let settings = StreamSettings::default();
+        Self {
+            readers: settings.readers,
+            prefetch_rows: settings.prefetch_rows,
+            shuffle_shards: settings.shuffle.shards,
+            shuffle_blocks: settings.shuffle.blocks,
+            cache: None,
+            cache_bytes: settings.cache_bytes,
+        }
+    }
+}
+
+/// The `[sample]` table: samples that the caller draws while the run goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct SampleConfig {
+    /// Steps from one look to the next; 0 for none.
+    pub every: u64,
+    /// Captions to draw pictures for.
+    pub prompts: Vec<String>,
+    /// Denoising steps of a picture.
+    pub steps: u32,
+    /// Guidance of a picture.
+    pub guidance: f64,
+}
+
+impl Default for SampleConfig {
+    fn default() -> Self {
+        Self { every: 0, prompts: Vec::new(), steps: 50, guidance: 3.0 }
+    }
+}
+
+/// The `[log]` table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// Steps from one line of `log.jsonl` to the next.
+    pub every: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { every: 1 }
+    }
+}
+
+/// A value that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{key}` is `{found}`, expected {expected}")]
+pub struct ConfigError {
+    /// The key, with the tables around it.
+    pub key: String,
+    /// Its value.
+    pub found: String,
+    /// What it must be.
+    pub expected: String,
+}
+
+impl ConfigError {
+    fn new(key: &str, found: impl ToString, expected: &str) -> Self {
+        Self { key: key.to_owned(), found: found.to_string(), expected: expected.to_owned() }
+    }
+}
+
+impl TrainConfig {
+    /// Whether every number is in its range. What depends on the data is checked when a plan is made.
+    ///
+    /// # Errors
+    ///
+    /// The first value that is not, by key.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.check_counts()?;
+        self.check_numbers()?;
+        if self.run.as_os_str().is_empty() {
+            return Err(ConfigError::new("run", "", "a folder"));
+        }
+        if self.data.is_empty() {
+            return Err(ConfigError::new(
+                "data",
+                "[]",
+                "at least one `[[data]]` table with the `uri` of a dataset",
+            ));
+        }
+        for (index, data) in self.data.iter().enumerate() {
+            if data.uri.is_empty() {
+                return Err(ConfigError::new(&format!("data.{index}.uri"), "", "the place of a dataset"));
+            }
+            above_zero(&format!("data.{index}.weight"), data.weight)?;
+        }
+        self.model.config().map(|_| ())
+    }
+
+    fn check_counts(&self) -> Result<(), ConfigError> {
+        let counts = [
+            ("steps", self.steps),
+            ("batch", self.batch as u64),
+            ("checkpoint.every", self.checkpoint.every),
+            ("checkpoint.keep", self.checkpoint.keep as u64),
+            ("stream.readers", self.stream.readers as u64),
+            ("stream.prefetch-rows", self.stream.prefetch_rows as u64),
+            ("stream.shuffle-shards", self.stream.shuffle_shards as u64),
+            ("stream.shuffle-blocks", self.stream.shuffle_blocks as u64),
+            ("log.every", self.log.every),
+        ];
+        if let Some((key, found)) = counts.into_iter().find(|(_, value)| *value == 0) {
+            return Err(ConfigError::new(key, found, "at least 1"));
+        }
+        match self.micro_batch {
+            Some(rows) if rows == 0 || rows > self.batch => {
+                let expected = format!("at least 1 and at most `batch`, {}", self.batch);
+                Err(ConfigError::new("micro-batch", rows, &expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_numbers(&self) -> Result<(), ConfigError> {
+        let below_one = |key: &str, value: f64| match (0.0..1.0).contains(&value) {
+            true => Ok(()),
+            false => Err(ConfigError::new(key, value, "a number from 0 to below 1")),
+        };
+        let not_negative = |key: &str, value: f64| match value.is_finite() && value >= 0.0 {
+            true => Ok(()),
+            false => Err(ConfigError::new(key, value, "a number that is not negative")),
+        };
+        not_negative("lambda", self.lambda)?;
+        below_one("optimizer.betas.0", self.optimizer.betas[0])?;
+        below_one("optimizer.betas.1", self.optimizer.betas[1])?;
+        above_zero("optimizer.epsilon", self.optimizer.epsilon)?;
+        not_negative("optimizer.decay", self.optimizer.decay)?;
+        above_zero("optimizer.clip", self.optimizer.clip)?;
+        above_zero("schedule.rate", self.schedule.rate)?;
+        not_negative("schedule.floor", self.schedule.floor)?;
+        if self.schedule.floor > self.schedule.rate {
+            let expected = format!("at most `schedule.rate`, {}", self.schedule.rate);
+            return Err(ConfigError::new("schedule.floor", self.schedule.floor, &expected));
+        }
+        self.ema.map_or(Ok(()), |decay| below_one("ema", decay))
+    }
+
+    /// Settings of the stream.
+    pub fn stream_settings(&self) -> StreamSettings {
+        StreamSettings {
+            seed: self.seed,
+            shuffle: Shuffle { shards: self.stream.shuffle_shards, blocks: self.stream.shuffle_blocks },
+            readers: self.stream.readers,
+            prefetch_rows: self.stream.prefetch_rows,
+            cache: Some(self.stream.cache.clone().unwrap_or_else(|| self.run.join("cache"))),
+            cache_bytes: self.stream.cache_bytes,
+            retry: Retry::default(),
+        }
+    }
+
+    /// The first key, in order, whose value here differs from that in `saved` although it decides what is learned, with
+    /// the saved and the new value. Where things are, how they are read, logged and saved, the device, and the number of
+    /// steps may differ.
+    pub(crate) fn first_change(&self, saved: &Self) -> Option<(String, String, String)> {
+        let (new, old) = (flat(self), flat(saved));
+        let mut keys: Vec<&String> = new.keys().chain(old.keys()).collect();
+        keys.sort();
+        let changed = keys.into_iter().find(|key| !may_change(key) && new.get(*key) != old.get(*key))?;
+        let value = |map: &Flat| map.get(changed).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+        Some((changed.clone(), value(&old), value(&new)))
+    }
+}
+
+fn above_zero(key: &str, value: f64) -> Result<(), ConfigError> {
+    match value.is_finite() && value > 0.0 {
+        true => Ok(()),
+        false => Err(ConfigError::new(key, value, "a number above 0")),
+    }
+}
+
+fn may_change(key: &str) -> bool {
+    const WHOLE: [&str; 8] = [
+        "steps",
+        "run",
+        "device",
+        "codec",
+        "stream.readers",
+        "stream.prefetch-rows",
+        "stream.cache",
+        "stream.cache-bytes",
+    ];
+    let place_of_data = key.starts_with("data.") && key.ends_with(".uri");
+    let table = ["log.", "sample.", "checkpoint."].iter().any(|table| key.starts_with(table));
+    WHOLE.contains(&key) || place_of_data || table
+}
+
+type Flat = std::collections::BTreeMap<String, toml::Value>;
+
+fn flat(config: &TrainConfig) -> Flat {
+    let mut found = Flat::new();
+    let value = toml::Value::try_from(config).expect("a config holds nothing that TOML can't say");
+    flatten(String::new(), value, &mut found);
+    found
+}
+
+fn flatten(key: String, value: toml::Value, found: &mut Flat) {
+    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
+    match value {
+        toml::Value::Table(table) => {
+            table.into_iter().for_each(|(name, value)| flatten(below(&name), value, found))
+        }
+        toml::Value::Array(values) if values.iter().all(toml::Value::is_table) => {
+            values
+                .into_iter()
+                .enumerate()
+                .for_each(|(place, value)| flatten(below(&place.to_string()), value, found));
+        }
+        other => {
+            found.insert(key, other);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<TrainConfig, toml::de::Error> {
+        toml::from_str(text)
+    }
+
+    const SMALL: &str = "run = 'r'\nsteps = 10\n[[data]]\nuri = 'd'\n";
+
+    #[test]
+    fn a_config_goes_through_toml_unchanged() {
+        let text = "model = { layers = 2, width = 64, heads = 2 }\nema = 0.999\n\
+                    [[data]]\nuri = 'a'\nsource = 'pairs'\n[[data]]\nuri = 'b'\nweight = 2.5\n[optimizer]\nbetas = [0.9, 0.98]\n\
+                    [diffusion]\nprediction = 'velocity'\nloss-weight = { soft-snr = 4.0 }\n";
+        let config = parse(text).unwrap();
+        assert_eq!(config.model.config().unwrap().layers, 2);
+        assert_eq!(parse(&toml::to_string(&config).unwrap()).unwrap(), config);
+    }
+
+    #[test]
+    fn unknown_keys_are_named_also_in_the_model() {
+        assert!(parse("stepz = 3").unwrap_err().to_string().contains("unknown field `stepz`"));
+        assert!(parse("[model]\nlayerz = 3").unwrap_err().to_string().contains("unknown field `layerz`"));
+        assert!(parse("objective = 'chameleon'").unwrap_err().to_string().contains("transfusion"));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named_by_key() {
+        parse(SMALL).unwrap().check().unwrap();
+        let cases = [
+            ("steps = 0", "`steps` is `0`, expected at least 1"),
+            (
+                "batch = 4\nmicro-batch = 5",
+                "`micro-batch` is `5`, expected at least 1 and at most `batch`, 4",
+            ),
+            ("lambda = -1.0", "`lambda` is `-1`"),
+            ("ema = 1.0", "`ema` is `1`"),
+            ("model = 'tyni'", "`model` is `tyni`"),
+        ];
+        for (line, expected) in cases {
+            let rest = SMALL.lines().filter(|known| !line.starts_with(known.split(' ').next().unwrap()));
+            let text = format!("{line}\n{}", rest.collect::<Vec<_>>().join("\n"));
+            let error = parse(&text).unwrap().check().unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        assert_eq!(parse("run = 'r'").unwrap().check().unwrap_err().key, "data");
+        let weightless = parse(&format!("{SMALL}weight = 0.0")).unwrap();
+        assert_eq!(weightless.check().unwrap_err().key, "data.0.weight");
+    }
+
+    #[test]
+    fn only_what_decides_nothing_may_change() {
+        let saved = parse(SMALL).unwrap();
+        let change =
+            |text: &str| parse(&format!("{text}\n[[data]]\nuri = 'd'\n")).unwrap().first_change(&saved);
+        assert_eq!(
+            change("run = 'elsewhere'\nsteps = 99\nlog = { every = 5 }\nstream = { readers = 7 }"),
+            None
+        );
+        let (key, old, new) = change("batch = 31").unwrap();
+        assert_eq!((key.as_str(), old.as_str(), new.as_str()), ("batch", "32", "31"));
+        assert_eq!(change("stream = { shuffle-blocks = 7 }").unwrap().0, "stream.shuffle-blocks");
+        assert_eq!(change("[model]\nlayers = 3").unwrap().0, "model");
+        let other = parse("[[data]]\nuri = 'e'\nsource = 'pairs'").unwrap().first_change(&saved).unwrap();
+        assert_eq!((other.0.as_str(), other.1.as_str()), ("data.0.source", "nothing"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Why a run can't start or go on.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::checkpoint::CheckpointError;
+use crate::config::ConfigError;
+use crate::device::DeviceError;
+use crate::model::ModelError;
+use crate::objective::{ObjectiveConfigError, PrepareError};
+use crate::stream::StreamError;
+use crate::weights::WeightsError;
+
+/// Why a run can't start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A value of the config.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The `[model]` table.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The `[diffusion]` table.
+    #[error(transparent)]
+    Objective(#[from] ObjectiveConfigError),
+    /// The `device` key.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The data.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A checkpoint.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Weights of a checkpoint that don't fit the model.
+    #[error("the checkpoint of step {step} doesn't fit the model of its config: {source}")]
+    Weights {
+        /// Its step.
+        step: u64,
+        /// Why.
+        source: WeightsError,
+    },
+    /// A run that would be overwritten.
+    #[error("run `{}` has checkpoints already, the newest of step {step}\nhint: `--resume` continues it; another `run` starts anew", run.display())]
+    RunExists {
+        /// Its folder.
+        run: PathBuf,
+        /// Its newest step.
+        step: u64,
+    },
+    /// Another process that trains in the same folder.
+    #[error("run `{}` is being trained by another process\nhint: wait for it, stop it, or choose another `run`", run.display())]
+    RunInUse {
+        /// Its folder.
+        run: PathBuf,
+    },
+    /// A config that speaks against the checkpoint's.
+    #[error(
+        "`{key}` is `{given}`, the run was started with `{saved}`\nhint: set it back, or start a new run: a resumed one keeps all that decides what is learned"
+    )]
+    Changed {
+        /// The key.
+        key: String,
+        /// Its value in the checkpoint.
+        saved: String,
+        /// Its value now.
+        given: String,
+    },
+    /// Fewer steps than are done.
+    #[error("`steps` is `{steps}`, the run has done {done}\nhint: set `steps` to more than {done} to go on")]
+    AlreadyFurther {
+        /// Steps of the config.
+        steps: u64,
+        /// Steps done.
+        done: u64,
+    },
+    /// Datasets that one model can't be trained on.
+    #[error(
+        "datasets `{first}` and `{other}` can't be mixed: they differ in {what}\nhint: pack both with the same tokenizer, codec and patch size"
+    )]
+    Mix {
+        /// The first dataset.
+        first: String,
+        /// The other one.
+        other: String,
+        /// What differs.
+        what: &'static str,
+    },
+    /// Rows that don't fit the model.
+    #[error(transparent)]
+    Prepare(#[from] PrepareError),
+    /// A codec that did not make the latents.
+    #[error("codec `{}` has the fingerprint `{found}`, the dataset was made with `{expected}`\nhint: set `codec` to the folder that `transfusion preprocess` was given", path.display())]
+    Codec {
+        /// Its folder.
+        path: PathBuf,
+        /// The dataset's.
+        expected: String,
+        /// The folder's.
+        found: String,
+    },
+    /// A loss or gradient that is no number. The checkpoints before it are untouched.
+    #[error(
+        "{what} is not finite at step {step}; the batch had {rows}\nhint: a lower `schedule.rate` or a longer `schedule.warm-up` often helps; `--resume` goes on from the last checkpoint"
+    )]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// What isn't finite.
+        what: &'static str,
+        /// The rows of the batch: source, file and row of each document.
+        rows: String,
+    },
+    /// The system's complaint.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}

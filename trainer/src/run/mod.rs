@@ -1,0 +1,269 @@
+//! Training: rows in, weights out, a checkpoint now and then.
+//!
+//! [`TrainPlan`] settles what will be done, [`train`] does it. A step reads the rows of the global batch, passes them
+//! through the model a micro-batch at a time, adds up gradients in the order of the micro-batches, clips, and updates.
+//!
+//! **Exact resume.** What a step computes depends on the weights, the optimizer's state, the rows, and the number of the
+//! step, which all randomness is drawn from; nothing else is carried from step to step. So a run that was killed at any
+//! moment and resumed any number of times has the losses and weights, bit for bit, of one that was left alone.
+//! `run::tests` stops runs at counted steps and compares.
+
+mod error;
+mod folder;
+mod metrics;
+mod observer;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::module::Module;
+use schemas::Row;
+
+pub use error::TrainError;
+pub use observer::{ByOrder, Event, Observer, StepReport};
+pub use plan::{DatasetDescription, Description, TrainPlan};
+
+use crate::checkpoint::{Checkpoint, Checkpoints, Snapshot};
+use crate::model::Transfusion;
+use crate::objective::{Counts, Draw, counts, prepare};
+use crate::optimizer::{AdamW, Gradients, MovingAverage};
+use crate::stream::{Stream, StreamRow};
+use crate::weights;
+use folder::{Log, RunFolder};
+use metrics::Metrics;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Outcome {
+    /// Updates done.
+    pub step: u64,
+    /// Whether it was stopped before its last step.
+    pub stopped: bool,
+    /// The last step; `None` if none was made this time.
+    pub last: Option<StepReport>,
+    /// The checkpoint of its state.
+    pub checkpoint: PathBuf,
+}
+
+/// Trains until the last step of the plan, or until `stop` is set: then the step that is being made is finished and
+/// saved.
+///
+/// # Errors
+///
+/// If data, disk or numbers fail. Checkpoints written before are whole, and a run continues from the newest one.
+pub fn train(plan: TrainPlan, observer: &dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
+    let folder = RunFolder::lock(&plan.config.run)?;
+    let mut run = Run::start(&plan, &folder, observer)?;
+    while run.step < plan.config.steps && !stop.load(Ordering::Relaxed) {
+        run.make_step()?;
+    }
+    run.save_if_due(true)?;
+    let stopped = run.step < plan.config.steps;
+    Ok(Outcome { step: run.step, stopped, last: run.last, checkpoint: run.checkpoints.path(run.step) })
+}
+
+/// A run under way.
+struct Run<'a> {
+    plan: &'a TrainPlan,
+    observer: &'a dyn Observer,
+    /// `None` only during an update, which takes it apart: two copies of the weights would double the memory.
+    model: Option<Transfusion>,
+    optimizer: AdamW,
+    average: Option<MovingAverage>,
+    stream: Stream,
+    log: Log,
+    checkpoints: Checkpoints,
+    step: u64,
+    saved_step: Option<u64>,
+    /// Sum of the losses since the last checkpoint.
+    unsaved_loss: f64,
+    last: Option<StepReport>,
+}
+
+impl<'a> Run<'a> {
+    fn start(
+        plan: &'a TrainPlan,
+        folder: &RunFolder,
+        observer: &'a dyn Observer,
+    ) -> Result<Self, TrainError> {
+        plan.warnings.iter().for_each(|warning| observer.event(&Event::Warning(warning)));
+        let checkpoints = Checkpoints::of(&plan.config.run);
+        checkpoints.clean()?;
+        let step = plan.first_step();
+        let (model, optimizer, average) = restore(plan)?;
+        let cursor = plan.start.as_ref().map(|start| &start.state().cursor);
+        let stream = Stream::open(&plan.ingredients, &plan.config.stream_settings(), cursor)?;
+        folder.write_config(&plan.config)?;
+        let log = folder.log(step)?;
+        let parameters = plan.model.parameters().total();
+        observer.event(&Event::Started { step, steps: plan.config.steps, parameters });
+        Ok(Self {
+            plan,
+            observer,
+            model: Some(model),
+            optimizer,
+            average,
+            stream,
+            log,
+            checkpoints,
+            step,
+            saved_step: plan.start.as_ref().map(|_| step),
+            unsaved_loss: 0.0,
+            last: None,
+        })
+    }
+
+    fn model(&self) -> &Transfusion {
+        self.model.as_ref().expect("the model is there between updates")
+    }
+
+    fn make_step(&mut self) -> Result<(), TrainError> {
+        let (begin, step) = (self.observer.elapsed(), self.step + 1);
+        let batch = GlobalBatch::new(self.stream.next_rows(self.plan.config.batch)?);
+        let waited = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
+        let counts = counts(&batch.rows, self.plan.model.vocabulary());
+        let (gradients, metrics) = self.gradients(&batch, &counts, step)?;
+        let norm = gradients.norm();
+        if !norm.is_finite() {
+            return Err(batch.not_finite(step, "the gradient", 0..batch.rows.len()));
+        }
+        let rate = self.plan.schedule.rate_at(step);
+        let model = self.model.take().expect("the model is there between updates");
+        self.model = Some(self.optimizer.update(model, &gradients, norm, rate, self.average.as_mut()));
+        self.step = step;
+        let report = metrics.report(&counts, self.plan.config.lambda);
+        self.unsaved_loss += report.loss;
+        let seconds = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
+        self.tell(StepReport { step, gradient_norm: norm, rate, ..report }, seconds, waited)?;
+        self.save_if_due(false)
+    }
+
+    /// Forward and backward of all micro-batches, in order.
+    fn gradients(
+        &self,
+        batch: &GlobalBatch,
+        counts: &Counts,
+        step: u64,
+    ) -> Result<(Gradients, Metrics), TrainError> {
+        let (config, model) = (&self.plan.config, self.model());
+        let size = config.micro_batch.unwrap_or(config.batch);
+        let (mut gradients, mut metrics) = (Gradients::default(), Metrics::default());
+        for first in (0..batch.rows.len()).step_by(size) {
+            let range = first..(first + size).min(batch.rows.len());
+            let draw = Draw { seed: config.seed, step, first_row: first as u64 };
+            let input = prepare(&batch.rows[range.clone()], &self.plan.objective, &self.plan.model, draw)?;
+            let losses = model.losses(&input);
+            let finite = metrics.add(&input, &losses, config.diffusion.steps);
+            finite.map_err(|what| batch.not_finite(step, what, range))?;
+            if let Some(loss) = losses.total(counts, config.lambda) {
+                gradients.add(model, &mut loss.backward());
+            }
+        }
+        Ok((gradients, metrics))
+    }
+
+    fn tell(&mut self, mut report: StepReport, seconds: f64, waited: f64) -> Result<(), TrainError> {
+        let positions = (report.text_positions + report.patch_positions) as f64;
+        let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
+        report.seconds = seconds;
+        report.tokens_per_second = a_second(positions);
+        report.images_per_second = a_second(report.images as f64);
+        report.teraflops = a_second(6.0 * self.plan.model.parameters().total() as f64 * positions) / 1e12;
+        report.waiting = a_second(waited);
+        report.memory_bytes = self.observer.memory_bytes();
+        if report.step.is_multiple_of(self.plan.config.log.every) || report.step == self.plan.config.steps {
+            self.log.write(&report)?;
+        }
+        self.observer.event(&Event::Step(&report));
+        self.last = Some(report);
+        let every = self.plan.config.sample.every;
+        if every > 0 && self.step.is_multiple_of(every) {
+            self.observer.look(self.step, &self.shown()?);
+        }
+        Ok(())
+    }
+
+    /// The model as it would be sampled from: off the tape, averaged where there is an average.
+    fn shown(&self) -> Result<Transfusion, TrainError> {
+        let model = self.model().valid();
+        match &self.average {
+            Some(average) => weights::fill(model, average.tensors().clone())
+                .map_err(|source| TrainError::Weights { step: self.step, source }),
+            None => Ok(model),
+        }
+    }
+
+    fn save_if_due(&mut self, last: bool) -> Result<(), TrainError> {
+        let due = last || self.step.is_multiple_of(self.plan.config.checkpoint.every);
+        if !due || self.saved_step == Some(self.step) {
+            return Ok(());
+        }
+        let steps = self.step - self.saved_step.unwrap_or(0);
+        let snapshot = Snapshot {
+            step: self.step,
+            loss: (steps > 0).then(|| self.unsaved_loss / steps as f64),
+            cursor: self.stream.cursor(),
+            config: &self.plan.config,
+            weights: &weights::read(self.model()),
+            optimizer: &self.optimizer.tensors(),
+            average: self.average.as_ref().map(MovingAverage::tensors),
+            companions: &self.plan.companions,
+        };
+        let folder = self.checkpoints.save(&snapshot)?;
+        (self.saved_step, self.unsaved_loss) = (Some(self.step), 0.0);
+        self.checkpoints.prune(self.plan.config.checkpoint.keep)?;
+        self.observer.event(&Event::Saved { step: self.step, folder: &folder });
+        Ok(())
+    }
+}
+
+/// Model, optimizer and average: fresh ones, or those of the checkpoint.
+fn restore(plan: &TrainPlan) -> Result<(Transfusion, AdamW, Option<MovingAverage>), TrainError> {
+    let config = &plan.config;
+    let mut model = Transfusion::new(&plan.model, config.seed, &plan.device.clone().autodiff());
+    let mut optimizer = AdamW::new(&model, config.optimizer.clone());
+    let step = plan.first_step();
+    let wrong = |source| TrainError::Weights { step, source };
+    if let Some(start) = &plan.start {
+        model = weights::fill(model, start.weights()?).map_err(wrong)?;
+        optimizer = optimizer.restore(start.optimizer()?, step).map_err(wrong)?;
+    }
+    let average = config.ema.map(|decay| {
+        let saved = plan.start.as_ref().map(Checkpoint::average).transpose()?.flatten();
+        let tensors = saved.unwrap_or_else(|| weights::read(&model));
+        weights::check(&weights::shapes(&model), &tensors).map_err(wrong)?;
+        Ok::<_, TrainError>(MovingAverage::new(tensors, decay, step))
+    });
+    Ok((model, optimizer, average.transpose()?))
+}
+
+/// The rows of a step, and where they came from.
+struct GlobalBatch {
+    rows: Vec<Row>,
+    names: Vec<crate::stream::RowOrigin>,
+}
+
+impl GlobalBatch {
+    fn new(rows: Vec<StreamRow>) -> Self {
+        let (rows, names) = rows.into_iter().map(StreamRow::split).unzip();
+        Self { rows, names }
+    }
+
+    fn not_finite(&self, step: u64, what: &'static str, range: std::ops::Range<usize>) -> TrainError {
+        const SHOWN: usize = 64;
+        let documents = range.flat_map(|index| self.names[index].documents(&self.rows[index]));
+        let mut names: Vec<String> = documents
+            .map(|(source, file, row)| format!("row {row} of `{file}` (source `{source}`)"))
+            .collect();
+        names.dedup();
+        if names.len() > SHOWN {
+            let more = names.len() - SHOWN;
+            names.truncate(SHOWN);
+            names.push(format!("{more} more"));
+        }
+        TrainError::NotFinite { step, what, rows: names.join(", ") }
+    }
+}

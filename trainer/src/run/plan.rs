@@ -1,0 +1,285 @@
+//! What a run will do: the config with every value settled, the data opened, the checkpoint found.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::Device;
+use serde::Serialize;
+
+use super::TrainError;
+use crate::checkpoint::{Checkpoint, Checkpoints, Companions, LARGEST_CODEC_BYTES};
+use crate::config::{ModelChoice, TrainConfig};
+use crate::device::device;
+use crate::model::{DataShape, ModelPlan};
+use crate::objective::Objective;
+use crate::schedule::Schedule;
+use crate::stream::{Dataset, Ingredient, Location};
+
+/// A run that can be started. Making one writes nothing.
+#[derive(Debug)]
+pub struct TrainPlan {
+    pub(super) config: TrainConfig,
+    pub(super) model: ModelPlan,
+    pub(super) objective: Objective,
+    pub(super) schedule: Schedule,
+    pub(super) ingredients: Vec<Ingredient>,
+    pub(super) companions: Companions,
+    pub(super) start: Option<Checkpoint>,
+    pub(super) warnings: Vec<String>,
+    pub(super) device: Device,
+}
+
+impl TrainPlan {
+    /// Settles `config`. `locations` are the places of `config.data`, in order. With `resume` the newest whole checkpoint
+    /// of the run is taken up, if it has one, together with the versions of the datasets that it was trained on.
+    ///
+    /// # Errors
+    ///
+    /// Anything in config, data or checkpoints that keeps the run from starting.
+    pub fn try_new(config: TrainConfig, locations: &[Location], resume: bool) -> Result<Self, TrainError> {
+        config.check()?;
+        let (start, warnings) = find_start(&config.run, resume)?;
+        let saved = start.as_ref().map(Checkpoint::config);
+        let pins = start.as_ref().map(|start| &start.state().cursor.datasets);
+        let ingredients: Vec<Ingredient> = (config.data.iter().zip(locations).enumerate())
+            .map(|(index, (data, location))| {
+                let pin = pins.and_then(|pins| pins.get(index)).map(|cursor| cursor.manifest.as_str());
+                let dataset = Dataset::open(location, pin)?;
+                dataset.shards(data.source.as_deref())?;
+                Ok(Ingredient { dataset, source: data.source.clone(), weight: data.weight })
+            })
+            .collect::<Result<_, TrainError>>()?;
+        let first = check_mix(&ingredients)?;
+        let model = config.model.config()?.plan(&DataShape::of(first.manifest()))?;
+        let config = resolve(config, &model, saved);
+        if let (Some(start), Some(saved)) = (&start, saved) {
+            check_unchanged(&config, saved, start.state().step)?;
+        }
+        let schedule = Schedule {
+            rate: config.schedule.rate,
+            warm_up: config.schedule.warm_up.unwrap_or_default(),
+            floor: config.schedule.floor,
+            steps: config.steps,
+        };
+        let objective = config.diffusion.plan()?;
+        let companions = companions(first, config.codec.as_deref())?;
+        let device = device(&config.device)?;
+        Ok(Self { model, objective, schedule, ingredients, companions, start, warnings, device, config })
+    }
+
+    /// The config with every value settled, as it is written to `config.toml`.
+    pub fn config(&self) -> &TrainConfig {
+        &self.config
+    }
+
+    /// The step that the run goes on from; 0 for a new one.
+    pub fn first_step(&self) -> u64 {
+        self.start.as_ref().map_or(0, |start| start.state().step)
+    }
+
+    /// What the run is, in numbers.
+    pub fn describe(&self) -> Description {
+        let parameters = self.model.parameters();
+        let datasets = self.ingredients.iter().map(describe_dataset).collect();
+        Description {
+            run: self.config.run.display().to_string(),
+            first_step: self.first_step(),
+            steps: self.config.steps,
+            batch: self.config.batch,
+            parameters: parameters.total(),
+            transformer_parameters: parameters.transformer,
+            image_parameters: parameters.image,
+            state_bytes: self.state_bytes(),
+            activation_bytes: self.activation_bytes(),
+            datasets: with_epochs(datasets, &self.config),
+        }
+    }
+
+    /// Weights, gradients, two moments, and the average where there is one.
+    fn state_bytes(&self) -> u64 {
+        4 * self.model.parameters().total() * if self.config.ema.is_some() { 5 } else { 4 }
+    }
+
+    /// What a backward pass has to remember of a full micro-batch, by count of the tensors that the operations keep: eight
+    /// of the width of the model and three of the feed-forward's in each layer.
+    fn activation_bytes(&self) -> u64 {
+        let context = self.ingredients.iter().map(|one| one.dataset.manifest().context).max().unwrap_or(0);
+        let positions = u64::from(context) * self.config.micro_batch.unwrap_or(self.config.batch) as u64;
+        let layer = 8 * self.model.width() + 3 * self.model.feed_forward();
+        4 * positions * (layer * self.model.layers()) as u64
+    }
+}
+
+fn find_start(run: &Path, resume: bool) -> Result<(Option<Checkpoint>, Vec<String>), TrainError> {
+    let checkpoints = Checkpoints::of(run);
+    if !resume {
+        return match checkpoints.steps()?.last() {
+            Some(&step) => Err(TrainError::RunExists { run: run.to_owned(), step }),
+            None => Ok((None, Vec::new())),
+        };
+    }
+    let Some((start, damage)) = checkpoints.newest()? else { return Ok((None, Vec::new())) };
+    let step = start.state().step;
+    let warning = |what: String| format!("{what}; the checkpoint of step {step} is used instead");
+    Ok((Some(start), damage.into_iter().map(warning).collect()))
+}
+
+/// The first dataset, if all others can be mixed with it.
+fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
+    let nothing = || crate::config::ConfigError {
+        key: "data".to_owned(),
+        found: "[]".to_owned(),
+        expected: "at least one `[[data]]` table".to_owned(),
+    };
+    let first = &ingredients.first().ok_or_else(nothing)?.dataset;
+    for ingredient in &ingredients[1..] {
+        let (a, b) = (first.manifest(), ingredient.dataset.manifest());
+        let codec =
+            |manifest: &schemas::Manifest| manifest.codec.as_ref().map(|codec| codec.fingerprint.clone());
+        let what = if a.tokenizer.fingerprint != b.tokenizer.fingerprint || a.vocabulary != b.vocabulary {
+            "their tokenizer"
+        } else if codec(a).is_some() && codec(b).is_some() && codec(a) != codec(b) {
+            "their codec"
+        } else if a.patch != b.patch {
+            "their patch size"
+        } else {
+            continue;
+        };
+        let (first, other) = (first.location().uri.clone(), ingredient.dataset.location().uri.clone());
+        return Err(TrainError::Mix { first, other, what });
+    }
+    // The one that knows the images says what the model must look like.
+    let with_images = ingredients.iter().find(|ingredient| ingredient.dataset.manifest().codec.is_some());
+    Ok(with_images.map_or(first, |ingredient| &ingredient.dataset))
+}
+
+/// Writes out what was left out. A run that continues keeps what was derived when it started.
+fn resolve(mut config: TrainConfig, model: &ModelPlan, saved: Option<&TrainConfig>) -> TrainConfig {
+    let derived = (config.steps / 10).clamp(1, 4000);
+    let warm_up = saved.and_then(|saved| saved.schedule.warm_up).unwrap_or(derived);
+    config.schedule.warm_up.get_or_insert(warm_up);
+    let micro_batch = saved.and_then(|saved| saved.micro_batch).unwrap_or(config.batch);
+    config.micro_batch.get_or_insert(micro_batch);
+    config.model = ModelChoice::Table(Box::new(model.config()));
+    config
+}
+
+fn check_unchanged(config: &TrainConfig, saved: &TrainConfig, done: u64) -> Result<(), TrainError> {
+    if let Some((key, saved, given)) = config.first_change(saved) {
+        return Err(TrainError::Changed { key, saved, given });
+    }
+    match config.steps < done {
+        true => Err(TrainError::AlreadyFurther { steps: config.steps, done }),
+        false => Ok(()),
+    }
+}
+
+fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, TrainError> {
+    let manifest = dataset.manifest();
+    let name = manifest.tokenizer.path.rsplit('/').next().unwrap_or_default().to_owned();
+    Ok(Companions {
+        tokenizer_name: name,
+        tokenizer: dataset.tokenizer()?.to_vec(),
+        codec_fingerprint: manifest.codec.as_ref().map(|codec| codec.fingerprint.clone()),
+        codec: codec.map(codec_files).transpose()?.unwrap_or_default(),
+    })
+}
+
+/// The files of a codec's folder; none if they are too large to be kept in every checkpoint.
+fn codec_files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, TrainError> {
+    let io = |path: &Path| {
+        let path = path.to_owned();
+        move |source| TrainError::Io { path, source }
+    };
+    let mut paths = BTreeMap::new();
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).map_err(io(folder))? {
+        let path = entry.map_err(io(folder))?.path();
+        let metadata = fs::metadata(&path).map_err(io(&path))?;
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if metadata.is_file() && !name.starts_with('.') {
+            bytes += metadata.len();
+            paths.insert(name, path);
+        }
+    }
+    if bytes >= LARGEST_CODEC_BYTES {
+        return Ok(BTreeMap::new());
+    }
+    paths.into_iter().map(|(name, path)| Ok((name, fs::read(&path).map_err(io(&path))?))).collect()
+}
+
+/// A run in numbers, before it starts.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Description {
+    /// Its folder.
+    pub run: String,
+    /// The step that it goes on from.
+    pub first_step: u64,
+    /// Its last step.
+    pub steps: u64,
+    /// Rows a step.
+    pub batch: usize,
+    /// Parameters of the model.
+    pub parameters: u64,
+    /// Those of the transformer with embedding and output matrix.
+    pub transformer_parameters: u64,
+    /// Those of the image ends.
+    pub image_parameters: u64,
+    /// Memory for weights, gradients and the optimizer's state.
+    pub state_bytes: u64,
+    /// Estimate of the memory for what the backward pass needs of a full micro-batch.
+    pub activation_bytes: u64,
+    /// The data.
+    pub datasets: Vec<DatasetDescription>,
+}
+
+/// One dataset of the mix.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DatasetDescription {
+    /// Its place.
+    pub uri: String,
+    /// The source that is read; all if `None`.
+    pub source: Option<String>,
+    /// Share of all positions, 0 to 1.
+    pub share: f64,
+    /// Rows of an epoch.
+    pub rows: u64,
+    /// Text positions of an epoch.
+    pub tokens: u64,
+    /// Patch positions of an epoch.
+    pub patches: u64,
+    /// Padding positions of an epoch.
+    pub padding: u64,
+    /// About how many times the run passes over it.
+    pub epochs: f64,
+}
+
+fn describe_dataset(ingredient: &Ingredient) -> DatasetDescription {
+    let shards = ingredient.dataset.shards(ingredient.source.as_deref()).unwrap_or_default();
+    let sum = |count: fn(&schemas::ShardRecord) -> u64| shards.iter().map(count).sum();
+    DatasetDescription {
+        uri: ingredient.dataset.location().uri.clone(),
+        source: ingredient.source.clone(),
+        share: ingredient.weight,
+        rows: sum(|shard| shard.rows),
+        tokens: sum(|shard| shard.tokens),
+        patches: sum(|shard| shard.patches),
+        padding: sum(|shard| shard.padding),
+        epochs: 0.0,
+    }
+}
+
+/// Weights give shares of positions; rows follow from the mean length of a dataset's rows.
+fn with_epochs(mut datasets: Vec<DatasetDescription>, config: &TrainConfig) -> Vec<DatasetDescription> {
+    let weights: f64 = datasets.iter().map(|dataset| dataset.share).sum();
+    datasets.iter_mut().for_each(|dataset| dataset.share /= weights);
+    let rows_a_position =
+        |one: &DatasetDescription| one.rows as f64 / (one.tokens + one.patches).max(1) as f64;
+    let all: f64 = datasets.iter().map(|one| one.share * rows_a_position(one)).sum();
+    for one in &mut datasets {
+        let share_of_rows = one.share * rows_a_position(one) / all;
+        one.epochs = config.steps as f64 * config.batch as f64 * share_of_rows / one.rows.max(1) as f64;
+    }
+    datasets
+}

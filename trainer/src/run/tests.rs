@@ -1,0 +1,347 @@
+//! Runs on a dataset of a few rows: exact resume, and what happens when something is wrong.
+
+use std::cell::{Cell, RefCell};
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use super::*;
+use crate::config::{DataConfig, ModelChoice, TrainConfig};
+use crate::fixture;
+use crate::model::ModelConfig;
+use crate::stream::Location;
+
+/// Keeps what it is told, and stops the run after a given number of steps.
+#[derive(Default)]
+struct Witness {
+    steps: RefCell<Vec<StepReport>>,
+    warnings: RefCell<Vec<String>>,
+    looks: RefCell<Vec<u64>>,
+    stop: AtomicBool,
+    stop_at: Cell<Option<u64>>,
+}
+
+impl Observer for Witness {
+    fn event(&self, event: &Event<'_>) {
+        match event {
+            Event::Step(report) => {
+                self.steps.borrow_mut().push((*report).clone());
+                self.stop.store(self.stop_at.get() == Some(report.step), Ordering::Relaxed);
+            }
+            Event::Warning(warning) => self.warnings.borrow_mut().push((*warning).to_owned()),
+            _ => {}
+        }
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn look(&self, step: u64, _: &Transfusion) {
+        self.looks.borrow_mut().push(step);
+    }
+}
+
+/// A dataset and a place for runs.
+struct Place {
+    folder: tempfile::TempDir,
+}
+
+impl Place {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fixture::write(&folder.path().join("data"), &[(0, 30), (1, 70), (1, 9)]);
+        Self { folder }
+    }
+
+    fn location(&self) -> Location {
+        Location::folder(self.folder.path().join("data")).unwrap()
+    }
+
+    fn config(&self, run: &str) -> TrainConfig {
+        let model =
+            ModelConfig { layers: 2, width: 32, heads: 2, feed_forward: Some(48), ..ModelConfig::default() };
+        let data = |source: Option<&str>| DataConfig {
+            uri: "data".to_owned(),
+            source: source.map(str::to_owned),
+            ..DataConfig::default()
+        };
+        let mut config = TrainConfig {
+            run: self.folder.path().join(run),
+            model: ModelChoice::Table(Box::new(model)),
+            steps: 12,
+            batch: 6,
+            micro_batch: Some(4),
+            ema: Some(0.9),
+            data: vec![data(Some("pairs")), data(None)],
+            ..TrainConfig::default()
+        };
+        config.schedule.rate = 1e-2;
+        config.schedule.floor = 1e-3;
+        config.schedule.warm_up = Some(3);
+        config.checkpoint.every = 4;
+        config
+    }
+
+    fn plan(&self, config: TrainConfig, resume: bool) -> Result<TrainPlan, TrainError> {
+        TrainPlan::try_new(config, &[self.location(), self.location()], resume)
+    }
+
+    fn train(&self, config: TrainConfig, resume: bool, witness: &Witness) -> Result<Outcome, TrainError> {
+        train(self.plan(config, resume)?, witness, &witness.stop)
+    }
+
+    /// A run that is left alone.
+    fn whole(&self, run: &str) -> (Vec<StepReport>, Outcome) {
+        let witness = Witness::default();
+        let outcome = self.train(self.config(run), false, &witness).unwrap();
+        (witness.steps.into_inner(), outcome)
+    }
+}
+
+fn file(checkpoint: &Path, name: &str) -> Vec<u8> {
+    fs::read(checkpoint.join(name)).unwrap()
+}
+
+fn assert_same_state(a: &Path, b: &Path) {
+    for name in ["model.safetensors", "optimizer.safetensors", "ema.safetensors"] {
+        assert!(file(a, name) == file(b, name), "{name} differs");
+    }
+    let cursor = |folder: &Path| Checkpoint::open(folder).unwrap().0.state().cursor.clone();
+    assert_eq!(cursor(a), cursor(b));
+}
+
+fn log(run: &Path) -> Vec<StepReport> {
+    let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn with_threads<T: Send>(threads: usize, work: impl FnOnce() -> T + Send) -> T {
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
+}
+
+#[test]
+fn a_run_stopped_at_any_step_and_resumed_is_the_run_left_alone_bit_for_bit() {
+    let place = Place::new();
+    let (steps, outcome) = with_threads(1, || place.whole("whole"));
+    for (threads, stop_at) in [(1, 1), (2, 4), (1, 7), (2, 11)] {
+        let name = format!("stopped-{stop_at}");
+        let run = place.folder.path().join(&name);
+        let resumed = with_threads(threads, || {
+            let first = Witness { stop_at: Cell::new(Some(stop_at)), ..Witness::default() };
+            let stopped = place.train(place.config(&name), false, &first).unwrap();
+            assert!(stopped.stopped && stopped.step == stop_at);
+            let mut config = place.config(&name);
+            config.stream.readers = 1;
+            config.stream.prefetch_rows = 3;
+            place.train(config, true, &Witness::default()).unwrap()
+        });
+        assert!(!resumed.stopped);
+        assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
+        assert_eq!(log(&run), steps);
+    }
+}
+
+#[test]
+fn a_run_killed_between_checkpoints_makes_the_lost_steps_again() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("whole");
+    // As a kill at step 7 leaves it: the checkpoint of step 4, log lines up to 7 and half a line, a half-written folder.
+    let run = place.folder.path().join("killed");
+    let witness = Witness { stop_at: Cell::new(Some(7)), ..Witness::default() };
+    place.train(place.config("killed"), false, &witness).unwrap();
+    fs::remove_dir_all(run.join("checkpoints/step-00000007")).unwrap();
+    fs::create_dir_all(run.join("checkpoints/.step-00000008.partial/codec")).unwrap();
+    let text = fs::read_to_string(run.join("log.jsonl")).unwrap();
+    fs::write(run.join("log.jsonl"), text + "{\"step\":8,\"lo").unwrap();
+    let resumed = place.train(place.config("killed"), true, &Witness::default()).unwrap();
+    assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
+    assert_eq!(log(&run), steps);
+    let hidden = |entry: fs::DirEntry| entry.file_name().to_string_lossy().starts_with('.');
+    assert!(!fs::read_dir(run.join("checkpoints")).unwrap().any(|entry| hidden(entry.unwrap())));
+}
+
+#[test]
+fn two_threads_give_the_bits_of_one() {
+    let place = Place::new();
+    let (one, first) = with_threads(1, || place.whole("one"));
+    let (two, second) = with_threads(2, || place.whole("two"));
+    assert_eq!(one, two);
+    assert_same_state(&first.checkpoint, &second.checkpoint);
+}
+
+#[test]
+fn a_split_batch_sees_the_same_rows_and_agrees_within_rounding() {
+    let place = Place::new();
+    let run = |name: &str, micro_batch| {
+        let witness = Witness::default();
+        let config = TrainConfig { micro_batch, steps: 3, ..place.config(name) };
+        place.train(config, false, &witness).unwrap();
+        witness.steps.into_inner()
+    };
+    let (whole, split) = (run("whole", None), run("split", Some(1)));
+    for (a, b) in whole.iter().zip(&split) {
+        assert_eq!((a.text_positions, a.images), (b.text_positions, b.images));
+        // f32 sums in another order; three updates let the difference grow.
+        assert!((a.loss - b.loss).abs() < 1e-4 * a.loss, "{} and {}", a.loss, b.loss);
+        assert!((a.gradient_norm - b.gradient_norm).abs() < 1e-3 * a.gradient_norm);
+    }
+}
+
+#[test]
+fn a_run_learns_and_reports_its_parts() {
+    let place = Place::new();
+    let mut config = place.config("learns");
+    config.steps = 60;
+    config.sample.every = 25;
+    let witness = Witness::default();
+    place.train(config, false, &witness).unwrap();
+    let steps = witness.steps.into_inner();
+    let mean = |part: &[StepReport]| part.iter().map(|step| step.loss).sum::<f64>() / part.len() as f64;
+    assert!(mean(&steps[50..]) < 0.8 * mean(&steps[..5]), "{} to {}", mean(&steps[..5]), mean(&steps[50..]));
+    // A fresh model with a small output matrix guesses: ln of 31 ids, and noise of variance 1 against 0.
+    let first = &steps[0];
+    assert!((first.text_loss.unwrap() - 31f64.ln()).abs() < 0.1);
+    assert!((first.image_loss.unwrap() - 1.0).abs() < 0.2);
+    assert!((first.loss - first.text_loss.unwrap() - 5.0 * first.image_loss.unwrap()).abs() < 1e-9);
+    assert!(steps.iter().any(|step| step.image_error_by_order.image_first.is_some()));
+    assert_eq!(*witness.looks.borrow(), [25, 50]);
+}
+
+#[test]
+fn the_newest_checkpoints_and_the_best_are_kept() {
+    let place = Place::new();
+    let mut config = place.config("kept");
+    config.checkpoint.every = 1;
+    config.checkpoint.keep = 2;
+    place.train(config.clone(), false, &Witness::default()).unwrap();
+    let checkpoints = Checkpoints::of(&config.run);
+    let steps = checkpoints.steps().unwrap();
+    assert!(steps.ends_with(&[11, 12]) && steps.len() <= 3, "{steps:?}");
+    let losses = log(&config.run);
+    let best = losses.iter().min_by(|a, b| a.loss.total_cmp(&b.loss)).unwrap().step;
+    assert!(steps.contains(&best));
+}
+
+#[test]
+fn a_damaged_newest_checkpoint_is_noticed_and_the_one_before_is_used() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("whole");
+    let stop = |name: &str| {
+        let witness = Witness { stop_at: Cell::new(Some(8)), ..Witness::default() };
+        place.train(place.config(name), false, &witness).unwrap();
+        place.folder.path().join(name).join("checkpoints/step-00000008")
+    };
+    let damages: [fn(&Path); 4] = [
+        |folder| flip(&folder.join("optimizer.safetensors")),
+        |folder| flip(&folder.join("state.json")),
+        |folder| fs::remove_file(folder.join("model.safetensors")).unwrap(),
+        |folder| fs::write(folder.join("state.json"), "{").unwrap(),
+    ];
+    for (index, damage) in damages.into_iter().enumerate() {
+        let name = format!("damaged-{index}");
+        let folder = stop(&name);
+        damage(&folder);
+        assert!(Checkpoint::open(&folder).is_err());
+        let witness = Witness::default();
+        let resumed = place.train(place.config(&name), true, &witness).unwrap();
+        let warnings = witness.warnings.into_inner();
+        assert!(warnings.len() == 1 && warnings[0].contains("step 4 is used"), "{warnings:?}");
+        assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
+        assert_eq!(log(&place.folder.path().join(name)), steps);
+        Checkpoint::open(&folder).unwrap();
+    }
+}
+
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn a_run_is_not_overwritten_and_only_goes_on_as_it_began() {
+    let place = Place::new();
+    let config = TrainConfig { steps: 2, ..place.config("run") };
+    // `--resume` without a checkpoint starts.
+    place.train(config.clone(), true, &Witness::default()).unwrap();
+    assert!(matches!(place.plan(config.clone(), false), Err(TrainError::RunExists { step: 2, .. })));
+    let error = place.plan(TrainConfig { lambda: 4.0, ..config.clone() }, true).unwrap_err().to_string();
+    assert!(error.starts_with("`lambda` is `4.0`, the run was started with `5.0`\nhint:"), "{error}");
+    let error = place.plan(TrainConfig { steps: 1, ..config.clone() }, true).unwrap_err();
+    assert!(matches!(error, TrainError::AlreadyFurther { done: 2, .. }), "{error}");
+    let outcome = place.train(TrainConfig { steps: 3, ..config }, true, &Witness::default()).unwrap();
+    assert_eq!(outcome.step, 3);
+}
+
+#[test]
+fn what_was_derived_at_the_start_stays_when_more_steps_are_asked_for() {
+    let place = Place::new();
+    let mut config = TrainConfig { steps: 2, micro_batch: None, ..place.config("run") };
+    config.schedule.warm_up = None;
+    place.train(config.clone(), false, &Witness::default()).unwrap();
+    let plan = place.plan(TrainConfig { steps: 500, ..config }, true).unwrap();
+    assert_eq!((plan.config().schedule.warm_up, plan.config().micro_batch), (Some(1), Some(6)));
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_the_run_names_the_rows_and_spoils_nothing() {
+    let place = Place::new();
+    let mut config = TrainConfig { steps: 50, ..place.config("explodes") };
+    config.schedule.rate = 1e30;
+    config.schedule.floor = 1e30;
+    config.optimizer.decay = 1e30;
+    config.checkpoint.every = 1;
+    let error = place.train(config.clone(), false, &Witness::default()).unwrap_err();
+    let text = error.to_string();
+    assert!(matches!(error, TrainError::NotFinite { .. }), "{text}");
+    assert!(text.contains("of `b.tar` (source `pairs`)") && text.contains("hint:"), "{text}");
+    for step in Checkpoints::of(&config.run).steps().unwrap() {
+        Checkpoint::open(&Checkpoints::of(&config.run).path(step)).unwrap();
+    }
+}
+
+#[test]
+fn a_checkpoint_opens_by_run_or_step_and_gives_the_model_back() {
+    let place = Place::new();
+    let (_, outcome) = place.whole("run");
+    let (checkpoint, warnings) = Checkpoint::open(&place.folder.path().join("run")).unwrap();
+    assert!(warnings.is_empty());
+    assert_eq!(checkpoint.folder(), outcome.checkpoint);
+    assert_eq!(checkpoint.tokenizer().unwrap(), ("tokenizer.json".to_owned(), b"a tokenizer".to_vec()));
+    assert_eq!((checkpoint.codec(), checkpoint.state().codec.as_deref()), (None, Some("a codec")));
+    let device = burn::tensor::Device::flex();
+    let model = checkpoint.model(crate::checkpoint::Which::Last, &device).unwrap();
+    assert_eq!(weights::read(&model), checkpoint.weights().unwrap());
+    let averaged = checkpoint.model(crate::checkpoint::Which::Best, &device).unwrap();
+    assert_eq!(Some(weights::read(&averaged)), checkpoint.average().unwrap());
+    let nothing = Checkpoint::open(place.folder.path()).unwrap_err().to_string();
+    assert!(nothing.contains("neither a run nor a checkpoint") && nothing.contains("hint:"), "{nothing}");
+}
+
+#[test]
+fn the_codec_goes_into_the_checkpoint() {
+    let place = Place::new();
+    let codec = place.folder.path().join("codec");
+    fs::create_dir(&codec).unwrap();
+    fs::write(codec.join("config.json"), "{}").unwrap();
+    let config = TrainConfig { steps: 1, codec: Some(codec), ..place.config("run") };
+    let outcome = place.train(config, false, &Witness::default()).unwrap();
+    let (checkpoint, _) = Checkpoint::open(&outcome.checkpoint).unwrap();
+    assert_eq!(file(&checkpoint.codec().unwrap(), "config.json"), b"{}");
+}
+
+#[test]
+fn a_description_counts_what_an_epoch_has() {
+    let place = Place::new();
+    let plan = place.plan(place.config("run"), false).unwrap();
+    let description = plan.describe();
+    assert!(!plan.config().run.exists(), "a plan writes nothing");
+    assert_eq!(description.datasets.iter().map(|one| one.rows).collect::<Vec<_>>(), [79, 109]);
+    let shares: Vec<f64> = description.datasets.iter().map(|one| one.share).collect();
+    assert_eq!(shares, [0.5, 0.5]);
+    let rows: f64 = description.datasets.iter().map(|one| one.epochs * one.rows as f64).sum();
+    assert!((rows - 72.0).abs() < 1e-9);
+    assert_eq!(description.state_bytes, description.parameters * 20);
+}
