@@ -15,6 +15,7 @@ pub mod optimizer;
 pub mod patches;
 pub mod random;
 pub mod run;
+pub mod sample;
 pub mod schedule;
 #[cfg(test)]
 mod sketch;

@@ -1,0 +1,277 @@
+//! LM mode, and when to leave it.
+
+use std::sync::Arc;
+
+use burn::{module::Module, tensor::Tensor};
+use schemas::Vocabulary;
+
+use super::{
+    End, LatentImage, LatentSize, Part, Prompt, Sample, SampleError, SamplePlan,
+    cache::{Cache, Keep, append},
+    draw::{Canvas, draw, host},
+    prompt::Input,
+};
+use crate::{kernels::gather_rows, model::Transfusion, patches::PatchGrid, random::Stream};
+
+/// What is to be continued.
+#[derive(Debug, Clone)]
+pub struct Request<'a> {
+    /// The prompts.
+    pub prompts: &'a [Prompt],
+    /// Number of the first prompt: draws come from these numbers, so a long list gives the same in batches of any size.
+    pub first: u64,
+    /// Size of the pictures that are drawn; not looked at for a model of text alone.
+    pub size: LatentSize,
+}
+
+/// How far a batch is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// So many prompts got their next token.
+    Wrote {
+        /// Prompts.
+        prompts: usize,
+    },
+    /// A denoising step was made.
+    Drew {
+        /// Images that are drawn together.
+        images: usize,
+        /// Steps made.
+        step: usize,
+        /// Steps in all.
+        steps: usize,
+    },
+}
+
+/// Continues prompts, all side by side; one sample a prompt, in their order. `observe` is told of each pass.
+///
+/// # Errors
+///
+/// A prompt that the model can't read, a size that it can't draw, or numbers that are not finite.
+pub fn sample(
+    model: &Transfusion,
+    request: &Request<'_>,
+    plan: &SamplePlan,
+    observe: &mut dyn FnMut(Progress),
+) -> Result<Vec<Sample>, SampleError> {
+    let model = model.valid();
+    let mut batch = Batch { sequences: Vec::new(), model: &model, plan, size: request.size };
+    batch.read(request)?;
+    while batch.sequences.iter().any(|sequence| sequence.state.is_open()) {
+        while batch.write(observe)? {}
+        batch.draw(observe)?;
+    }
+    Ok(batch.sequences.into_iter().map(Sequence::finish).collect())
+}
+
+/// What a sequence does next.
+enum State {
+    /// Choose a token from these scores.
+    Write(Vec<f64>),
+    /// Draw an image: its last token is BOI.
+    Draw,
+    /// Nothing.
+    Done(End),
+}
+
+impl State {
+    fn is_open(&self) -> bool {
+        !matches!(self, Self::Done(_))
+    }
+}
+
+/// A prompt on its way.
+struct Sequence {
+    number: u64,
+    end: u32,
+    cache: Cache,
+    state: State,
+    parts: Vec<Part>,
+    tokens: usize,
+    images: usize,
+    /// Of the choice of tokens.
+    stream: Stream,
+}
+
+impl Sequence {
+    fn push(&mut self, token: u32) {
+        self.tokens += 1;
+        match self.parts.last_mut() {
+            Some(Part::Text(ids)) => ids.push(token),
+            _ => self.parts.push(Part::Text(vec![token])),
+        }
+    }
+
+    fn finish(self) -> Sample {
+        let end = if let State::Done(end) = self.state { end } else { End::Tokens };
+        Sample { parts: self.parts, end }
+    }
+
+    fn waits(&self) -> bool {
+        matches!(self.state, State::Draw)
+    }
+
+    /// Its next image.
+    fn canvas(&mut self, seed: u64) -> Canvas<'_> {
+        let stream = Stream::new(seed, "sample image", &[self.number, self.images as u64]);
+        Canvas { prompt: self.number, prefix: &mut self.cache, stream }
+    }
+
+    /// The next token, if it is time for one.
+    fn choose(&mut self, plan: &SamplePlan, vocabulary: Vocabulary, can_draw: bool) -> Option<u32> {
+        let State::Write(scores) = &mut self.state else { return None };
+        // EOI is appended, never chosen: nothing taught the model its score.
+        scores[vocabulary.eoi() as usize] = f64::NEG_INFINITY;
+        if !can_draw || self.images >= plan.max_images {
+            scores[vocabulary.boi() as usize] = f64::NEG_INFINITY;
+        }
+        Some(plan.choice.choose(scores, &mut self.stream) as u32)
+    }
+}
+
+struct Batch<'a> {
+    sequences: Vec<Sequence>,
+    model: &'a Transfusion,
+    plan: &'a SamplePlan,
+    size: LatentSize,
+}
+
+impl Batch<'_> {
+    fn vocabulary(&self) -> Vocabulary {
+        self.model.plan().vocabulary()
+    }
+
+    /// Reads all prompts in one pass.
+    fn read(&mut self, request: &Request<'_>) -> Result<(), SampleError> {
+        let numbered = || request.prompts.iter().zip(request.first..);
+        let inputs: Vec<Input> = numbered()
+            .map(|(prompt, number)| prompt.input(number, self.model.plan()))
+            .collect::<Result<_, _>>()?;
+        self.sequences = numbered().map(|(prompt, number)| self.sequence(prompt, number)).collect();
+        self.feed((0..inputs.len()).zip(inputs).collect())
+    }
+
+    fn sequence(&self, prompt: &Prompt, number: u64) -> Sequence {
+        Sequence {
+            number,
+            end: prompt.end,
+            cache: Cache::default(),
+            state: if prompt.draw { State::Draw } else { State::Write(Vec::new()) },
+            parts: Vec::new(),
+            tokens: 0,
+            images: 0,
+            stream: Stream::new(self.plan.seed, "sample text", &[number]),
+        }
+    }
+
+    /// Appends to the sequences with these indexes (ascending), and gives those in LM mode their next scores.
+    fn feed(&mut self, inputs: Vec<(usize, Input)>) -> Result<(), SampleError> {
+        if inputs.is_empty() {
+            return Ok(());
+        }
+        let ends = inputs.iter().scan(0, |end, (_, input)| {
+            *end += input.ids.len();
+            Some(*end as u32 - 1)
+        });
+        let last: Vec<u32> = ends.collect();
+        let hidden_nd = {
+            let chosen = |index: &usize| inputs.binary_search_by_key(index, |(index, _)| *index).is_ok();
+            let caches = self.sequences.iter_mut().enumerate().filter(|(index, _)| chosen(index));
+            let mut caches: Vec<&mut Cache> = caches.map(|(_, sequence)| &mut sequence.cache).collect();
+            let inputs: Vec<&Input> = inputs.iter().map(|(_, input)| input).collect();
+            append(self.model, &mut caches, &inputs, Keep::Yes)
+        };
+        let writing = |index: usize| matches!(self.sequences[index].state, State::Write(_));
+        let asked: Vec<(usize, u32)> =
+            inputs.iter().map(|(index, _)| *index).zip(last).filter(|(index, _)| writing(*index)).collect();
+        self.score(hidden_nd, &asked)
+    }
+
+    /// Scores of the next token of some sequences, from rows of hidden states.
+    fn score(&mut self, hidden_nd: Tensor<2>, asked: &[(usize, u32)]) -> Result<(), SampleError> {
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let rows: Arc<[u32]> = asked.iter().map(|(_, row)| *row).collect();
+        let scores = host(self.model.logits(gather_rows(hidden_nd, &rows)));
+        let each = scores.len() / asked.len();
+        for ((index, _), scores) in asked.iter().zip(scores.chunks_exact(each)) {
+            let sequence = &mut self.sequences[*index];
+            if !scores.iter().all(|score| score.is_finite()) {
+                return Err(SampleError::NotFinite { prompt: sequence.number });
+            }
+            sequence.state = State::Write(scores.to_vec());
+        }
+        Ok(())
+    }
+
+    /// Gives every sequence in LM mode one token. Whether there was one.
+    fn write(&mut self, observe: &mut dyn FnMut(Progress)) -> Result<bool, SampleError> {
+        let (vocabulary, can_draw) = (self.vocabulary(), self.model.image.is_some());
+        let mut inputs = Vec::new();
+        for (index, sequence) in self.sequences.iter_mut().enumerate() {
+            if sequence.tokens >= self.plan.max_tokens && matches!(sequence.state, State::Write(_)) {
+                sequence.state = State::Done(End::Tokens);
+            }
+            let Some(token) = sequence.choose(self.plan, vocabulary, can_draw) else { continue };
+            if token == sequence.end {
+                sequence.state = State::Done(End::Document);
+                continue;
+            }
+            if token == vocabulary.boi() {
+                sequence.state = State::Draw;
+            } else {
+                sequence.push(token);
+            }
+            if token == vocabulary.boi() || sequence.tokens < self.plan.max_tokens {
+                inputs.push((index, Input::token(token)));
+            }
+        }
+        let wrote = !inputs.is_empty();
+        if wrote {
+            observe(Progress::Wrote { prompts: inputs.len() });
+        }
+        self.feed(inputs)?;
+        Ok(wrote)
+    }
+
+    /// Draws an image for every sequence that waits for one, and puts it, clean, and EOI behind it.
+    fn draw(&mut self, observe: &mut dyn FnMut(Progress)) -> Result<(), SampleError> {
+        let waiting: Vec<usize> =
+            (0..self.sequences.len()).filter(|&index| self.sequences[index].waits()).collect();
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let grid = self.size.grid(self.model.plan())?;
+        let waits = self.sequences.iter_mut().filter(|sequence| sequence.waits());
+        let mut canvases: Vec<Canvas<'_>> = waits.map(|sequence| sequence.canvas(self.plan.seed)).collect();
+        let (images, steps) = (canvases.len(), self.plan.steps.len());
+        let drawn = draw(self.model, &mut canvases, &grid, self.plan, |step| {
+            observe(Progress::Drew { images, step, steps });
+        })?;
+        let inputs = waiting
+            .into_iter()
+            .zip(drawn)
+            .filter_map(|(index, patches)| Some((index, self.hang(index, patches, &grid)?)))
+            .collect();
+        self.feed(inputs)
+    }
+
+    /// Takes a drawn image into its sample: what must be appended for the model to go on, unless the sample is done.
+    fn hang(&mut self, index: usize, patches: Vec<f32>, grid: &PatchGrid) -> Option<Input> {
+        let vocabulary = self.vocabulary();
+        let sequence = &mut self.sequences[index];
+        let values = grid.unpatchify(&patches);
+        sequence.parts.push(Part::Image(LatentImage { size: self.size, values }));
+        sequence.images += 1;
+        if sequence.tokens >= self.plan.max_tokens {
+            sequence.state = State::Done(End::Tokens);
+            return None;
+        }
+        sequence.state = State::Write(Vec::new());
+        let mut input = Input::default();
+        input.push_image(patches, grid.patches(), 0, vocabulary);
+        input.ids.push(vocabulary.eoi());
+        Some(input)
+    }
+}

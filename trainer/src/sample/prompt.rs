@@ -1,0 +1,195 @@
+//! What goes in and what comes out.
+
+use schemas::Vocabulary;
+
+use super::SampleError;
+use crate::{model::ModelPlan, patches::PatchGrid};
+
+/// A clean latent, normalised as the dataset's: channel, row, column.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LatentImage {
+    /// Rows and columns.
+    pub size: LatentSize,
+    /// channels x height x width values.
+    pub values: Vec<f32>,
+}
+
+/// Size of a latent in latent pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentSize {
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl LatentSize {
+    /// How the model cuts latents of this size.
+    ///
+    /// # Errors
+    ///
+    /// If the model knows no images, or its patches don't fit.
+    pub(super) fn grid(self, model: &ModelPlan) -> Result<PatchGrid, SampleError> {
+        let Self { height, width } = self;
+        let Some(image) = model.image() else {
+            return Err(SampleError::Prompt { prompt: 0, what: "the model knows text alone".to_owned() });
+        };
+        let patch = image.patch;
+        if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
+            return Err(SampleError::Size { height, width, patch });
+        }
+        Ok(PatchGrid { channels: image.channels, height, width, patch })
+    }
+}
+
+/// A run of text, or an image.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Part {
+    /// Ids of the tokenizer.
+    Text(Vec<u32>),
+    /// An image; BOI and EOI around it go without saying.
+    Image(LatentImage),
+}
+
+/// The beginning of a document.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Prompt {
+    pub(super) parts: Vec<Part>,
+    pub(super) draw: bool,
+    pub(super) end: u32,
+}
+
+impl Prompt {
+    /// A document of nothing but `begin`, the tokenizer's BOS, that ends where the model chooses `end`, its EOS.
+    pub fn new(begin: u32, end: u32) -> Self {
+        Self { parts: vec![Part::Text(vec![begin])], draw: false, end }
+    }
+
+    /// With text behind it.
+    #[must_use]
+    pub fn text(mut self, ids: &[u32]) -> Self {
+        self.parts.push(Part::Text(ids.to_vec()));
+        self
+    }
+
+    /// With an image behind it: clean, seen by all that follows.
+    #[must_use]
+    pub fn image(mut self, image: LatentImage) -> Self {
+        self.parts.push(Part::Image(image));
+        self
+    }
+
+    /// With BOI at its end: the model draws before it writes.
+    #[must_use]
+    pub fn draw(mut self) -> Self {
+        self.draw = true;
+        self
+    }
+
+    /// Checks the prompt against the model, and puts the markers in.
+    pub(super) fn input(&self, number: u64, model: &ModelPlan) -> Result<Input, SampleError> {
+        let vocabulary = model.vocabulary();
+        let wrong = |what: String| SampleError::Prompt { prompt: number, what };
+        let mut input = Input::default();
+        for part in &self.parts {
+            match part {
+                Part::Text(ids) => {
+                    if let Some(id) = ids.iter().find(|&&id| id >= vocabulary.size) {
+                        return Err(wrong(format!(
+                            "token {id} is not one of the tokenizer's {}",
+                            vocabulary.size
+                        )));
+                    }
+                    input.ids.extend(ids);
+                }
+                Part::Image(image) => {
+                    let grid = image.size.grid(model).map_err(|error| match error {
+                        SampleError::Prompt { what, .. } => wrong(what),
+                        other => wrong(other.to_string()),
+                    })?;
+                    let expected = grid.channels * grid.height * grid.width;
+                    if image.values.len() != expected {
+                        return Err(wrong(format!(
+                            "a latent has {} values, expected {expected}",
+                            image.values.len()
+                        )));
+                    }
+                    input.ids.push(vocabulary.boi());
+                    input.push_image(grid.patchify(&image.values), grid.patches(), 0, vocabulary);
+                    input.ids.push(vocabulary.eoi());
+                }
+            }
+        }
+        if self.draw {
+            if model.image().is_none() {
+                return Err(wrong("a picture is asked for, the model knows text alone".to_owned()));
+            }
+            input.ids.push(vocabulary.boi());
+        }
+        Ok(input)
+    }
+}
+
+/// What is appended to a sequence in one pass.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Input {
+    /// One id a position; at patches one that is not looked at.
+    pub(super) ids: Vec<u32>,
+    /// Images among these positions.
+    pub(super) images: Vec<InputImage>,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct InputImage {
+    /// First position, counted from the first of this input.
+    pub(super) start: usize,
+    /// Number of patches.
+    pub(super) patches: usize,
+    /// Their numbers.
+    pub(super) values: Vec<f32>,
+    /// Timestep.
+    pub(super) t: u32,
+}
+
+impl Input {
+    pub(super) fn token(id: u32) -> Self {
+        Self { ids: vec![id], images: Vec::new() }
+    }
+
+    pub(super) fn push_image(&mut self, values: Vec<f32>, patches: usize, t: u32, vocabulary: Vocabulary) {
+        self.images.push(InputImage { start: self.ids.len(), patches, values, t });
+        self.ids.resize(self.ids.len() + patches, vocabulary.boi());
+    }
+}
+
+/// What a prompt was continued with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sample {
+    /// New text (without markers) and new images, in order.
+    pub parts: Vec<Part>,
+    /// Why it ends.
+    pub end: End,
+}
+
+/// Why a sample ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The model ended the document.
+    Document,
+    /// All allowed tokens are used.
+    Tokens,
+}
+
+impl Sample {
+    /// All new ids of the tokenizer, across images.
+    pub fn tokens(&self) -> Vec<u32> {
+        let text =
+            self.parts.iter().filter_map(|part| if let Part::Text(ids) = part { Some(ids) } else { None });
+        text.flatten().copied().collect()
+    }
+
+    /// All new images.
+    pub fn images(&self) -> impl Iterator<Item = &LatentImage> {
+        self.parts.iter().filter_map(|part| if let Part::Image(image) = part { Some(image) } else { None })
+    }
+}
