@@ -312,3 +312,6 @@ impl OpenRow {
         row.expect("documents of this layout give valid rows")
     }
 }
+
+#[cfg(test)]
+mod tests;

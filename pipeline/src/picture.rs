@@ -226,8 +226,11 @@ fn refusal(error: ImageError) -> Reject {
     Reject::new(reason, error.to_string())
 }
 
-/// Whether the end of the data lies at the bottom of an error.
+/// Whether the end of the data lies at the bottom of an error. The GIF decoder says so in words only.
 fn ends_early(error: &ImageError) -> bool {
+    if error.to_string().ends_with("Unexpected End of File") {
+        return true;
+    }
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         let io = match error.downcast_ref::<ImageError>() {

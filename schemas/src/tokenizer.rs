@@ -181,6 +181,11 @@ fn definition(bytes: &[u8], pieces: &Pieces) -> Result<Definition, TokenizerErro
     definition
         .specials
         .retain(|special| special.kind != SpecialTokenKind::Control && special.id < pieces.size());
+    for unknown in definition.specials.iter_mut().filter(|special| special.kind == SpecialTokenKind::Unknown)
+    {
+        // A text that spells the unknown piece must not be cut there before it is normalized.
+        unknown.extract = false;
+    }
     if definition.model.vocab().is_empty() {
         return Err(unreadable("the vocabulary is empty"));
     }
