@@ -88,12 +88,9 @@ fn along<const FUSED: bool, const R: usize>(
     let mut sums = load::<R>(out, out_stride);
     for (p, b) in b.chunks(b_stride).take(depth).enumerate() {
         let b: &[f32; LANES] = b.first_chunk().expect("a row of a panel");
-        for row in 0..R {
-            let a = rows[row][p];
-            for lane in 0..LANES {
-                sums[row][lane] = multiply_add::<FUSED>(a, b[lane], sums[row][lane]);
-            }
-        }
+        // Side by side as in `across`: with loads and checks between the rows' products the compiler gives up on vectors.
+        let a: [f32; R] = std::array::from_fn(|row| rows[row][p]);
+        add_multiples::<FUSED, R>(&mut sums, &a, b);
     }
     store(out, out_stride, &sums);
 }
@@ -112,13 +109,23 @@ fn across<const FUSED: bool, const R: usize>(
     for (a, b) in a.chunks(a_stride).zip(b.chunks(b_stride)).take(depth) {
         let a: &[f32; R] = a.first_chunk().expect("a row of the left matrix");
         let b: &[f32; LANES] = b.first_chunk().expect("a row of a panel");
-        for row in 0..R {
-            for lane in 0..LANES {
-                sums[row][lane] = multiply_add::<FUSED>(a[row], b[lane], sums[row][lane]);
-            }
-        }
+        add_multiples::<FUSED, R>(&mut sums, a, b);
     }
     store(out, out_stride, &sums);
+}
+
+/// `sums[r] += a[r] b`.
+#[inline(always)]
+fn add_multiples<const FUSED: bool, const R: usize>(
+    sums: &mut [[f32; LANES]; R],
+    a: &[f32; R],
+    b: &[f32; LANES],
+) {
+    for row in 0..R {
+        for lane in 0..LANES {
+            sums[row][lane] = multiply_add::<FUSED>(a[row], b[lane], sums[row][lane]);
+        }
+    }
 }
 
 #[inline(always)]
