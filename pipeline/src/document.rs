@@ -39,6 +39,11 @@ impl Shape {
             Self::Interleaved => "interleaved",
         }
     }
+
+    /// Whether its rows have images.
+    pub const fn has_images(self) -> bool {
+        !matches!(self, Self::Text)
+    }
 }
 
 /// Where a row stands: its indexes in the dataset, and the names that its hash is drawn from.

@@ -1,10 +1,52 @@
 //! Raw text and images to packed shards, as a DataFusion plan.
+//!
+//! A [`PreprocessConfig`] is what a person wrote, a [`PreprocessPlan`] what will be done, and [`preprocess`] does it:
+//! files of any store become units, units become rows, rows documents, documents packed rows, packed rows shards, and
+//! when all units are committed the manifest makes the dataset visible. Reading, decoding, encoding, packing and
+//! writing are operators of a physical plan, so EXPLAIN shows the whole job and one memory limit holds for all of it.
+//!
+//! The bytes of a dataset depend on the sources, the configuration and the seed. They do not depend on threads, on the
+//! order in which units are done, on how often the job was killed, or on where its output and its inputs' roots lie.
+//!
+//! The crate knows no network: latents come from an [`codec::ImageCodec`] that somebody else brings. It touches no
+//! arguments, environment, terminal or clock: it is handed stores, a seed and an [`Observer`].
 
 pub mod bpe;
 pub mod codec;
+mod commit;
+mod config;
 pub mod document;
+mod error;
+mod job;
+mod lease;
+mod observer;
+mod operators;
 pub mod pack;
 pub mod picture;
+mod pictures;
+mod plan;
+mod read;
 pub mod reject;
+mod rejects;
+mod report;
 #[cfg(test)]
 pub(crate) mod samples;
+#[cfg(test)]
+mod tests;
+mod train;
+mod units;
+
+pub use commit::Location;
+pub use config::{
+    CodecConfig, Filling, Format, PictureConfig, PreprocessConfig, SourceConfig, SplitConfig, TextSplit,
+    TokenizerConfig, TrainTokenizer,
+};
+pub use document::Shape;
+pub use error::{BoxError, PipelineError};
+pub use job::preprocess;
+pub use observer::{Event, Observer, Silent};
+pub use pictures::{PictureRequest, PictureSet, pictures};
+pub use plan::{Environment, PreprocessPlan, UnitSummary};
+pub use rejects::RejectLine;
+pub use report::{Report, SourceReport};
+pub use units::{InputFile, Listing, Resolver, Unit};

@@ -1,0 +1,285 @@
+//! Where a dataset lies, and how objects get there: whole or not at all.
+//!
+//! On a disk an object is written to a temporary file beside its place, synced, and renamed (or linked, where it must
+//! not exist yet). On a store it is one put, or a multipart upload that shows nothing until it is complete and whose
+//! parts are removed when it fails. Shards are named by their content, so writing one twice is harmless; everything
+//! that must be decided once is put create-only.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use object_store::{Error as StoreError, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use schemas::ShardRecord;
+use serde::{Deserialize, Serialize};
+use tempfile::NamedTempFile;
+
+use crate::PipelineError;
+use crate::operators::pack::{SPLITS, UnitReport};
+
+/// Bytes of a part of a multipart upload, and the size up to which one put is enough.
+const PART_BYTES: usize = 8 << 20;
+
+/// Folder of unfinished files on a disk; emptied at each start.
+const TEMPORARY: &str = ".unfinished";
+
+/// The folder of a dataset.
+#[derive(Clone, Debug)]
+pub struct Location {
+    /// The store that it lies in.
+    pub store: Arc<dyn ObjectStore>,
+    /// Its path there.
+    pub prefix: Path,
+    /// Its path on this machine's disk, where it lies on one.
+    pub local: Option<PathBuf>,
+}
+
+/// What is committed of a unit: `commits/UNIT.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Commit {
+    /// Name of the unit.
+    pub(crate) unit: String,
+    /// Its shards in the dataset and in the validation dataset.
+    pub(crate) shards: [Vec<ShardRecord>; SPLITS],
+    /// Its counts.
+    pub(crate) report: UnitReport,
+}
+
+pub(crate) fn commit_name(unit: &str) -> String {
+    format!("commits/{unit}.json")
+}
+
+impl Location {
+    /// A folder below this one.
+    pub fn child(&self, name: &str) -> Self {
+        let prefix = name.split('/').fold(self.prefix.clone(), |path, part| path.join(part));
+        Self { store: self.store.clone(), prefix, local: self.local.as_ref().map(|local| local.join(name)) }
+    }
+
+    /// The path of an object, for a message.
+    pub(crate) fn show(&self, name: &str) -> String {
+        match &self.local {
+            Some(local) => local.join(name).display().to_string(),
+            None => self.path(name).to_string(),
+        }
+    }
+
+    fn path(&self, name: &str) -> Path {
+        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+    }
+
+    fn store_error(&self, operation: &'static str, name: &str, source: StoreError) -> PipelineError {
+        PipelineError::Store { operation, path: self.show(name), source }
+    }
+
+    fn io_error(&self, operation: &'static str, name: &str, source: io::Error) -> PipelineError {
+        PipelineError::Io { operation, path: self.show(name), source }
+    }
+
+    /// Reads an object, `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn read(&self, name: &str) -> Result<Option<Bytes>, PipelineError> {
+        let found = match self.store.get(&self.path(name)).await {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.store_error("read", name, error)),
+        }
+    }
+
+    /// Writes an object that must not exist; `false` if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the store fails.
+    pub async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<bool, PipelineError> {
+        if self.local.is_some() {
+            let (location, name) = (self.clone(), name.to_owned());
+            return blocking(move || {
+                let file = location.temporary_with(&name, &bytes)?;
+                location.persist(file, &name, true)
+            })
+            .await;
+        }
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&self.path(name), bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(false),
+            Err(error) => Err(self.store_error("write", name, error)),
+        }
+    }
+
+    /// Writes an object, whether it exists or not.
+    pub(crate) async fn write(&self, name: &str, bytes: Vec<u8>) -> Result<(), PipelineError> {
+        if self.local.is_some() {
+            let (location, name) = (self.clone(), name.to_owned());
+            return blocking(move || {
+                let file = location.temporary_with(&name, &bytes)?;
+                location.persist(file, &name, false).map(|_| ())
+            })
+            .await;
+        }
+        let put = self.store.put(&self.path(name), bytes.into()).await;
+        put.map(|_| ()).map_err(|error| self.store_error("write", name, error))
+    }
+
+    /// A temporary file for an object that is to be written here. Blocks.
+    pub(crate) fn temporary(&self) -> Result<NamedTempFile, PipelineError> {
+        let mut builder = tempfile::Builder::new();
+        let Some(local) = &self.local else {
+            return builder
+                .tempfile()
+                .map_err(|error| self.io_error("create a temporary file for", "", error));
+        };
+        let folder = local.join(TEMPORARY);
+        // What is renamed into the dataset has the rights of any other new file.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        std::fs::create_dir_all(&folder)
+            .and_then(|()| builder.tempfile_in(&folder))
+            .map_err(|error| self.io_error("create a file in", TEMPORARY, error))
+    }
+
+    fn temporary_with(&self, name: &str, bytes: &[u8]) -> Result<NamedTempFile, PipelineError> {
+        let mut file = self.temporary()?;
+        file.write_all(bytes).map_err(|error| self.io_error("write", name, error))?;
+        Ok(file)
+    }
+
+    /// Moves a file to its place on the disk. Blocks.
+    fn persist(&self, file: NamedTempFile, name: &str, create: bool) -> Result<bool, PipelineError> {
+        let target = self.local.clone().unwrap_or_default().join(name);
+        let folder = target.parent().map(std::path::Path::to_path_buf).unwrap_or_default();
+        let failed = |error| self.io_error("write", name, error);
+        std::fs::create_dir_all(&folder).map_err(failed)?;
+        file.as_file().sync_all().map_err(failed)?;
+        let moved = if create { file.persist_noclobber(&target) } else { file.persist(&target) };
+        match moved {
+            Ok(_) => {}
+            Err(error) if create && error.error.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            Err(error) => return Err(failed(error.error)),
+        }
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)?;
+        Ok(true)
+    }
+
+    /// Gives a finished temporary file its place. Its content decides its name, so it may exist.
+    pub(crate) async fn put_file(&self, name: &str, file: NamedTempFile) -> Result<(), PipelineError> {
+        if self.local.is_some() {
+            let (location, name) = (self.clone(), name.to_owned());
+            return blocking(move || location.persist(file, &name, false).map(|_| ())).await;
+        }
+        let mut source =
+            file.reopen().map_err(|error| self.io_error("read the temporary file of", name, error))?;
+        let mut first = Vec::new();
+        self.read_part(&mut source, &mut first, name)?;
+        if first.len() < PART_BYTES {
+            return self.write(name, first).await;
+        }
+        let failed = |error| self.store_error("write", name, error);
+        let mut upload = self.store.put_multipart(&self.path(name)).await.map_err(failed)?;
+        match self.upload(&mut *upload, first, source, name).await {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                // The first error is the one that says what happened.
+                if let Err(abort) = upload.abort().await {
+                    tracing::warn!(name, error = %abort, "parts of a failed upload could not be removed");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn upload(
+        &self,
+        upload: &mut dyn MultipartUpload,
+        mut part: Vec<u8>,
+        mut source: File,
+        name: &str,
+    ) -> Result<(), PipelineError> {
+        let failed = |error| self.store_error("write", name, error);
+        while !part.is_empty() {
+            upload.put_part(std::mem::take(&mut part).into()).await.map_err(failed)?;
+            self.read_part(&mut source, &mut part, name)?;
+        }
+        upload.complete().await.map(|_| ()).map_err(failed)
+    }
+
+    fn read_part(&self, source: &mut File, part: &mut Vec<u8>, name: &str) -> Result<(), PipelineError> {
+        let read = Read::by_ref(source).take(PART_BYTES as u64).read_to_end(part);
+        read.map(|_| ()).map_err(|error| self.io_error("read the temporary file of", name, error))
+    }
+
+    /// Removes what a killed process left on the disk.
+    pub(crate) fn remove_unfinished(&self) -> Result<(), PipelineError> {
+        let Some(local) = &self.local else { return Ok(()) };
+        match std::fs::remove_dir_all(local.join(TEMPORARY)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(self.io_error("remove", TEMPORARY, error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads a commit; a damaged one is an error, it is never half written.
+    pub(crate) async fn read_commit(&self, unit: &str) -> Result<Option<Commit>, PipelineError> {
+        let name = commit_name(unit);
+        let Some(bytes) = self.read(&name).await? else { return Ok(None) };
+        let damaged = |error: serde_json::Error| PipelineError::Damaged {
+            path: self.show(&name),
+            what: error.to_string(),
+        };
+        serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+    }
+}
+
+/// Runs what blocks on a thread for it.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PipelineError> + Send + 'static,
+) -> Result<T, PipelineError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        Err(error) => Err(PipelineError::Format(Box::new(error))),
+    }
+}
+
+/// A writer that counts and hashes what goes through.
+pub(crate) struct Hashing<W> {
+    inner: W,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl<W: Write> Hashing<W> {
+    pub(crate) fn new(inner: W) -> Self {
+        Self { inner, hasher: blake3::Hasher::new(), bytes: 0 }
+    }
+
+    /// The writer, the checksum, and the number of bytes.
+    pub(crate) fn finish(self) -> (W, String, u64) {
+        (self.inner, self.hasher.finalize().to_hex().to_string(), self.bytes)
+    }
+}
+
+impl<W: Write> Write for Hashing<W> {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(buffer)?;
+        self.hasher.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}

@@ -1,0 +1,267 @@
+//! What can stop a preprocessing job. Bad rows are no errors: they become rejects.
+
+use datafusion::error::DataFusionError;
+
+/// An error of a store, codec or resolver, whatever its type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a preprocessing job can't start or go on. [`PipelineError::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A value of the configuration that can't be.
+    #[error("`{key}` is {found}, expected {expected}")]
+    Config {
+        /// The key, as a person writes it.
+        key: String,
+        /// What is possible.
+        expected: String,
+        /// What was written.
+        found: String,
+    },
+    /// An address that can't be opened.
+    #[error("`{uri}` of source `{name}` can't be opened")]
+    Address {
+        /// Name of the source, or of the key.
+        name: String,
+        /// The address.
+        uri: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// An address with nothing behind it.
+    #[error("source `{name}` has no files: nothing matches `{uri}`")]
+    NoFiles {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// What lies there instead, at most a few names.
+        nearby: Vec<String>,
+    },
+    /// A file of a form that no reader knows.
+    #[error("`{path}` of source `{name}` has a form that is not known")]
+    UnknownFormat {
+        /// Name of the source.
+        name: String,
+        /// Path of the file.
+        path: String,
+    },
+    /// A column that the rows don't have.
+    #[error("source `{name}` has no column `{column}`; its columns are {}", quoted(available))]
+    NoColumn {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// The columns that are there.
+        available: Vec<String>,
+    },
+    /// A `where` or `select` that is no SQL, or doesn't fit the columns.
+    #[error("`{clause}` of source `{name}` is not usable: {what}")]
+    Sql {
+        /// Name of the source.
+        name: String,
+        /// `where` or `select`.
+        clause: &'static str,
+        /// The complaint.
+        what: String,
+    },
+    /// Images without something to encode them.
+    #[error("source `{name}` has images, but no codec is configured")]
+    NoCodec {
+        /// Name of the source.
+        name: String,
+    },
+    /// A codec whose latents don't fit the configuration.
+    #[error("codec gives latents of {height} x {width}, which patches of {patch} x {patch} don't tile")]
+    CodecShape {
+        /// Rows of a latent.
+        height: u32,
+        /// Columns of a latent.
+        width: u32,
+        /// Side of a patch.
+        patch: u32,
+    },
+    /// The codec failed.
+    #[error("codec failed on a batch of {images} pictures of unit `{unit}`")]
+    Codec {
+        /// The unit that was read.
+        unit: String,
+        /// Pictures of the batch.
+        images: usize,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// A tokenizer that can't be used.
+    #[error("tokenizer `{uri}` can't be used")]
+    Tokenizer {
+        /// Where it came from.
+        uri: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The output holds another dataset.
+    #[error("`{output}` was begun with another configuration: `{key}` is {there} there and {here} here")]
+    OtherConfig {
+        /// The output.
+        output: String,
+        /// The first key that differs.
+        key: String,
+        /// Its value in the output.
+        there: String,
+        /// Its value now.
+        here: String,
+    },
+    /// Somebody else writes there.
+    #[error("another process is writing to `{output}`")]
+    Busy {
+        /// The output.
+        output: String,
+    },
+    /// Somebody else took over.
+    #[error(
+        "another process took over the output `{output}` because this one did not renew its lease in time"
+    )]
+    LeaseLost {
+        /// The output.
+        output: String,
+    },
+    /// A store failed.
+    #[error("{operation} `{path}` failed")]
+    Store {
+        /// `read`, `list`, `write`.
+        operation: &'static str,
+        /// The object.
+        path: String,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object that changed under the reader.
+    #[error("`{path}` changed while it was read: {expected} bytes when listed, {found} now")]
+    Changed {
+        /// The object.
+        path: String,
+        /// Bytes when it was listed.
+        expected: u64,
+        /// Bytes now.
+        found: u64,
+    },
+    /// A disk failed.
+    #[error("{operation} `{path}` failed")]
+    Io {
+        /// `read`, `write`, `lock`, ...
+        operation: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of the dataset that is not what it should be.
+    #[error("`{path}` of the dataset is damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        what: String,
+    },
+    /// Too much was refused.
+    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows: {}", top.join(", "))]
+    TooManyRejects {
+        /// Rows refused.
+        rejected: u64,
+        /// Rows read.
+        read: u64,
+        /// The share that is allowed.
+        limit: f64,
+        /// The commonest reasons with their counts.
+        top: Vec<String>,
+    },
+    /// Asked to stop.
+    #[error("stopped after {done} of {total} units")]
+    Stopped {
+        /// Units that are done.
+        done: usize,
+        /// Units of the job.
+        total: usize,
+    },
+    /// A shard or manifest can't be written.
+    #[error("dataset can't be written")]
+    Format(#[source] BoxError),
+    /// DataFusion's own complaint.
+    #[error("plan failed")]
+    Plan(#[source] DataFusionError),
+}
+
+fn quoted(names: &[String]) -> String {
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+impl PipelineError {
+    /// What to do about it, for a line `hint: ...` behind the message.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
+            Self::NoFiles { nearby, .. } if nearby.is_empty() => {
+                "check the address: there is nothing below its fixed part".to_owned()
+            }
+            Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
+            Self::UnknownFormat { .. } => {
+                "known are .jsonl, .json, .txt, .parquet and .tar, the first three and the last also with .gz or .zst; \
+                 say `format = \"json-lines\"` for files that are named otherwise"
+                    .to_owned()
+            }
+            Self::NoColumn { .. } => {
+                "name the column with the source's keys `text`, `caption`, `image`, `id`, or with `select`".to_owned()
+            }
+            Self::Sql { .. } => {
+                "column names are case-sensitive, and quoted with double quotes where they are no plain words".to_owned()
+            }
+            Self::NoCodec { .. } => "set `codec.path` to a codec; `transfusion vae train` makes one".to_owned(),
+            Self::CodecShape { .. } => "change `codec.size` or `codec.patch`".to_owned(),
+            Self::OtherConfig { .. } => "choose another `output`, or delete what is there".to_owned(),
+            Self::Busy { .. } => "wait until it is done, or stop it; what it finished is kept".to_owned(),
+            Self::LeaseLost { .. } | Self::Stopped { .. } => {
+                "run the same command again: it goes on with the units that are not done".to_owned()
+            }
+            Self::Changed { .. } => "preprocess a corpus that nobody writes to".to_owned(),
+            Self::TooManyRejects { .. } => {
+                "look into `rejects/` of the output; raise `max-reject-share` if that is expected, and run again".to_owned()
+            }
+            Self::Store { source: object_store::Error::NotFound { .. }, .. } => {
+                "check the bucket and the key".to_owned()
+            }
+            Self::Store { .. } => "run the same command again: what was finished is kept".to_owned(),
+            Self::Damaged { .. } => "delete this file and run the same command again".to_owned(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// As an error of DataFusion, to travel through a plan.
+    pub(crate) fn into_plan(self) -> DataFusionError {
+        DataFusionError::External(Box::new(self))
+    }
+
+    /// The error that travelled through a plan.
+    pub(crate) fn from_plan(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(inner) => Self::Plan(DataFusionError::External(inner)),
+            },
+            DataFusionError::Context(_, inner) => Self::from_plan(*inner),
+            other => Self::Plan(other),
+        }
+    }
+}
+
+impl From<DataFusionError> for PipelineError {
+    fn from(error: DataFusionError) -> Self {
+        Self::from_plan(error)
+    }
+}

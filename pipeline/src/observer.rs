@@ -1,0 +1,57 @@
+//! What a job tells while it works.
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Event {
+    /// The job is planned.
+    Planned {
+        /// Units of the job.
+        units: usize,
+        /// Units that an earlier start has finished.
+        reused: usize,
+        /// Bytes of input that are still to be read.
+        bytes: u64,
+    },
+    /// A tokenizer was trained.
+    TokenizerTrained {
+        /// Its ids.
+        vocabulary: u32,
+        /// Bytes of text that it learned from.
+        bytes: u64,
+    },
+    /// Rows went through.
+    Rows {
+        /// Rows, refused ones included.
+        rows: u64,
+        /// Refused rows.
+        rejected: u64,
+        /// Text tokens of the documents.
+        tokens: u64,
+        /// Images of the documents.
+        images: u64,
+    },
+    /// A unit is finished and committed.
+    UnitDone {
+        /// Its name.
+        unit: String,
+        /// Its bytes of input.
+        bytes: u64,
+    },
+    /// The manifest is written.
+    Finished,
+}
+
+/// Somebody who is told. Called from many threads; must not block for long.
+pub trait Observer: Send + Sync {
+    /// Takes an event.
+    fn event(&self, event: Event);
+}
+
+/// Nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&self, _: Event) {}
+}

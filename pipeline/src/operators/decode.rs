@@ -1,0 +1,78 @@
+//! `DecodeExec`: pictures to pixels.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use rayon::ThreadPool;
+use rayon::prelude::*;
+
+use super::items::{Choice, Item, Part, from_columns, item_schema, to_batch};
+use super::stage::{Operator, Work};
+use crate::PipelineError;
+use crate::document::Shape;
+use crate::picture::PictureRules;
+use crate::plan::UnitFiles;
+use crate::read::table::Kind;
+use crate::reject::Reject;
+
+/// Decodes the pictures of a source's rows, many at a time, and keeps their order.
+#[derive(Clone, Debug)]
+pub(crate) struct Decode {
+    pub(crate) source: String,
+    pub(crate) seed: u64,
+    pub(crate) shape: Shape,
+    pub(crate) rules: PictureRules,
+    pub(crate) files: Arc<UnitFiles>,
+    pub(crate) pool: Arc<ThreadPool>,
+}
+
+impl Operator for Decode {
+    fn name(&self) -> &'static str {
+        "DecodeExec"
+    }
+
+    fn describe(&self) -> String {
+        format!("size={}, max_pixels={}", self.rules.size, self.rules.max_pixels)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        item_schema()
+    }
+
+    fn start(&self) -> Box<dyn Work> {
+        Box::new(self.clone())
+    }
+}
+
+impl Work for Decode {
+    fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
+        let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
+        let choice = Choice { seed: self.seed, source: &self.source, path: &path };
+        let mut items = from_columns(&batch, self.shape, &choice)?;
+        drop(batch);
+        self.pool.install(|| items.par_iter_mut().for_each(|item| decode(item, &self.rules)));
+        Ok(vec![to_batch(&items)?])
+    }
+}
+
+fn decode(item: &mut Item, rules: &PictureRules) {
+    if item.kind == Kind::Row
+        && let Err(reject) = decode_parts(item, rules)
+    {
+        item.refuse(reject);
+    }
+}
+
+fn decode_parts(item: &mut Item, rules: &PictureRules) -> Result<(), Reject> {
+    for part in &mut item.parts {
+        if let Part::Image(bytes) = part {
+            let (picture, probe) = rules.decode(bytes)?;
+            *bytes = picture.rgb;
+            if let Some(warning) = probe.warning {
+                item.warnings.get_or_insert_with(|| warning.name().to_owned());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,356 @@
+//! Rows between the operators: what a row became so far, and the Arrow columns that carry it.
+
+use std::sync::Arc;
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, BinaryArray, ListArray, RecordBatch, StringArray, StructArray, UInt8Array,
+    UInt16Array, UInt32Array, UInt64Array,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::compute::cast;
+use arrow::datatypes::{
+    DataType, Field, Fields, Schema, SchemaRef, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
+};
+use half::f16;
+use schemas::{Latent, row_hash};
+
+use crate::PipelineError;
+use crate::document::Shape;
+use crate::read::table::{DETAIL, FILE, KIND, Kind, REASON, ROW, UNIT};
+use crate::reject::{Reject, RejectReason};
+
+/// A row on its way.
+#[derive(Clone, Debug)]
+pub(crate) struct Item {
+    pub(crate) unit: String,
+    /// Index of the file in the unit.
+    pub(crate) file: u32,
+    pub(crate) row: u64,
+    pub(crate) kind: Kind,
+    pub(crate) reject: Option<Reject>,
+    /// Remarks, joined by commas.
+    pub(crate) warnings: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) parts: Vec<Part>,
+}
+
+/// A part of a document.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Part {
+    Text(String),
+    /// An encoded picture, or its pixels once it is decoded.
+    Image(Vec<u8>),
+    Latent(Latent),
+}
+
+impl Item {
+    /// Makes it a refused row.
+    pub(crate) fn refuse(&mut self, reject: Reject) {
+        self.kind = Kind::Reject;
+        self.reject = Some(reject);
+        self.parts.clear();
+    }
+}
+
+/// The names of files in units, for choices by the hash of a row.
+pub(crate) struct Choice<'a> {
+    pub(crate) seed: u64,
+    pub(crate) source: &'a str,
+    /// Path of a file of a unit.
+    pub(crate) path: &'a (dyn Fn(&str, u32) -> String + Sync),
+}
+
+fn failed(error: arrow::error::ArrowError) -> PipelineError {
+    PipelineError::Plan(error.into())
+}
+
+fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<Option<ArrayRef>, PipelineError> {
+    match batch.column_by_name(name) {
+        Some(column) if column.data_type() == wanted => Ok(Some(column.clone())),
+        Some(column) => cast(column, wanted).map(Some).map_err(failed),
+        None => Ok(None),
+    }
+}
+
+fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>, PipelineError> {
+    Ok(column(batch, name, &DataType::Utf8)?.map(|column| column.as_string::<i32>().clone()))
+}
+
+fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
+    let (units, reasons, details) = (texts(batch, UNIT)?, texts(batch, REASON)?, texts(batch, DETAIL)?);
+    let (ids, warnings) = (texts(batch, "id")?, texts(batch, "warnings")?);
+    let files = column(batch, FILE, &DataType::UInt32)?;
+    let rows = column(batch, ROW, &DataType::UInt64)?;
+    let kinds = column(batch, KIND, &DataType::UInt8)?;
+    let (Some(units), Some(files), Some(rows), Some(kinds)) = (units, files, rows, kinds) else {
+        let what = "a batch without its own columns".to_owned();
+        return Err(PipelineError::Plan(datafusion::error::DataFusionError::Internal(what)));
+    };
+    let text = |column: &Option<StringArray>, row: usize| {
+        column.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row).to_owned())
+    };
+    let item = |row: usize| {
+        let reason = text(&reasons, row).and_then(|name| RejectReason::from_name(&name));
+        Item {
+            unit: units.value(row).to_owned(),
+            file: files.as_primitive::<UInt32Type>().value(row),
+            row: rows.as_primitive::<UInt64Type>().value(row),
+            kind: Kind::of(kinds.as_primitive::<UInt8Type>().value(row)),
+            reject: reason.map(|reason| Reject::new(reason, text(&details, row).unwrap_or_default())),
+            warnings: text(&warnings, row),
+            id: text(&ids, row),
+            parts: Vec::new(),
+        }
+    };
+    Ok((0..batch.num_rows()).map(item).collect())
+}
+
+/// The items of a batch of the source's own columns. A row without what its shape needs becomes a reject.
+pub(crate) fn from_columns(
+    batch: &RecordBatch,
+    shape: Shape,
+    choice: &Choice<'_>,
+) -> Result<Vec<Item>, PipelineError> {
+    let mut items = heads(batch)?;
+    let parts: Box<dyn Fn(usize, &Item) -> Result<Vec<Part>, Reject>> = match shape {
+        Shape::Text => {
+            let text = texts(batch, "text")?;
+            Box::new(move |row, _| {
+                Ok(vec![Part::Text(required(text.as_ref(), row, RejectReason::MissingText)?)])
+            })
+        }
+        Shape::Pair => {
+            let captions = Captions::of(batch)?;
+            let images = column(batch, "image", &DataType::Binary)?;
+            Box::new(move |row, item| {
+                let caption = captions.of_row(row, item, choice)?;
+                let images = images.as_ref().map(|images| images.as_binary::<i32>());
+                let image =
+                    images.filter(|images| images.is_valid(row)).map(|images| images.value(row).to_vec());
+                let image =
+                    image.ok_or_else(|| Reject::new(RejectReason::MissingImage, "there is no image"))?;
+                Ok(vec![Part::Text(caption), Part::Image(image)])
+            })
+        }
+        Shape::Interleaved => {
+            let texts = column(batch, "texts", &crate::read::table::texts_type())?;
+            let images = column(batch, "images", &crate::read::table::pictures_type())?;
+            Box::new(move |row, _| Ok(interleave(texts.as_ref(), images.as_ref(), row)))
+        }
+    };
+    for (row, item) in items.iter_mut().enumerate().filter(|(_, item)| item.kind == Kind::Row) {
+        match parts(row, item) {
+            Ok(parts) => item.parts = parts,
+            Err(reject) => item.refuse(reject),
+        }
+    }
+    Ok(items)
+}
+
+fn required(column: Option<&StringArray>, row: usize, missing: RejectReason) -> Result<String, Reject> {
+    let text = column.filter(|column| column.is_valid(row)).map(|column| column.value(row).to_owned());
+    text.ok_or_else(|| Reject::new(missing, "absent or null"))
+}
+
+enum Captions {
+    One(Option<StringArray>),
+    /// Of several one is taken, by the hash of the row.
+    Many(ListArray),
+}
+
+impl Captions {
+    fn of(batch: &RecordBatch) -> Result<Self, PipelineError> {
+        let is_list =
+            |column: &ArrayRef| matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_));
+        if batch.column_by_name("caption").is_some_and(is_list) {
+            let lists = column(batch, "caption", &crate::read::table::texts_type())?;
+            if let Some(lists) = lists {
+                return Ok(Self::Many(lists.as_list::<i32>().clone()));
+            }
+        }
+        Ok(Self::One(texts(batch, "caption")?))
+    }
+
+    fn of_row(&self, row: usize, item: &Item, choice: &Choice<'_>) -> Result<String, Reject> {
+        let lists = match self {
+            Self::One(column) => return required(column.as_ref(), row, RejectReason::MissingCaption),
+            Self::Many(lists) => lists,
+        };
+        let missing = || Reject::new(RejectReason::MissingCaption, "absent, null or an empty list");
+        if lists.is_null(row) {
+            return Err(missing());
+        }
+        let values = lists.value(row);
+        let captions: Vec<&str> = values.as_string::<i32>().iter().flatten().collect();
+        let path = (choice.path)(&item.unit, item.file);
+        let hash = row_hash(choice.seed, choice.source, &path, item.row, "caption");
+        let chosen = captions.get((hash % captions.len().max(1) as u64) as usize);
+        chosen.map(|caption| (*caption).to_owned()).ok_or_else(missing)
+    }
+}
+
+/// Texts and images in their order; at one place the text stands first.
+fn interleave(texts: Option<&ArrayRef>, images: Option<&ArrayRef>, row: usize) -> Vec<Part> {
+    let list = |column: Option<&ArrayRef>| {
+        column.filter(|column| column.is_valid(row)).map(|column| column.as_list::<i32>().value(row))
+    };
+    let (texts, images) = (list(texts), list(images));
+    let length = |list: &Option<ArrayRef>| list.as_ref().map_or(0, |list| list.len());
+    let mut parts = Vec::new();
+    for place in 0..length(&texts).max(length(&images)) {
+        let valid = |list: &&ArrayRef| place < list.len() && list.is_valid(place);
+        if let Some(texts) = texts.as_ref().filter(valid) {
+            parts.push(Part::Text(texts.as_string::<i32>().value(place).to_owned()));
+        }
+        if let Some(images) = images.as_ref().filter(valid) {
+            parts.push(Part::Image(images.as_binary::<i32>().value(place).to_vec()));
+        }
+    }
+    parts
+}
+
+fn part_fields() -> Fields {
+    Fields::from(vec![
+        Field::new("text", DataType::Utf8, true),
+        Field::new("image", DataType::Binary, true),
+        Field::new("channels", DataType::UInt16, true),
+        Field::new("height", DataType::UInt16, true),
+        Field::new("width", DataType::UInt16, true),
+        Field::new("latent", DataType::Binary, true),
+    ])
+}
+
+fn part_item() -> Arc<Field> {
+    Arc::new(Field::new("item", DataType::Struct(part_fields()), false))
+}
+
+/// The columns of items.
+pub(crate) fn item_schema() -> SchemaRef {
+    let mut fields = crate::read::table::system_fields();
+    fields.extend([
+        Field::new("warnings", DataType::Utf8, true),
+        Field::new("id", DataType::Utf8, true),
+        Field::new("parts", DataType::List(part_item()), false),
+    ]);
+    Arc::new(Schema::new(fields))
+}
+
+/// Items as a batch of [`item_schema`].
+pub(crate) fn to_batch(items: &[Item]) -> Result<RecordBatch, PipelineError> {
+    let text = |of: fn(&Item) -> Option<&str>| -> ArrayRef {
+        Arc::new(StringArray::from_iter(items.iter().map(of)))
+    };
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(items.iter().map(|item| &item.unit))),
+        Arc::new(UInt32Array::from_iter_values(items.iter().map(|item| item.file))),
+        Arc::new(UInt64Array::from_iter_values(items.iter().map(|item| item.row))),
+        Arc::new(UInt8Array::from_iter_values(items.iter().map(|item| item.kind as u8))),
+        text(|item| item.reject.as_ref().map(|reject| reject.reason.name())),
+        text(|item| item.reject.as_ref().map(|reject| reject.detail.as_str())),
+        text(|item| item.warnings.as_deref()),
+        text(|item| item.id.as_deref()),
+        part_column(items).map_err(failed)?,
+    ];
+    RecordBatch::try_new(item_schema(), columns).map_err(failed)
+}
+
+fn part_column(items: &[Item]) -> Result<ArrayRef, arrow::error::ArrowError> {
+    let parts = || items.iter().flat_map(|item| item.parts.iter());
+    let latent =
+        |part: &'_ Part| if let Part::Latent(latent) = part { Some(latent.clone_shape()) } else { None };
+    let side = |of: fn(&(u16, u16, u16)) -> u16| -> ArrayRef {
+        Arc::new(UInt16Array::from_iter(parts().map(|part| latent(part).as_ref().map(of))))
+    };
+    let texts = parts().map(|part| if let Part::Text(text) = part { Some(text.as_str()) } else { None });
+    let images =
+        parts().map(|part| if let Part::Image(bytes) = part { Some(bytes.as_slice()) } else { None });
+    let latents =
+        parts().map(|part| if let Part::Latent(latent) = part { Some(latent_bytes(latent)) } else { None });
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter(texts)),
+        Arc::new(BinaryArray::from_iter(images)),
+        side(|shape| shape.0),
+        side(|shape| shape.1),
+        side(|shape| shape.2),
+        Arc::new(BinaryArray::from_iter(latents)),
+    ];
+    let values = StructArray::try_new(part_fields(), columns, None)?;
+    let offsets = OffsetBuffer::from_lengths(items.iter().map(|item| item.parts.len()));
+    Ok(Arc::new(ListArray::try_new(part_item(), offsets, Arc::new(values), None)?))
+}
+
+trait LatentShape {
+    fn clone_shape(&self) -> (u16, u16, u16);
+}
+
+impl LatentShape for Latent {
+    fn clone_shape(&self) -> (u16, u16, u16) {
+        (self.channels, self.height, self.width)
+    }
+}
+
+fn latent_bytes(latent: &Latent) -> Vec<u8> {
+    latent.values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+/// The items of a batch of [`item_schema`].
+pub(crate) fn from_batch(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
+    let mut items = heads(batch)?;
+    let lists = batch["parts"].as_list::<i32>();
+    for (row, item) in items.iter_mut().enumerate() {
+        item.parts = read_parts(lists.value(row).as_struct());
+    }
+    Ok(items)
+}
+
+fn read_parts(parts: &StructArray) -> Vec<Part> {
+    let (texts, images) = (parts.column(0).as_string::<i32>(), parts.column(1).as_binary::<i32>());
+    let side = |column: usize, part: usize| parts.column(column).as_primitive::<UInt16Type>().value(part);
+    let latents = parts.column(5).as_binary::<i32>();
+    let latent = |part: usize| Latent {
+        channels: side(2, part),
+        height: side(3, part),
+        width: side(4, part),
+        moments: false,
+        values: latents
+            .value(part)
+            .chunks_exact(2)
+            .map(|pair| f16::from_le_bytes([pair[0], pair[1]]))
+            .collect(),
+    };
+    (0..parts.len())
+        .map(|part| match (texts.is_valid(part), images.is_valid(part)) {
+            (true, _) => Part::Text(texts.value(part).to_owned()),
+            (_, true) => Part::Image(images.value(part).to_vec()),
+            _ => Part::Latent(latent(part)),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn items_survive_their_columns() {
+        let latent =
+            Latent { channels: 1, height: 1, width: 2, moments: false, values: vec![f16::ONE, f16::NEG_ONE] };
+        let item = |row, parts| Item {
+            unit: "u".to_owned(),
+            file: 3,
+            row,
+            kind: Kind::Row,
+            reject: None,
+            warnings: Some("exif_bad".to_owned()),
+            id: Some("x".to_owned()),
+            parts,
+        };
+        let mut items = vec![
+            item(5, vec![Part::Text("a".to_owned()), Part::Image(vec![1, 2]), Part::Latent(latent)]),
+            item(6, Vec::new()),
+        ];
+        items[1].refuse(Reject::new(RejectReason::Empty, "white space"));
+        let back = from_batch(&to_batch(&items).expect("a batch")).expect("items");
+        assert_eq!(format!("{back:?}"), format!("{items:?}"));
+    }
+}

@@ -1,0 +1,478 @@
+//! `PackExec`: rows of a source to documents, and documents to rows of the dataset.
+//!
+//! Documents are made on all threads of the job, a batch at a time; placing them is sequential within a unit. The
+//! batches that leave hold at most 64 packed rows, or one chunk of the table of rejects, or the report that ends a
+//! unit.
+
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, RecordBatch, StringArray, StructArray, UInt8Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use rayon::ThreadPool;
+use rayon::prelude::*;
+use schemas::shard::BATCH_ROWS;
+use schemas::{
+    Modality, Row, RowLayout, SourceStatistics, Span, encode_rows, row_bytes, row_hash, shard_schema, share,
+};
+use serde::{Deserialize, Serialize};
+
+use super::items::{Choice, Item, Part, from_batch, from_columns};
+use super::stage::{Operator, Work};
+use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape};
+use crate::observer::{Event, Observer};
+use crate::pack::Packer;
+use crate::plan::UnitFiles;
+use crate::read::table::Kind;
+use crate::reject::Reject;
+use crate::rejects::RejectLine;
+use crate::{PipelineError, error::BoxError};
+
+/// What a batch behind this operator holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Content {
+    /// Packed rows.
+    Rows = 0,
+    /// Lines of the table of rejects.
+    Rejects = 1,
+    /// The counts of a unit, its last batch.
+    Report = 2,
+}
+
+/// The two datasets of a job.
+pub(crate) const SPLITS: usize = 2;
+
+/// The columns behind this operator. `row` holds the columns of a shard; in batches that are no rows a blank one.
+pub(crate) fn packed_schema(layout: &RowLayout) -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("unit", DataType::Utf8, false),
+        Field::new("split", DataType::UInt8, false),
+        Field::new("content", DataType::UInt8, false),
+        Field::new("text", DataType::Utf8, true),
+        Field::new("tokens", DataType::UInt64, false),
+        Field::new("patches", DataType::UInt64, false),
+        Field::new("padding", DataType::UInt64, false),
+        Field::new("bytes", DataType::UInt64, false),
+        Field::new("row", DataType::Struct(shard_schema(layout).fields().clone()), false),
+    ]))
+}
+
+/// What became of a unit, in both datasets.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct UnitReport {
+    /// Counts of the dataset and of the validation dataset.
+    pub(crate) statistics: [SourceStatistics; SPLITS],
+}
+
+/// Packs a source.
+#[derive(Clone)]
+pub(crate) struct Pack {
+    pub(crate) source: u16,
+    pub(crate) name: String,
+    pub(crate) shape: Shape,
+    pub(crate) weight: f64,
+    pub(crate) validation: f64,
+    pub(crate) composer: Composer,
+    pub(crate) files: Arc<UnitFiles>,
+    pub(crate) pool: Arc<ThreadPool>,
+    pub(crate) observer: Arc<dyn Observer>,
+}
+
+impl std::fmt::Debug for Pack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pack").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Operator for Pack {
+    fn name(&self) -> &'static str {
+        "PackExec"
+    }
+
+    fn describe(&self) -> String {
+        let Composer { tokenizer, layout, packing, .. } = &self.composer;
+        let vocabulary = tokenizer.vocabulary_size();
+        format!(
+            "shape={}, vocabulary={vocabulary}, context={}, packing={packing:?}",
+            self.shape.name(),
+            layout.context
+        )
+    }
+
+    fn schema(&self) -> SchemaRef {
+        packed_schema(&self.composer.layout)
+    }
+
+    fn start(&self) -> Box<dyn Work> {
+        Box::new(Packing { operator: self.clone(), unit: None })
+    }
+}
+
+struct Packing {
+    operator: Pack,
+    unit: Option<UnitState>,
+}
+
+struct UnitState {
+    name: String,
+    datasets: [Dataset; SPLITS],
+    report: UnitReport,
+    rejects: String,
+}
+
+/// One dataset's share of a unit.
+struct Dataset {
+    packer: Option<Packer>,
+    rows: Vec<Row>,
+}
+
+/// A row that became a document.
+struct Made {
+    document: Document,
+    copies: u64,
+    split: usize,
+}
+
+impl Work for Packing {
+    fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
+        let items = self.items(&batch)?;
+        drop(batch);
+        let operator = &self.operator;
+        let made: Vec<_> =
+            operator.pool.install(|| items.into_par_iter().map(|item| operator.make(item)).collect());
+        let mut ready = Vec::new();
+        let mut event = Progress::default();
+        for (item, made) in made {
+            event.count(&item, &made);
+            self.take(item, made, &mut ready)?;
+        }
+        self.operator.observer.event(event.into());
+        Ok(ready)
+    }
+
+    fn held(&self) -> usize {
+        let datasets = self.unit.iter().flat_map(|unit| &unit.datasets);
+        datasets.map(|dataset| dataset.packer.as_ref().map_or(0, Packer::bytes)).sum()
+    }
+}
+
+#[derive(Default)]
+struct Progress {
+    rows: u64,
+    rejected: u64,
+    tokens: u64,
+    images: u64,
+}
+
+impl Progress {
+    fn count(&mut self, item: &Item, made: &Result<Option<Made>, Reject>) {
+        self.rows += u64::from(item.kind != Kind::End);
+        match made {
+            Ok(Some(made)) => {
+                self.tokens += made.document.text_positions() as u64 * made.copies;
+                self.images += made.document.images().len() as u64 * made.copies;
+            }
+            Ok(None) => {}
+            Err(_) => self.rejected += 1,
+        }
+    }
+}
+
+impl From<Progress> for Event {
+    fn from(progress: Progress) -> Self {
+        let Progress { rows, rejected, tokens, images } = progress;
+        Self::Rows { rows, rejected, tokens, images }
+    }
+}
+
+fn damaged(error: impl Into<BoxError>) -> PipelineError {
+    PipelineError::Format(error.into())
+}
+
+impl Pack {
+    /// A row's document, how often and where it goes; nothing for a row that is set aside.
+    fn make(&self, mut item: Item) -> (Item, Result<Option<Made>, Reject>) {
+        let parts = std::mem::take(&mut item.parts);
+        let made = match (item.kind, item.reject.take()) {
+            (Kind::End, _) => Ok(None),
+            (_, Some(reject)) => Err(reject),
+            (Kind::Reject, None) => {
+                Err(Reject::new(crate::reject::RejectReason::BadEntry, "no reason was given"))
+            }
+            (Kind::Row, None) => self.compose(&item, parts),
+        };
+        (item, made)
+    }
+
+    fn compose(&self, item: &Item, parts: Vec<Part>) -> Result<Option<Made>, Reject> {
+        let path = self.files.path(&item.unit, item.file);
+        let hash = |purpose| row_hash(self.composer.seed, &self.name, path, item.row, purpose);
+        let origin = Origin {
+            source: self.source,
+            source_name: &self.name,
+            file: item.file,
+            path,
+            row: item.row,
+            id: item.id.as_deref(),
+        };
+        let document = self.document(parts, &origin)?;
+        let extra = u64::from(share(hash("repeat")) < self.weight.fract());
+        let copies = self.weight.trunc() as u64 + extra;
+        let split = usize::from(share(hash("split")) < self.validation);
+        // What a model is judged by is not weighted.
+        let copies = if split == 1 { 1 } else { copies };
+        Ok((copies > 0).then_some(Made { document, copies, split }))
+    }
+
+    fn document(&self, parts: Vec<Part>, origin: &Origin<'_>) -> Result<Document, Reject> {
+        let missing = || {
+            Reject::new(crate::reject::RejectReason::MissingText, "the row has not the parts of its shape")
+        };
+        let mut parts = parts.into_iter();
+        match self.shape {
+            Shape::Text => match parts.next() {
+                Some(Part::Text(text)) => self.composer.text(&text, origin),
+                _ => Err(missing()),
+            },
+            Shape::Pair => match (parts.next(), parts.next()) {
+                (Some(Part::Text(caption)), Some(Part::Latent(image))) => {
+                    self.composer.pair(&caption, image, origin)
+                }
+                _ => Err(missing()),
+            },
+            Shape::Interleaved => {
+                let part = |part| match part {
+                    Part::Text(text) => Some(DocumentPart::Text(text)),
+                    Part::Latent(image) => Some(DocumentPart::Image(image)),
+                    Part::Image(_) => None,
+                };
+                self.composer.interleaved(parts.filter_map(part).collect(), origin)
+            }
+        }
+    }
+}
+
+impl Packing {
+    fn items(&self, batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
+        if self.operator.shape.has_images() {
+            return from_batch(batch);
+        }
+        let path = |unit: &str, file: u32| self.operator.files.path(unit, file).to_owned();
+        let choice = Choice { seed: self.operator.composer.seed, source: &self.operator.name, path: &path };
+        from_columns(batch, self.operator.shape, &choice)
+    }
+
+    fn take(
+        &mut self,
+        item: Item,
+        made: Result<Option<Made>, Reject>,
+        ready: &mut Vec<RecordBatch>,
+    ) -> Result<(), PipelineError> {
+        let operator = &self.operator;
+        let unit = self.unit.get_or_insert_with(|| UnitState::new(&item.unit, &operator.composer));
+        let layout = operator.composer.layout;
+        if let Some(warnings) = &item.warnings {
+            let counts = &mut unit.report.statistics[0].warnings;
+            *counts.entry(warnings.clone()).or_default() += 1;
+        }
+        match made {
+            Err(reject) => unit.refuse(&item, &reject, operator, ready)?,
+            Ok(Some(made)) => unit.place(made, &layout, ready)?,
+            Ok(None) => {}
+        }
+        if item.kind == Kind::End
+            && let Some(unit) = self.unit.take()
+        {
+            unit.finish(item.row, &layout, ready)?;
+        }
+        Ok(())
+    }
+}
+
+impl UnitState {
+    fn new(name: &str, composer: &Composer) -> Self {
+        let dataset =
+            || Dataset { packer: Some(Packer::new(composer.layout, composer.packing)), rows: Vec::new() };
+        Self {
+            name: name.to_owned(),
+            datasets: [dataset(), dataset()],
+            report: UnitReport::default(),
+            rejects: String::new(),
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        item: &Item,
+        reject: &Reject,
+        operator: &Pack,
+        ready: &mut Vec<RecordBatch>,
+    ) -> Result<(), PipelineError> {
+        let statistics = &mut self.report.statistics[0];
+        statistics.rejected += 1;
+        *statistics.rejects.entry(reject.reason.name().to_owned()).or_default() += 1;
+        let line = RejectLine {
+            source: operator.name.clone(),
+            file: operator.files.path(&item.unit, item.file).to_owned(),
+            row: item.row,
+            id: item.id.clone(),
+            reason: reject.reason.name().to_owned(),
+            detail: reject.detail.clone(),
+        };
+        line.append_to(&mut self.rejects).map_err(damaged)?;
+        if self.rejects.len() > 1 << 20 {
+            ready.push(self.text(Content::Rejects, &operator.composer.layout)?);
+        }
+        Ok(())
+    }
+
+    fn place(
+        &mut self,
+        made: Made,
+        layout: &RowLayout,
+        ready: &mut Vec<RecordBatch>,
+    ) -> Result<(), PipelineError> {
+        let Made { document, copies, split } = made;
+        let statistics = &mut self.report.statistics[split];
+        statistics.kept += 1;
+        statistics.documents += copies;
+        for _ in 0..copies {
+            statistics.document_length.add(document.len() as u64);
+        }
+        statistics.images += document.images().len() as u64 * copies;
+        for copy in 0..copies {
+            let dataset = &mut self.datasets[split];
+            let Some(packer) = &mut dataset.packer else { return Ok(()) };
+            let last = copy + 1 == copies;
+            let rows = &mut dataset.rows;
+            let emit = |row| {
+                rows.push(row);
+                Ok::<(), PipelineError>(())
+            };
+            if last {
+                packer.push(document, emit)?;
+                break;
+            }
+            packer.push(document.clone(), emit)?;
+        }
+        self.give(split, false, layout, ready)
+    }
+
+    /// Gives full batches of rows away, at the end of a unit the last one too.
+    fn give(
+        &mut self,
+        split: usize,
+        all: bool,
+        layout: &RowLayout,
+        ready: &mut Vec<RecordBatch>,
+    ) -> Result<(), PipelineError> {
+        let rows = &mut self.datasets[split].rows;
+        while rows.len() >= BATCH_ROWS || all && !rows.is_empty() {
+            let rest = rows.split_off(rows.len().min(BATCH_ROWS));
+            let full = std::mem::replace(rows, rest);
+            self.report.statistics[split].count_rows(&full);
+            ready.push(row_batch(&self.name, split, &full, layout)?);
+        }
+        Ok(())
+    }
+
+    fn finish(
+        mut self,
+        read: u64,
+        layout: &RowLayout,
+        ready: &mut Vec<RecordBatch>,
+    ) -> Result<(), PipelineError> {
+        for split in 0..SPLITS {
+            let dataset = &mut self.datasets[split];
+            if let Some(packer) = dataset.packer.take() {
+                let rows = &mut dataset.rows;
+                packer.finish(|row| {
+                    rows.push(row);
+                    Ok::<(), PipelineError>(())
+                })?;
+            }
+            self.give(split, true, layout, ready)?;
+        }
+        if !self.rejects.is_empty() {
+            ready.push(self.text(Content::Rejects, layout)?);
+        }
+        let [main, validation] = &mut self.report.statistics;
+        main.read = read;
+        main.filtered = read.saturating_sub(main.kept + main.rejected);
+        validation.read = validation.kept;
+        self.rejects = serde_json::to_string(&self.report).map_err(damaged)?;
+        ready.push(self.text(Content::Report, layout)?);
+        Ok(())
+    }
+
+    /// A batch of one line that holds the pending text.
+    fn text(&mut self, content: Content, layout: &RowLayout) -> Result<RecordBatch, PipelineError> {
+        let text = std::mem::take(&mut self.rejects);
+        packed_batch(&self.name, 0, content, Some(text), &[blank(layout)?], layout)
+    }
+}
+
+/// A row of nothing but padding.
+fn blank(layout: &RowLayout) -> Result<Row, PipelineError> {
+    let span = Span {
+        document: 0,
+        start: 0,
+        len: layout.context,
+        modality: Modality::Padding,
+        image: None,
+        loss: false,
+    };
+    let tokens = vec![layout.vocabulary.padding(); layout.context as usize];
+    Row::try_new(tokens, vec![span], Vec::new(), Vec::new(), layout).map_err(damaged)
+}
+
+fn row_batch(
+    unit: &str,
+    split: usize,
+    rows: &[Row],
+    layout: &RowLayout,
+) -> Result<RecordBatch, PipelineError> {
+    packed_batch(unit, split, Content::Rows, None, rows, layout)
+}
+
+fn packed_batch(
+    unit: &str,
+    split: usize,
+    content: Content,
+    text: Option<String>,
+    rows: &[Row],
+    layout: &RowLayout,
+) -> Result<RecordBatch, PipelineError> {
+    let count = rows.len();
+    let number = |of: &dyn Fn(&Row) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
+    };
+    let shard = encode_rows(rows, layout, Arc::new(shard_schema(layout))).map_err(damaged)?;
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from_iter_values(std::iter::repeat_n(unit, count))),
+        Arc::new(UInt8Array::from_value(split as u8, count)),
+        Arc::new(UInt8Array::from_value(content as u8, count)),
+        Arc::new(StringArray::from_iter(std::iter::repeat_n(text, count))),
+        number(&|row| row.text_positions().into()),
+        number(&|row| row.patch_positions().into()),
+        number(&|row| (layout.context - row.used()).into()),
+        number(&|row| row_bytes(row, layout) as u64),
+        Arc::new(StructArray::from(shard)),
+    ];
+    RecordBatch::try_new(packed_schema(layout), columns).map_err(damaged)
+}
+
+trait CountRows {
+    fn count_rows(&mut self, rows: &[Row]);
+}
+
+impl CountRows for SourceStatistics {
+    fn count_rows(&mut self, rows: &[Row]) {
+        for row in rows {
+            self.tokens += u64::from(row.text_positions());
+            self.patches += u64::from(row.patch_positions());
+            self.padding += row.tokens().len() as u64 - u64::from(row.used());
+            self.images_per_row.add(row.images().len() as u64);
+        }
+    }
+}

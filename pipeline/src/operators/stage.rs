@@ -1,0 +1,202 @@
+//! What the operators share: a unary node of the plan around work that takes a batch and gives batches.
+//!
+//! The work blocks, so it runs on the runtime's blocking threads; its memory is reserved from the pool of the session.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties,
+    PlanProperties, ReplaceChildrenOptions, SendableRecordBatchStream,
+};
+use futures::{StreamExt, stream};
+
+use crate::PipelineError;
+
+/// What an operator is.
+pub(crate) trait Operator: fmt::Debug + Send + Sync + 'static {
+    /// Its name in EXPLAIN.
+    fn name(&self) -> &'static str;
+
+    /// Its settings in EXPLAIN.
+    fn describe(&self) -> String;
+
+    /// The columns that it gives.
+    fn schema(&self) -> SchemaRef;
+
+    /// Its work on one partition.
+    fn start(&self) -> Box<dyn Work>;
+}
+
+/// The work on one partition. Blocks.
+pub(crate) trait Work: Send {
+    /// Takes a batch and gives what is ready.
+    fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError>;
+
+    /// Bytes held between batches.
+    fn held(&self) -> usize {
+        0
+    }
+}
+
+/// An operator over its input.
+#[derive(Debug)]
+pub(crate) struct StageExec {
+    operator: Arc<dyn Operator>,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+/// Properties of a node with the partitions of its input and columns of its own.
+pub(crate) fn properties(input: &Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Arc<PlanProperties> {
+    Arc::new(PlanProperties::new(
+        EquivalenceProperties::new(schema),
+        input.output_partitioning().clone(),
+        EmissionType::Incremental,
+        Boundedness::Bounded,
+    ))
+}
+
+/// The only child of a unary node.
+pub(crate) fn only_child(mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
+    match (children.pop(), children.is_empty()) {
+        (Some(child), true) => Ok(child),
+        _ => Err(DataFusionError::Internal("a unary operator takes one input".to_owned())),
+    }
+}
+
+impl StageExec {
+    pub(crate) fn new(operator: Arc<dyn Operator>, input: Arc<dyn ExecutionPlan>) -> Self {
+        let properties = properties(&input, operator.schema());
+        Self { operator, input, properties, metrics: ExecutionPlanMetricsSet::new() }
+    }
+}
+
+impl DisplayAs for StageExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.operator.name(), self.operator.describe())
+    }
+}
+
+impl ExecutionPlan for StageExec {
+    fn name(&self) -> &str {
+        self.operator.name()
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self::new(self.operator.clone(), only_child(children)?)))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let consumer = MemoryConsumer::new(format!("{}[{partition}]", self.operator.name()));
+        let run = Run {
+            input: self.input.execute(partition, context.clone())?,
+            work: Some(self.operator.start()),
+            ready: VecDeque::new(),
+            reservation: consumer.register(context.memory_pool()),
+            metrics: BaselineMetrics::new(&self.metrics, partition),
+        };
+        let batches = stream::try_unfold(run, Run::next);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.operator.schema(), batches)))
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+struct Run {
+    input: SendableRecordBatchStream,
+    /// Away while it works.
+    work: Option<Box<dyn Work>>,
+    ready: VecDeque<RecordBatch>,
+    reservation: MemoryReservation,
+    metrics: BaselineMetrics,
+}
+
+impl Run {
+    async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
+        loop {
+            if let Some(batch) = self.ready.pop_front() {
+                self.metrics.record_output(batch.num_rows());
+                return Ok(Some((batch, self)));
+            }
+            let Some(batch) = self.input.next().await.transpose()? else {
+                self.metrics.done();
+                return Ok(None);
+            };
+            self.work_on(batch).await?;
+        }
+    }
+
+    async fn work_on(&mut self, batch: RecordBatch) -> Result<()> {
+        let Some(mut work) = self.work.take() else {
+            return Err(DataFusionError::Internal(
+                "an operator was asked again after it had failed".to_owned(),
+            ));
+        };
+        let elapsed = self.metrics.elapsed_compute().clone();
+        let task = tokio::task::spawn_blocking(move || {
+            let timer = elapsed.timer();
+            let ready = work.push(batch);
+            timer.done();
+            (work, ready)
+        });
+        let (work, ready) = match task.await {
+            Ok(done) => done,
+            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Err(error) => return Err(DataFusionError::External(Box::new(error))),
+        };
+        self.ready.extend(ready.map_err(PipelineError::into_plan)?);
+        let ready: usize = self.ready.iter().map(RecordBatch::get_array_memory_size).sum();
+        self.reservation.try_resize(ready + work.held())?;
+        self.work = Some(work);
+        Ok(())
+    }
+}

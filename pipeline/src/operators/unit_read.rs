@@ -1,0 +1,247 @@
+//! `UnitReadExec`: from descriptions of units to their rows.
+//!
+//! Its input says what to read, so a scheduler that gives partitions to machines needs to know nothing of readers.
+
+use std::fmt;
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+use datafusion::common::tree_node::TreeNodeRecursion;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::TaskContext;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
+    ReplaceChildrenOptions, SendableRecordBatchStream,
+};
+use futures::TryStreamExt;
+use object_store::path::Path;
+use tokio::sync::mpsc::Sender;
+
+use super::stage::{only_child, properties};
+use crate::PipelineError;
+use crate::config::Format;
+use crate::read::batch::{RowSink, Target};
+use crate::read::table::Table;
+use crate::read::{Input, Pick, parquet, read_rows};
+use crate::units::{InputFile, Unit};
+
+/// The columns of a description: one row a file.
+pub(crate) fn description_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("unit", DataType::Utf8, false),
+        Field::new("path", DataType::Utf8, false),
+        Field::new("below", DataType::Utf8, false),
+        Field::new("bytes", DataType::UInt64, false),
+        Field::new("e_tag", DataType::Utf8, true),
+        Field::new("format", DataType::UInt32, false),
+    ]))
+}
+
+const FORMATS: [Format; 5] = [Format::JsonLines, Format::Text, Format::Parquet, Format::Tar, Format::Coco];
+
+/// The description of a unit.
+pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> {
+    let files = &files[unit.files.clone()];
+    fn text<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(values))
+    }
+    let format =
+        |file: &InputFile| FORMATS.iter().position(|format| *format == file.format).unwrap_or(0) as u32;
+    let columns: Vec<ArrayRef> = vec![
+        text(files.iter().map(|_| unit.id.as_str())),
+        text(files.iter().map(|file| file.path.as_ref())),
+        text(files.iter().map(|file| file.below.as_str())),
+        Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.bytes))),
+        Arc::new(StringArray::from_iter(files.iter().map(|file| file.e_tag.as_deref()))),
+        Arc::new(UInt32Array::from_iter_values(files.iter().map(format))),
+    ];
+    Ok(RecordBatch::try_new(description_schema(), columns)?)
+}
+
+/// The files of a description, with the name of their unit.
+fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
+    let text = |column: usize| batch.column(column).as_string::<i32>();
+    let bytes = batch.column(3).as_primitive::<UInt64Type>();
+    let formats = batch.column(5).as_primitive::<UInt32Type>();
+    let file = |row: usize| {
+        let path =
+            Path::parse(text(1).value(row)).map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let file = InputFile {
+            path,
+            below: text(2).value(row).to_owned(),
+            bytes: bytes.value(row),
+            e_tag: text(4).is_valid(row).then(|| text(4).value(row).to_owned()),
+            format: FORMATS[formats.value(row) as usize % FORMATS.len()],
+        };
+        Ok((text(0).value(row).to_owned(), file))
+    };
+    (0..batch.num_rows()).map(file).collect()
+}
+
+/// Reads units.
+#[derive(Debug)]
+pub(crate) struct UnitReadExec {
+    source: String,
+    table: Arc<Table>,
+    store: Input,
+    schema: SchemaRef,
+    input: Arc<dyn ExecutionPlan>,
+    properties: Arc<PlanProperties>,
+    metrics: ExecutionPlanMetricsSet,
+}
+
+impl UnitReadExec {
+    /// Reads the columns `schema` of `table` from what `input` describes.
+    pub(crate) fn new(
+        source: String,
+        table: Arc<Table>,
+        store: Input,
+        schema: SchemaRef,
+        input: Arc<dyn ExecutionPlan>,
+    ) -> Self {
+        let properties = properties(&input, schema.clone());
+        Self { source, table, store, schema, input, properties, metrics: ExecutionPlanMetricsSet::new() }
+    }
+}
+
+impl DisplayAs for UnitReadExec {
+    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let names: Vec<&str> = names.into_iter().filter(|name| !name.starts_with('_')).collect();
+        write!(f, "UnitReadExec: source={}, columns=[{}]", self.source, names.join(", "))
+    }
+}
+
+impl ExecutionPlan for UnitReadExec {
+    fn name(&self) -> &str {
+        "UnitReadExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn maintains_input_order(&self) -> Vec<bool> {
+        vec![true]
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false]
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        vec![&self.input]
+    }
+
+    fn apply_expressions(
+        &self,
+        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+    ) -> Result<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn replace_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+        _: ReplaceChildrenOptions,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        let (source, table, store) = (self.source.clone(), self.table.clone(), self.store.clone());
+        Ok(Arc::new(Self::new(source, table, store, self.schema.clone(), only_child(children)?)))
+    }
+
+    fn with_new_children(
+        self: Arc<Self>,
+        children: Vec<Arc<dyn ExecutionPlan>>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
+        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
+    }
+
+    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let descriptions = self.input.execute(partition, context)?;
+        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
+        let reading = Reading {
+            table: self.table.clone(),
+            input: self.store.clone(),
+            schema: self.schema.clone(),
+            sender: builder.tx(),
+            metrics: BaselineMetrics::new(&self.metrics, partition),
+        };
+        builder.spawn_blocking(move || {
+            let batches: Vec<RecordBatch> = reading.input.handle.block_on(descriptions.try_collect())?;
+            let files = batches.iter().map(files).collect::<Result<Vec<_>>>()?.concat();
+            files
+                .chunk_by(|(a, _), (b, _)| a == b)
+                .try_for_each(|unit| reading.unit(unit).map(|_| ()))
+                .map_err(PipelineError::into_plan)
+        });
+        Ok(builder.build())
+    }
+
+    fn metrics(&self) -> Option<MetricsSet> {
+        Some(self.metrics.clone_inner())
+    }
+}
+
+struct Reading {
+    table: Arc<Table>,
+    input: Input,
+    schema: SchemaRef,
+    sender: Sender<Result<RecordBatch>>,
+    metrics: BaselineMetrics,
+}
+
+impl Reading {
+    /// Gives a batch on; `false` if nobody wants it any more.
+    fn send(&self, batch: RecordBatch) -> Result<bool, PipelineError> {
+        self.metrics.record_output(batch.num_rows());
+        Ok(self.sender.blocking_send(Ok(batch)).is_ok())
+    }
+
+    fn unit(&self, files: &[(String, InputFile)]) -> Result<bool, PipelineError> {
+        let mut read = 0;
+        for (index, (unit, file)) in files.iter().enumerate() {
+            let target = self.target(unit, index, file);
+            let (rows, more) = self.file(file, target)?;
+            read += rows;
+            if !more {
+                return Ok(false);
+            }
+        }
+        match files.last() {
+            Some((unit, file)) => self.send(self.target(unit, 0, file).end(read)?),
+            None => Ok(true),
+        }
+    }
+
+    fn target(&self, unit: &str, index: usize, file: &InputFile) -> Target {
+        let path = file.path.as_ref();
+        Target {
+            table: self.table.clone(),
+            schema: self.schema.clone(),
+            unit: unit.to_owned(),
+            file: index as u32,
+            folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
+        }
+    }
+
+    fn file(&self, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
+        let mut emit = |batch| self.send(batch);
+        if file.format == Format::Parquet {
+            return parquet::read(&self.input, file, &target, &mut emit);
+        }
+        let pick = Pick::Only(self.table.needed(&self.schema));
+        let images = self.table.wants_images(&self.schema);
+        let mut sink = RowSink::new(target, &self.input, &mut emit);
+        let mut more = true;
+        read_rows(&self.input, file, &pick, images, &mut |row| {
+            more = sink.push(row)?;
+            Ok(more)
+        })?;
+        let (rows, last) = sink.finish()?;
+        Ok((rows, more && last))
+    }
+}

@@ -1,0 +1,206 @@
+//! `ShardWriteExec`: packed rows to shards, and the commit of each unit.
+//!
+//! A shard is written to a temporary file and gets its place, under a name made from its content, when it is whole.
+//! The last batch of a unit commits it; its receipt is the only row that leaves here.
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
+use arrow::compute::sum;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt64Type};
+use schemas::ShardRecord;
+use schemas::shard::{Compression, ShardMetadata, ShardWriter};
+use tempfile::NamedTempFile;
+use tokio::runtime::Handle;
+
+use super::pack::{Content, SPLITS, UnitReport};
+use super::stage::{Operator, Work};
+use crate::PipelineError;
+use crate::commit::{Commit, Hashing, Location, commit_name};
+use crate::plan::UnitFiles;
+
+/// Writes shards and commits units.
+#[derive(Clone, Debug)]
+pub(crate) struct Write {
+    pub(crate) source: u16,
+    pub(crate) outputs: [Location; SPLITS],
+    /// Without the files, which differ from unit to unit.
+    pub(crate) metadata: ShardMetadata,
+    pub(crate) compression: Compression,
+    pub(crate) shard_bytes: u64,
+    pub(crate) files: Arc<UnitFiles>,
+    pub(crate) handle: Handle,
+    pub(crate) stop: Arc<AtomicBool>,
+}
+
+/// The columns of receipts.
+pub(crate) fn receipt_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("unit", DataType::Utf8, false),
+        Field::new("receipt", DataType::Utf8, false),
+    ]))
+}
+
+/// The commits in a batch of receipts.
+pub(crate) fn receipts(batch: &RecordBatch) -> Result<Vec<Commit>, PipelineError> {
+    let receipts = batch.column(1).as_string::<i32>();
+    receipts.iter().flatten().map(|text| serde_json::from_str(text).map_err(format_error)).collect()
+}
+
+fn format_error(error: impl std::error::Error + Send + Sync + 'static) -> PipelineError {
+    PipelineError::Format(Box::new(error))
+}
+
+impl Operator for Write {
+    fn name(&self) -> &'static str {
+        "ShardWriteExec"
+    }
+
+    fn describe(&self) -> String {
+        format!("shard_bytes={}, compression={:?}", self.shard_bytes, self.compression)
+    }
+
+    fn schema(&self) -> SchemaRef {
+        receipt_schema()
+    }
+
+    fn start(&self) -> Box<dyn Work> {
+        Box::new(Writing {
+            operator: self.clone(),
+            open: [None, None],
+            shards: Default::default(),
+            rejects: None,
+        })
+    }
+}
+
+struct Writing {
+    operator: Write,
+    open: [Option<OpenShard>; SPLITS],
+    shards: [Vec<ShardRecord>; SPLITS],
+    rejects: Option<NamedTempFile>,
+}
+
+struct OpenShard {
+    file: NamedTempFile,
+    writer: ShardWriter<Hashing<BufWriter<File>>>,
+    record: ShardRecord,
+    /// Before compression.
+    raw_bytes: u64,
+}
+
+impl Work for Writing {
+    fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
+        if self.operator.stop.load(Ordering::Relaxed) {
+            return Err(PipelineError::Stopped { done: 0, total: 0 });
+        }
+        let unit = batch.column(0).as_string::<i32>().value(0).to_owned();
+        let split = usize::from(batch.column(1).as_primitive::<UInt8Type>().value(0)).min(SPLITS - 1);
+        let content = batch.column(2).as_primitive::<UInt8Type>().value(0);
+        let text = || batch.column(3).as_string::<i32>().value(0);
+        if content == Content::Rows as u8 {
+            self.rows(&unit, split, &batch)?;
+            return Ok(Vec::new());
+        }
+        if content == Content::Rejects as u8 {
+            self.add_rejects(text())?;
+            return Ok(Vec::new());
+        }
+        let report: UnitReport = serde_json::from_str(text()).map_err(format_error)?;
+        self.commit(&unit, report).map(|receipt| vec![receipt])
+    }
+}
+
+impl Writing {
+    fn rows(&mut self, unit: &str, split: usize, batch: &RecordBatch) -> Result<(), PipelineError> {
+        let number = |column: usize| sum(batch.column(column).as_primitive::<UInt64Type>()).unwrap_or(0);
+        let bytes = number(7);
+        let full = |shard: &OpenShard| shard.raw_bytes + bytes > self.operator.shard_bytes;
+        if self.open[split].as_ref().is_some_and(full) {
+            self.close(unit, split)?;
+        }
+        if self.open[split].is_none() {
+            self.open[split] = Some(self.operator.open(unit, split)?);
+        }
+        let Some(shard) = &mut self.open[split] else { return Ok(()) };
+        let rows = RecordBatch::from(batch.column(8).as_struct());
+        shard.writer.push_batch(&rows).map_err(format_error)?;
+        shard.raw_bytes += bytes;
+        shard.record.rows += batch.num_rows() as u64;
+        shard.record.tokens += number(4);
+        shard.record.patches += number(5);
+        shard.record.padding += number(6);
+        Ok(())
+    }
+
+    fn close(&mut self, unit: &str, split: usize) -> Result<(), PipelineError> {
+        let Some(OpenShard { file, writer, mut record, .. }) = self.open[split].take() else { return Ok(()) };
+        let (buffered, checksum, bytes) = writer.finish().map_err(format_error)?.finish();
+        buffered.into_inner().map_err(|error| format_error(error.into_error()))?;
+        let part = self.shards[split].len();
+        record.path = format!("shards/{unit}-{part:04}-{}.arrow", &checksum[..16]);
+        (record.checksum, record.bytes) = (checksum, bytes);
+        let output = &self.operator.outputs[split];
+        self.operator.handle.block_on(output.put_file(&record.path, file))?;
+        self.shards[split].push(record);
+        Ok(())
+    }
+
+    fn add_rejects(&mut self, lines: &str) -> Result<(), PipelineError> {
+        use std::io::Write as _;
+        let output = &self.operator.outputs[0];
+        if self.rejects.is_none() {
+            self.rejects = Some(output.temporary()?);
+        }
+        let failed = |source| PipelineError::Io { operation: "write", path: output.show("rejects"), source };
+        match &mut self.rejects {
+            Some(file) => file.write_all(lines.as_bytes()).map_err(failed),
+            None => Ok(()),
+        }
+    }
+
+    fn commit(&mut self, unit: &str, report: UnitReport) -> Result<RecordBatch, PipelineError> {
+        for split in 0..SPLITS {
+            self.close(unit, split)?;
+        }
+        let (output, handle) = (&self.operator.outputs[0], &self.operator.handle);
+        if let Some(rejects) = self.rejects.take() {
+            handle.block_on(output.put_file(&format!("rejects/{unit}.jsonl"), rejects))?;
+        }
+        let commit = Commit { unit: unit.to_owned(), shards: std::mem::take(&mut self.shards), report };
+        let json = serde_json::to_string_pretty(&commit).map_err(format_error)?;
+        // One that is there already was written from the same input by a process that died before it could say so.
+        handle.block_on(output.create(&commit_name(unit), json.clone().into_bytes()))?;
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(StringArray::from(vec![unit])) as ArrayRef,
+            Arc::new(StringArray::from(vec![json])) as ArrayRef,
+        ];
+        RecordBatch::try_new(receipt_schema(), columns).map_err(format_error)
+    }
+}
+
+impl Write {
+    fn open(&self, unit: &str, split: usize) -> Result<OpenShard, PipelineError> {
+        let file = self.outputs[split].temporary()?;
+        let failed =
+            |source| PipelineError::Io { operation: "open", path: file.path().display().to_string(), source };
+        let target = Hashing::new(BufWriter::with_capacity(1 << 20, file.reopen().map_err(failed)?));
+        let metadata = ShardMetadata { files: self.files.files(unit).to_vec(), ..self.metadata.clone() };
+        let writer = ShardWriter::try_new(target, &metadata, self.compression).map_err(format_error)?;
+        let record = ShardRecord {
+            path: String::new(),
+            unit: unit.to_owned(),
+            source: self.source,
+            bytes: 0,
+            checksum: String::new(),
+            rows: 0,
+            tokens: 0,
+            patches: 0,
+            padding: 0,
+        };
+        Ok(OpenShard { file, writer, record, raw_bytes: 0 })
+    }
+}

@@ -1,0 +1,240 @@
+//! JSON lines, with physical line numbers, where a bad line is a row like any other.
+
+use std::fmt;
+use std::io::BufRead;
+
+use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
+use crate::PipelineError;
+use crate::reject::RejectReason;
+use crate::units::InputFile;
+
+/// One line, without its end.
+pub(crate) enum Line {
+    /// Its bytes are in the buffer.
+    Whole,
+    /// It was longer than a row may be and has been skipped.
+    TooLong,
+    /// There is none left.
+    End,
+}
+
+/// Reads one line into `buffer`; `\n` and `\r\n` end a line, the last one may have no end.
+pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::io::Result<Line> {
+    buffer.clear();
+    let (mut met_any, mut too_long) = (false, false);
+    loop {
+        let chunk = match reader.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        if chunk.is_empty() {
+            break;
+        }
+        met_any = true;
+        let end = memchr_newline(chunk);
+        let taken = end.unwrap_or(chunk.len());
+        too_long |= buffer.len() + taken > MAX_ROW_BYTES;
+        if too_long {
+            buffer.clear();
+        } else {
+            buffer.extend_from_slice(&chunk[..taken]);
+        }
+        let used = end.map_or(chunk.len(), |end| end + 1);
+        reader.consume(used);
+        if end.is_some() {
+            break;
+        }
+    }
+    if buffer.last() == Some(&b'\r') {
+        buffer.pop();
+    }
+    Ok(match (met_any, too_long) {
+        (false, _) => Line::End,
+        (true, true) => Line::TooLong,
+        (true, false) => Line::Whole,
+    })
+}
+
+fn memchr_newline(bytes: &[u8]) -> Option<usize> {
+    bytes.iter().position(|&byte| byte == b'\n')
+}
+
+/// Visits the rows of a file. Blank lines are no rows, but count as lines.
+pub(crate) fn read(
+    mut reader: Box<dyn BufRead + Send>,
+    file: &InputFile,
+    pick: &Pick,
+    visit: &mut Visit<'_>,
+) -> Result<(), PipelineError> {
+    let mut line = Vec::new();
+    for row in 0.. {
+        let parsed = match next_line(&mut *reader, &mut line) {
+            Ok(Line::End) => return Ok(()),
+            Ok(Line::TooLong) => RawRow::bad(
+                row,
+                RejectReason::RowTooLarge,
+                format!("line is longer than {MAX_ROW_BYTES} bytes"),
+            ),
+            Ok(Line::Whole) => match parse_line(&line, row, pick) {
+                Some(parsed) => parsed,
+                None => continue,
+            },
+            Err(error) => {
+                visit(damaged(error, file, row)?)?;
+                return Ok(());
+            }
+        };
+        if !visit(parsed)? {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+const BOM: &[u8] = b"\xef\xbb\xbf";
+
+fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
+    let line = line.strip_prefix(BOM).unwrap_or(line);
+    if line.iter().all(u8::is_ascii_whitespace) {
+        return None;
+    }
+    let bad = |reason, detail: String| Some(RawRow::bad(row, reason, format!("{detail}: {}", excerpt(line))));
+    let text = match std::str::from_utf8(line) {
+        Ok(text) => text,
+        Err(error) => {
+            return bad(RejectReason::InvalidUtf8, format!("byte {} is not UTF-8", error.valid_up_to()));
+        }
+    };
+    match parse_object(text, pick) {
+        Ok(fields) => Some(RawRow::good(row, fields, line.len())),
+        Err(error) => bad(RejectReason::InvalidJson, error.to_string()),
+    }
+}
+
+/// The beginning of a row, for the table of rejects.
+pub(crate) fn excerpt(bytes: &[u8]) -> String {
+    const CHARACTERS: usize = 80;
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * CHARACTERS)]);
+    let mut short: String =
+        text.chars().take(CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    if short.len() < bytes.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// The picked fields of a JSON object; the others are checked but not kept.
+pub(crate) fn parse_object(text: &str, pick: &Pick) -> serde_json::Result<Map<String, Value>> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let fields = Picked(pick).deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(fields)
+}
+
+struct Picked<'a>(&'a Pick);
+
+impl<'de> DeserializeSeed<'de> for Picked<'_> {
+    type Value = Map<String, Value>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Picked<'_> {
+    type Value = Map<String, Value>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
+            if self.0.wants(&key) {
+                fields.insert(key.into_owned(), map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(fields)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::super::testing::rows;
+    use super::*;
+    use crate::config::{Format, TextSplit};
+
+    async fn read(bytes: &[u8]) -> Vec<(u64, String)> {
+        let rows = rows(bytes.to_vec(), Format::JsonLines, TextSplit::File).await;
+        let show = |row: &RawRow| match &row.reject {
+            Some(reject) => reject.reason.name().to_owned(),
+            None => Value::Object(row.fields.clone()).to_string(),
+        };
+        rows.iter().map(|row| (row.row, show(row))).collect()
+    }
+
+    fn pairs(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
+        expected.iter().map(|&(row, text)| (row, text.to_owned())).collect()
+    }
+
+    #[tokio::test]
+    async fn lines_are_numbered_as_they_lie() {
+        let found = read(
+            b"\xef\xbb\xbf{\"a\":1}\r\n\n  \t\n{\"a\":\nnot\n{\"a\":\"\xff\"}\n[1]\n{\"a\":2} x\n{\"a\":3}",
+        )
+        .await;
+        let expected = [
+            (0, "{\"a\":1}"),
+            (3, "invalid_json"),
+            (4, "invalid_json"),
+            (5, "invalid_utf8"),
+            (6, "invalid_json"),
+            (7, "invalid_json"),
+            (8, "{\"a\":3}"),
+        ];
+        assert_eq!(found, pairs(&expected));
+        assert!(read(b"").await.is_empty());
+    }
+
+    fn gzip(text: &str) -> Vec<u8> {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(text.as_bytes()).expect("writes");
+        encoder.finish().expect("finishes")
+    }
+
+    /// Several members in one gzip file, several frames in one zstd file: every one is read.
+    #[tokio::test]
+    async fn every_member_and_frame_is_read() {
+        let expected = pairs(&[(0, "{\"a\":1}"), (1, "{\"a\":2}")]);
+        assert_eq!(read(&[gzip("{\"a\":1}\n"), gzip("{\"a\":2}\n")].concat()).await, expected);
+        let frame = |text: &str| zstd::encode_all(text.as_bytes(), 1).expect("compresses");
+        assert_eq!(read(&[frame("{\"a\":1}\n"), frame("{\"a\":2}\n")].concat()).await, expected);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_cut_off_is_one_reject_behind_its_whole_rows() {
+        let text: String = (0..20_000).map(|row| format!("{{\"a\":{row}}}\n")).collect();
+        let whole = gzip(&text);
+        let found = read(&whole[..whole.len() / 2]).await;
+        let (last, good) = found.split_last().expect("rows");
+        assert_eq!(last.1, "bad_entry");
+        assert!(good.len() > 100 && good.iter().all(|(_, text)| text.starts_with("{\"a\":")));
+    }
+
+    #[test]
+    fn only_picked_fields_are_kept() {
+        let pick = Pick::Only(vec!["b".to_owned()]);
+        let fields =
+            parse_object(r#"{"a": {"deep": [1, 2]}, "b": "x", "c": null}"#, &pick).expect("an object");
+        assert_eq!(Value::Object(fields).to_string(), r#"{"b":"x"}"#);
+    }
+}

@@ -1,0 +1,171 @@
+//! Reading files into rows.
+//!
+//! Every reader gives the same thing, a [`RawRow`] for each physical line or record, good or bad, in order. What can't
+//! be used is a row with a [`Reject`] and goes through the plan like any other, so it is counted where all rows are
+//! counted. Readers block, so they run on threads of their own and see a store as a plain stream of bytes
+//! ([`stream`]); the memory that they hold is one row and a few chunks of the file. Parquet alone gives whole
+//! batches, because it has columns already.
+
+pub(crate) mod batch;
+pub(crate) mod coco;
+pub(crate) mod infer;
+pub(crate) mod json;
+pub(crate) mod parquet;
+pub(crate) mod pictures;
+pub(crate) mod stream;
+pub(crate) mod table;
+pub(crate) mod tar;
+pub(crate) mod text;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use serde_json::{Map, Value};
+use tokio::runtime::Handle;
+
+use crate::PipelineError;
+use crate::config::{Format, TextSplit};
+use crate::reject::{Reject, RejectReason};
+use crate::units::InputFile;
+
+/// A row longer than this is refused without being held in memory.
+pub(crate) const MAX_ROW_BYTES: usize = 256 << 20;
+
+/// A picture larger than this is refused without being read.
+pub(crate) const MAX_PICTURE_BYTES: u64 = 32 << 20;
+
+/// A store, and the runtime that its requests run on while a reader blocks.
+#[derive(Clone, Debug)]
+pub(crate) struct Input {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) handle: Handle,
+    pub(crate) split: TextSplit,
+}
+
+/// An image of a row, as the reader met it.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum ImageRef {
+    /// No image.
+    Absent,
+    /// Its bytes.
+    Bytes(Bytes),
+    /// A path relative to the folder of the table.
+    Path(String),
+}
+
+/// One physical line or record.
+#[derive(Clone, Debug)]
+pub(crate) struct RawRow {
+    /// Number of the line or record, from 0.
+    pub(crate) row: u64,
+    /// Its fields.
+    pub(crate) fields: Map<String, Value>,
+    /// Its image, where the form of the file keeps images beside the fields.
+    pub(crate) image: ImageRef,
+    /// Why it can't be used.
+    pub(crate) reject: Option<Reject>,
+    /// About how much memory it takes.
+    pub(crate) bytes: usize,
+}
+
+impl RawRow {
+    pub(crate) fn good(row: u64, fields: Map<String, Value>, bytes: usize) -> Self {
+        Self { row, fields, image: ImageRef::Absent, reject: None, bytes }
+    }
+
+    pub(crate) fn bad(row: u64, reason: RejectReason, detail: impl Into<String>) -> Self {
+        let reject = Some(Reject::new(reason, detail));
+        Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64 }
+    }
+}
+
+/// Which fields a reader has to give.
+#[derive(Clone, Debug)]
+pub(crate) enum Pick {
+    /// All of them, for finding out which there are.
+    All,
+    /// These.
+    Only(Vec<String>),
+}
+
+impl Pick {
+    pub(crate) fn wants(&self, field: &str) -> bool {
+        match self {
+            Self::All => true,
+            Self::Only(names) => names.iter().any(|name| name == field),
+        }
+    }
+}
+
+/// What to do with a row; `false` ends the file.
+pub(crate) type Visit<'a> = dyn FnMut(RawRow) -> Result<bool, PipelineError> + 'a;
+
+/// Reads one file of a form that has no columns of its own. `images` off: bytes of pictures are skipped over.
+pub(crate) fn read_rows(
+    input: &Input,
+    file: &InputFile,
+    pick: &Pick,
+    images: bool,
+    visit: &mut Visit<'_>,
+) -> Result<(), PipelineError> {
+    let reader = stream::open(input, file);
+    match file.format {
+        Format::JsonLines => json::read(reader, file, pick, visit),
+        Format::Text => text::read(reader, file, input.split, visit),
+        Format::Tar => tar::read(reader, file, pick, images, visit),
+        Format::Coco => coco::read(reader, file, visit),
+        // Parquet files are met by `parquet::read` before this is called.
+        Format::Parquet => Ok(()),
+    }
+}
+
+/// A damaged stream is a reject of the row that could not be read; a failing store is an error.
+pub(crate) fn damaged(error: std::io::Error, file: &InputFile, row: u64) -> Result<RawRow, PipelineError> {
+    if error.get_ref().is_some_and(|inner| inner.is::<PipelineError>()) {
+        let inner = error.into_inner().and_then(|inner| inner.downcast::<PipelineError>().ok());
+        return Err(inner.map_or_else(|| unreachable_io(file), |inner| *inner));
+    }
+    Ok(RawRow::bad(row, RejectReason::BadEntry, format!("the rest of the file is damaged: {error}")))
+}
+
+fn unreachable_io(file: &InputFile) -> PipelineError {
+    let source = std::io::Error::other("unknown error");
+    PipelineError::Io { operation: "read", path: file.path.to_string(), source }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Rows of a file that lies in memory.
+
+    use object_store::ObjectStoreExt;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    use super::*;
+
+    pub(crate) async fn rows(bytes: Vec<u8>, format: Format, split: TextSplit) -> Vec<RawRow> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let path = Path::from("file");
+        let file = InputFile {
+            path: path.clone(),
+            below: "file".to_owned(),
+            bytes: bytes.len() as u64,
+            e_tag: None,
+            format,
+        };
+        store.put(&path, bytes.into()).await.expect("put");
+        let input = Input { store, handle: Handle::current(), split };
+        tokio::task::spawn_blocking(move || {
+            let mut rows = Vec::new();
+            let mut visit = |row| {
+                rows.push(row);
+                Ok(true)
+            };
+            read_rows(&input, &file, &Pick::All, true, &mut visit).expect("reads");
+            rows
+        })
+        .await
+        .expect("runs")
+    }
+}

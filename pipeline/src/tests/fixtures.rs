@@ -1,0 +1,366 @@
+//! What tests of jobs share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use arrow::buffer::Buffer;
+use async_trait::async_trait;
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+};
+use schemas::shard::Shard;
+use schemas::{Manifest, Row, Tokenizer, content_hash};
+
+use crate::codec::{CodecInfo, ImageCodec, LatentBatch, RgbBatch};
+use crate::{
+    BoxError, CodecConfig, Environment, Location, PipelineError, PreprocessConfig, PreprocessPlan,
+    RejectLine, Report, Resolver, Shape, Silent, SourceConfig, TokenizerConfig, preprocess,
+};
+
+/// A codec without weights: the mean of squares of 4 x 4 pixels, three channels.
+#[derive(Debug)]
+pub(crate) struct AveragePool {
+    info: CodecInfo,
+}
+
+const SIDE: usize = 4;
+
+impl AveragePool {
+    pub(crate) fn new(_size: usize) -> Self {
+        let info = CodecInfo {
+            fingerprint: "average-pool".to_owned(),
+            kind: "AveragePool".to_owned(),
+            channels: 3,
+            downsampling: SIDE as u32,
+            device: "cpu".to_owned(),
+            processor: "any".to_owned(),
+        };
+        Self { info }
+    }
+}
+
+impl ImageCodec for AveragePool {
+    fn info(&self) -> &CodecInfo {
+        &self.info
+    }
+
+    fn encode(&self, images: &RgbBatch) -> Result<LatentBatch, BoxError> {
+        let (size, side) = (images.size, images.size / SIDE);
+        let mut values = Vec::with_capacity(images.images * 3 * side * side);
+        for plane in images.values.chunks_exact(size * size) {
+            for row in 0..side {
+                for column in 0..side {
+                    let pixels = (0..SIDE * SIDE).map(|pixel| {
+                        plane[(row * SIDE + pixel / SIDE) * size + column * SIDE + pixel % SIDE]
+                    });
+                    values.push(pixels.sum::<f32>() / (SIDE * SIDE) as f32);
+                }
+            }
+        }
+        Ok(LatentBatch { channels: 3, height: side, width: side, values })
+    }
+}
+
+/// Byte pieces, the three specials, nothing else: every byte is an id, after one for the word boundary's three.
+pub(crate) fn byte_tokenizer() -> Vec<u8> {
+    let special = |id: u32, content: &str| {
+        serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true})
+    };
+    let mut vocabulary = serde_json::Map::new();
+    for (id, piece) in ["<unk>", "<s>", "</s>"].into_iter().enumerate() {
+        vocabulary.insert(piece.to_owned(), id.into());
+    }
+    for byte in 0..256 {
+        vocabulary.insert(format!("<0x{byte:02X}>"), (byte + 3).into());
+    }
+    let json = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null,
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": "<unk>", "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true, "vocab": vocabulary, "merges": []},
+    });
+    json.to_string().into_bytes()
+}
+
+/// Addresses are paths in one store.
+#[derive(Debug)]
+pub(crate) struct OneStore(pub(crate) Arc<dyn ObjectStore>);
+
+impl Resolver for OneStore {
+    fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
+        Ok((self.0.clone(), Path::parse(uri)?))
+    }
+}
+
+/// A corpus in memory, with the tokenizer at `tokenizer.json`.
+pub(crate) async fn corpus(files: &[(&str, &[u8])]) -> Arc<dyn ObjectStore> {
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    store.put(&Path::from("tokenizer.json"), byte_tokenizer().into()).await.expect("put");
+    for (path, bytes) in files {
+        store.put(&Path::parse(path).expect("a path"), bytes.to_vec().into()).await.expect("put");
+    }
+    store
+}
+
+/// A source of texts.
+pub(crate) fn texts(name: &str, uri: &str) -> SourceConfig {
+    SourceConfig { name: name.to_owned(), uri: uri.to_owned(), ..SourceConfig::default() }
+}
+
+/// A source of pairs.
+pub(crate) fn pairs(name: &str, uri: &str) -> SourceConfig {
+    SourceConfig { shape: Shape::Pair, ..texts(name, uri) }
+}
+
+/// A job with small rows.
+pub(crate) fn config(sources: Vec<SourceConfig>) -> PreprocessConfig {
+    let images = sources.iter().any(|source| source.shape.has_images());
+    PreprocessConfig {
+        context: 64,
+        tokenizer: TokenizerConfig { model: Some("tokenizer.json".to_owned()), train: None },
+        codec: images.then(|| CodecConfig { size: 16, patch: 1, batch: 5, ..CodecConfig::default() }),
+        sources,
+        max_reject_share: 1.0,
+        ..PreprocessConfig::default()
+    }
+}
+
+pub(crate) fn memory_output() -> Location {
+    Location { store: Arc::new(InMemory::new()), prefix: Path::from("out/set"), local: None }
+}
+
+pub(crate) fn disk_output(folder: &std::path::Path) -> Location {
+    let store = LocalFileSystem::new_with_prefix(folder).expect("a folder");
+    Location { store: Arc::new(store), prefix: Path::from("out"), local: Some(folder.join("out")) }
+}
+
+/// How a job is run.
+pub(crate) struct Job {
+    pub(crate) inputs: Arc<dyn ObjectStore>,
+    pub(crate) output: Location,
+    pub(crate) threads: usize,
+}
+
+impl Job {
+    pub(crate) fn new(inputs: &Arc<dyn ObjectStore>) -> Self {
+        Self { inputs: inputs.clone(), output: memory_output(), threads: 2 }
+    }
+
+    pub(crate) fn environment(&self) -> Environment {
+        let resolver = Arc::new(OneStore(self.inputs.clone()));
+        let mut environment = Environment::new(resolver, self.output.clone(), self.threads);
+        environment.codec = Some(Arc::new(AveragePool::new(16)));
+        environment.lease_period = std::time::Duration::from_millis(20);
+        environment
+    }
+
+    pub(crate) async fn plan(&self, config: PreprocessConfig) -> Result<PreprocessPlan, PipelineError> {
+        PreprocessPlan::try_new(config, self.environment()).await
+    }
+
+    pub(crate) async fn run(&self, config: PreprocessConfig) -> Result<Report, PipelineError> {
+        preprocess(self.plan(config).await?, Arc::new(Silent)).await
+    }
+}
+
+/// Every file of an output but locks.
+pub(crate) async fn files(output: &Location) -> BTreeMap<String, Vec<u8>> {
+    let metas: Vec<_> = output.store.list(Some(&output.prefix)).try_collect().await.expect("lists");
+    let mut files = BTreeMap::new();
+    for meta in metas {
+        let path = meta.location.as_ref();
+        let name =
+            path.strip_prefix(output.prefix.as_ref()).unwrap_or(path).trim_start_matches('/').to_owned();
+        if name != ".lock" {
+            let bytes = output.store.get(&meta.location).await.expect("reads").bytes().await.expect("reads");
+            files.insert(name, bytes.to_vec());
+        }
+    }
+    files
+}
+
+pub(crate) async fn manifest(output: &Location) -> Manifest {
+    let bytes = output.read("manifest.json").await.expect("reads").expect("a manifest");
+    Manifest::from_bytes(&bytes).expect("a whole manifest").0
+}
+
+/// All rows of a dataset, each with the names of its files.
+pub(crate) async fn rows(output: &Location) -> Vec<(Row, Vec<String>)> {
+    let mut rows = Vec::new();
+    for record in manifest(output).await.shards {
+        let bytes = output.read(&record.path).await.expect("reads").expect("a shard");
+        assert_eq!(content_hash(&bytes), record.checksum);
+        let shard = Shard::open(Buffer::from_vec(bytes.to_vec())).expect("a shard");
+        for batch in 0..shard.batches() {
+            let files = &shard.metadata().files;
+            rows.extend(shard.rows(batch).expect("rows").into_iter().map(|row| (row, files.clone())));
+        }
+    }
+    rows
+}
+
+/// The documents of a dataset: file, row, and text without markers; images as `#`.
+pub(crate) async fn documents(output: &Location) -> Vec<(String, u64, String)> {
+    let tokenizer = Tokenizer::from_bytes(&byte_tokenizer()).expect("a tokenizer");
+    let vocabulary = manifest(output).await.vocabulary;
+    let mut documents = Vec::new();
+    for (row, files) in rows(output).await {
+        for (index, range) in row.documents() {
+            let source = &row.sources()[index];
+            let runs =
+                row.tokens()[range].chunk_by(|a, b| (*a == vocabulary.patch()) == (*b == vocabulary.patch()));
+            let text = |run: &[u32]| {
+                if run[0] == vocabulary.patch() {
+                    return "#".to_owned();
+                }
+                let ids: Vec<u32> =
+                    run.iter().copied().filter(|id| (3..vocabulary.size).contains(id)).collect();
+                tokenizer.decode(&ids)
+            };
+            documents.push((files[source.file as usize].clone(), source.row, runs.map(text).collect()));
+        }
+    }
+    documents.sort();
+    documents
+}
+
+/// The rejects of a dataset: file, row, reason.
+pub(crate) async fn rejects(output: &Location) -> Vec<(String, u64, String)> {
+    let files = files(output).await;
+    let tables = files.iter().filter(|(name, _)| name.starts_with("rejects/"));
+    let lines = tables.flat_map(|(_, bytes)| std::str::from_utf8(bytes).expect("text").lines());
+    let line = |line: &str| serde_json::from_str::<RejectLine>(line).expect("a line");
+    let mut rejects: Vec<_> = lines.map(line).map(|line| (line.file, line.row, line.reason)).collect();
+    rejects.sort();
+    rejects
+}
+
+/// A PNG of one colour.
+pub(crate) fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
+    let image = image::RgbImage::from_pixel(width, height, image::Rgb(colour));
+    let mut bytes = std::io::Cursor::new(Vec::new());
+    image.write_to(&mut bytes, image::ImageFormat::Png).expect("encodes");
+    bytes.into_inner()
+}
+
+/// What a [`FaultyStore`] does.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Faults {
+    /// Writes that succeed before all others fail.
+    pub(crate) writes: Option<usize>,
+    /// Every how many reads one fails.
+    pub(crate) every_read: Option<usize>,
+    /// Whether listings come backwards.
+    pub(crate) backwards: bool,
+}
+
+/// A store that fails by counting, never by chance.
+#[derive(Debug)]
+pub(crate) struct FaultyStore {
+    inner: Arc<dyn ObjectStore>,
+    faults: Faults,
+    pub(crate) writes: AtomicUsize,
+    reads: AtomicUsize,
+}
+
+impl FaultyStore {
+    pub(crate) fn new(inner: Arc<dyn ObjectStore>, faults: Faults) -> Self {
+        Self { inner, faults, writes: AtomicUsize::new(0), reads: AtomicUsize::new(0) }
+    }
+
+    fn fail(what: &'static str) -> object_store::Error {
+        object_store::Error::Generic { store: "faulty", source: what.into() }
+    }
+
+    fn count_write(&self) -> object_store::Result<()> {
+        let number = self.writes.fetch_add(1, Ordering::SeqCst);
+        if self.faults.writes.is_some_and(|writes| number >= writes) {
+            Err(Self::fail("write"))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl std::fmt::Display for FaultyStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("FaultyStore")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultyStore {
+    async fn put_opts(
+        &self,
+        location: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> object_store::Result<PutResult> {
+        self.count_write()?;
+        self.inner.put_opts(location, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        location: &Path,
+        options: PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn MultipartUpload>> {
+        self.count_write()?;
+        self.inner.put_multipart_opts(location, options).await
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
+        let number = self.reads.fetch_add(1, Ordering::SeqCst);
+        if !options.head && self.faults.every_read.is_some_and(|every| number % every == 0) {
+            return Err(Self::fail("read"));
+        }
+        self.inner.get_opts(location, options).await
+    }
+
+    fn delete_stream(
+        &self,
+        locations: BoxStream<'static, object_store::Result<Path>>,
+    ) -> BoxStream<'static, object_store::Result<Path>> {
+        self.inner.delete_stream(locations)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
+        let listed = self.inner.list(prefix);
+        if !self.faults.backwards {
+            return listed;
+        }
+        let backwards = async move {
+            let mut listed: Vec<_> = listed.collect().await;
+            listed.reverse();
+            stream::iter(listed)
+        };
+        stream::once(backwards).flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> object_store::Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// The folder of sample data; a test that needs it is skipped with one line where it is not named.
+pub(crate) fn samples() -> Option<std::path::PathBuf> {
+    let folder = std::env::var_os("TRANSFUSION_SAMPLES").map(std::path::PathBuf::from);
+    if folder.is_none() {
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "skipped: TRANSFUSION_SAMPLES names no folder of sample data");
+    }
+    folder
+}

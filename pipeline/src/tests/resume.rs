@@ -1,0 +1,151 @@
+//! Jobs that are stopped and started again.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+use super::fixtures::{Faults, FaultyStore, Job, config, corpus, disk_output, files, manifest, texts};
+use crate::{Event, Location, Observer, PipelineError, PreprocessConfig, Silent, preprocess};
+
+async fn corpus_of_units() -> (Arc<dyn ObjectStore>, PreprocessConfig) {
+    let file = |file: usize| {
+        let text = |row: usize| "word ".repeat((row * 5 + file) % 17);
+        (0..30).map(|row| format!("{{\"text\":\"{file} {row} {}\"}}\n", text(row))).collect::<String>()
+    };
+    let inputs: Vec<(String, String)> = (0..4).map(|name| (format!("in/{name}.jsonl"), file(name))).collect();
+    let borrowed: Vec<_> = inputs.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
+    let mut config = config(vec![texts("web", "in/*.jsonl")]);
+    config.unit_bytes = 1;
+    config.shard_bytes = 1500;
+    (corpus(&borrowed).await, config)
+}
+
+fn at(store: Arc<dyn ObjectStore>) -> Location {
+    Location { store, prefix: Path::from("out/set"), local: None }
+}
+
+/// Stopped at each write in turn, by a store that takes no more, and started again: the same bytes.
+#[tokio::test]
+async fn stopped_at_any_write_the_job_ends_with_the_same_bytes() {
+    let (inputs, config) = corpus_of_units().await;
+    let whole = Job { threads: 1, ..Job::new(&inputs) };
+    let counting = Arc::new(FaultyStore::new(whole.output.store.clone(), Faults::default()));
+    let counted = Job { output: at(counting.clone()), ..whole };
+    counted.run(config.clone()).await.expect("runs");
+    let expected = files(&counted.output).await;
+    let writes = counting.writes.load(Ordering::SeqCst);
+    assert!(writes > 12, "{writes} writes");
+    for stop in 1..writes {
+        let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let faults = Faults { writes: Some(stop), ..Faults::default() };
+        let dying = Job {
+            output: at(Arc::new(FaultyStore::new(inner.clone(), faults))),
+            threads: 1,
+            ..Job::new(&inputs)
+        };
+        dying.run(config.clone()).await.expect_err("stopped");
+        let again = Job { output: at(inner), threads: 2, ..Job::new(&inputs) };
+        again.run(config.clone()).await.expect("goes on");
+        let found = files(&again.output).await;
+        assert_eq!(
+            found.keys().collect::<Vec<_>>(),
+            expected.keys().collect::<Vec<_>>(),
+            "stopped at {stop}"
+        );
+        assert!(found == expected, "stopped at {stop}");
+    }
+}
+
+struct StopAfter {
+    units: usize,
+    done: std::sync::atomic::AtomicUsize,
+    stop: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Observer for StopAfter {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::UnitDone { .. })
+            && self.done.fetch_add(1, Ordering::SeqCst) + 1 == self.units
+        {
+            self.stop.store(true, Ordering::SeqCst);
+        }
+    }
+}
+
+#[tokio::test]
+async fn told_to_stop_it_keeps_what_is_done_and_goes_on() {
+    let (inputs, config) = corpus_of_units().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let job = Job { output: disk_output(folder.path()), threads: 1, ..Job::new(&inputs) };
+    let environment = job.environment();
+    let observer = StopAfter { units: 2, done: 0.into(), stop: environment.stop.clone() };
+    let plan = crate::PreprocessPlan::try_new(config.clone(), environment).await.expect("a plan");
+    let error = preprocess(plan, Arc::new(observer)).await.expect_err("stopped");
+    assert!(matches!(error, PipelineError::Stopped { done: 2, total: 4 }), "{error}");
+    let report = job.run(config.clone()).await.expect("goes on");
+    assert_eq!((report.units, report.reused_units, report.already_complete), (4, 2, false));
+    let report = job.run(config).await.expect("is done");
+    assert!(report.already_complete && report.changed_files == 0);
+}
+
+#[tokio::test]
+async fn another_configuration_on_the_output_is_refused_by_its_key() {
+    let (inputs, config) = corpus_of_units().await;
+    let job = Job::new(&inputs);
+    job.run(config.clone()).await.expect("runs");
+    let error = job.run(PreprocessConfig { seed: 7, ..config.clone() }).await.expect_err("refused");
+    assert!(matches!(&error, PipelineError::OtherConfig { key, .. } if key == "seed"), "{error}");
+    let mut other = config;
+    other.sources[0].filter = Some("text is not null".to_owned());
+    let error = job.run(other).await.expect_err("refused");
+    assert!(matches!(&error, PipelineError::OtherConfig { key, .. } if key == "source.0.where"), "{error}");
+}
+
+/// Runs a second job on the same output when the first is planned.
+struct Intruder {
+    job: std::sync::Mutex<Option<std::sync::mpsc::Sender<()>>>,
+}
+
+impl Observer for Intruder {
+    fn event(&self, event: Event) {
+        if matches!(event, Event::Planned { .. })
+            && let Some(sender) = self.job.lock().expect("not poisoned").take()
+        {
+            sender.send(()).expect("somebody waits");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_writer_is_refused_on_disk() {
+    let (inputs, config) = corpus_of_units().await;
+    let folder = tempfile::tempdir().expect("a folder");
+    let job = Job { output: disk_output(folder.path()), ..Job::new(&inputs) };
+    let lock = crate::lease::Lease::take(&job.output, std::time::Duration::from_secs(1)).await.expect("free");
+    let error = job.run(config.clone()).await.expect_err("refused");
+    assert!(matches!(error, PipelineError::Busy { .. }), "{error}");
+    assert!(error.hint().is_some());
+    drop(lock);
+    let (sender, planned) = std::sync::mpsc::channel();
+    let observer = Intruder { job: std::sync::Mutex::new(Some(sender)) };
+    preprocess(job.plan(config).await.expect("a plan"), Arc::new(observer)).await.expect("runs");
+    assert!(planned.recv().is_ok());
+}
+
+#[tokio::test]
+async fn new_input_after_the_end_is_noticed() {
+    let (inputs, config) = corpus_of_units().await;
+    let job = Job::new(&inputs);
+    job.run(config.clone()).await.expect("runs");
+    let before = manifest(&job.output).await;
+    use object_store::ObjectStoreExt;
+    inputs.put(&Path::from("in/9.jsonl"), "{\"text\":\"new\"}\n".into()).await.expect("put");
+    let report =
+        preprocess(job.plan(config).await.expect("a plan"), Arc::new(Silent)).await.expect("is done");
+    assert!(report.already_complete);
+    assert_eq!(report.changed_files, 1);
+    assert_eq!(manifest(&job.output).await, before);
+}

@@ -1,0 +1,137 @@
+//! Jobs on the sample data, where it is at hand.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+
+use super::fixtures::{Job, config, manifest, pairs, rejects, rows, samples, texts};
+use crate::{PreprocessConfig, SourceConfig, TextSplit, TokenizerConfig};
+
+fn job(folder: &FilePath) -> Job {
+    let store: Arc<dyn object_store::ObjectStore> =
+        Arc::new(LocalFileSystem::new_with_prefix(folder).expect("the samples"));
+    Job::new(&store)
+}
+
+fn with_llama(sources: Vec<SourceConfig>) -> PreprocessConfig {
+    let model = Some("tokenizer/llama2-tokenizer.model".to_owned());
+    PreprocessConfig { context: 1024, tokenizer: TokenizerConfig { model, train: None }, ..config(sources) }
+}
+
+#[tokio::test]
+async fn the_dirty_file_is_taken_as_its_description_says() {
+    let Some(folder) = samples() else { return };
+    let job = job(&folder);
+    let report = job.run(with_llama(vec![texts("dirty", "text/dirty.jsonl")])).await.expect("runs");
+    // Lines from 1 in the description, from 0 here.
+    let kept: std::collections::BTreeSet<u64> = rows(&job.output)
+        .await
+        .iter()
+        .flat_map(|(row, _)| row.sources().to_vec())
+        .map(|source| source.row + 1)
+        .collect();
+    assert_eq!(kept.into_iter().collect::<Vec<_>>(), [1, 10, 12, 13, 14, 15, 16, 17]);
+    let found: Vec<_> =
+        rejects(&job.output).await.into_iter().map(|(_, row, reason)| (row + 1, reason)).collect();
+    let expected = [
+        (2, "invalid_utf8"),
+        (5, "empty"),
+        (6, "missing_text"),
+        (7, "missing_text"),
+        (8, "invalid_json"),
+        (9, "wrong_type"),
+        (11, "invalid_json"),
+    ];
+    assert_eq!(found, expected.map(|(row, reason)| (row, reason.to_owned())));
+    let statistics = &report.sources[0].statistics;
+    assert_eq!((statistics.read, statistics.kept, statistics.rejected), (15, 8, 7));
+}
+
+#[tokio::test]
+async fn every_shape_of_text_is_read() {
+    let Some(folder) = samples() else { return };
+    let job = job(&folder);
+    let mut wikitext = texts("wikitext", "text/wikitext2-test.txt");
+    wikitext.document = TextSplit::BlankLine;
+    let sources = vec![
+        texts("shakespeare", "text/tinyshakespeare.txt"),
+        wikitext,
+        texts("wikipedia", "text/wikipedia-shape.parquet"),
+        texts("crawl", "text/cc_en_head-*"),
+        texts("fineweb", "text/fineweb-shape.parquet"),
+        texts("c4", "text/c4-shape.json.gz"),
+        texts("kjv", "text/kjv-pile-shape.jsonl.zst"),
+        texts("handbook", "text/multilingual.jsonl"),
+    ];
+    let report = job.run(with_llama(sources)).await.expect("runs");
+    let kept: Vec<_> =
+        report.sources.iter().map(|source| (source.name.as_str(), source.statistics.kept)).collect();
+    let count = |name: &str| kept.iter().find(|(source, _)| *source == name).map_or(0, |(_, kept)| *kept);
+    assert_eq!(
+        [count("shakespeare"), count("wikipedia"), count("crawl"), count("fineweb")],
+        [1, 62, 20, 20],
+        "{kept:?}"
+    );
+    assert_eq!([count("c4"), count("kjv")], [20, 1189], "{kept:?}");
+    assert!(report.sources.iter().all(|source| source.statistics.rejected == 0));
+    // The same twenty pages in four wrappings have the same tokens.
+    let tokens = |name: &str| {
+        report.sources.iter().find(|source| source.name == name).map(|source| source.statistics.tokens)
+    };
+    assert_eq!(tokens("crawl"), tokens("fineweb"));
+    assert_eq!(tokens("crawl"), tokens("c4"));
+}
+
+#[tokio::test]
+async fn every_layout_of_pictures_gives_the_same_latents() {
+    let Some(folder) = samples() else { return };
+    let mut images = Vec::new();
+    let mut coco = pairs("photos", "images/folder/coco_captions_photos.json");
+    coco.caption = Some("captions".to_owned());
+    let mut archives = pairs("archives", "images/webdataset/*.tar");
+    archives.filter = Some("caption is not null and width > 0".to_owned());
+    for source in [
+        pairs("folder", "images/folder/"),
+        archives,
+        pairs("parquet", "images/parquet/pairs.parquet"),
+        coco,
+        pairs("cc12m", "images/cc12m/*.tar"),
+    ] {
+        let job = job(&folder);
+        let report = job.run(with_llama(vec![source])).await.expect("runs");
+        assert_eq!(report.sources[0].statistics.rejected, 0, "{:?}", report.sources);
+        let mut latents: Vec<Vec<u16>> = rows(&job.output)
+            .await
+            .iter()
+            .flat_map(|(row, _)| row.images().to_vec())
+            .map(|image| image.values.iter().map(|value| value.to_bits()).collect())
+            .collect();
+        latents.sort();
+        images.push(latents);
+    }
+    assert_eq!(images.iter().map(Vec::len).collect::<Vec<_>>(), [210, 210, 210, 51, 12]);
+    assert_eq!(images[0], images[1]);
+    assert_eq!(images[0], images[2]);
+    assert!(images[3].iter().all(|latent| images[0].binary_search(latent).is_ok()));
+}
+
+#[tokio::test]
+async fn odd_pictures_are_kept_or_refused_as_their_table_says() {
+    let Some(folder) = samples() else { return };
+    let job = job(&folder);
+    job.run(with_llama(vec![pairs("odd", "images/odd")])).await.expect("runs");
+    let table = std::fs::read_to_string(folder.join("images/odd/captions.jsonl")).expect("the table");
+    let kept: std::collections::BTreeSet<u64> = rows(&job.output)
+        .await
+        .iter()
+        .flat_map(|(row, _)| row.sources().to_vec())
+        .map(|source| source.row)
+        .collect();
+    for (row, line) in table.lines().enumerate() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!(kept.contains(&(row as u64)), line["decodable"] == true, "{line}");
+    }
+    let statistics = manifest(&job.output).await.sources[0].statistics.clone();
+    assert_eq!((statistics.read, statistics.kept + statistics.rejected), (23, 23));
+}

@@ -1,0 +1,214 @@
+//! Jobs on texts.
+
+use std::io::Write;
+
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+
+use super::fixtures::{Job, config, corpus, documents, files, manifest, rejects, rows, texts};
+use crate::{PipelineError, PreprocessConfig, SplitConfig, TextSplit};
+
+fn lines(count: usize) -> Vec<u8> {
+    (0..count)
+        .map(|row| format!("{{\"text\":\"row {row} {}\",\"n\":{row}}}\n", "x".repeat(row % 90)))
+        .collect::<String>()
+        .into()
+}
+
+fn owned(expected: &[(&str, u64, &str)]) -> Vec<(String, u64, String)> {
+    expected.iter().map(|&(file, row, text)| (file.to_owned(), row, text.to_owned())).collect()
+}
+
+#[tokio::test]
+async fn every_line_is_a_document_or_a_reject() {
+    let dirty = b"{\"text\":\"a\"}\n\n{\"text\":\"\"}\n{\"text\":null}\n{\"other\":1}\n{\"text\":[\"b\"]}\n{\"text\":\"b\",\"id\":7}\n{oops\n";
+    let job = Job::new(&corpus(&[("in/d.jsonl", dirty)]).await);
+    let report = job.run(config(vec![texts("web", "in/*.jsonl")])).await.expect("runs");
+    assert_eq!(documents(&job.output).await, owned(&[("d.jsonl", 0, "a"), ("d.jsonl", 6, "b")]));
+    let expected = [
+        ("d.jsonl", 2, "empty"),
+        ("d.jsonl", 3, "missing_text"),
+        ("d.jsonl", 4, "missing_text"),
+        ("d.jsonl", 5, "wrong_type"),
+        ("d.jsonl", 7, "invalid_json"),
+    ];
+    assert_eq!(rejects(&job.output).await, owned(&expected));
+    let statistics = &report.sources[0].statistics;
+    assert_eq!((statistics.read, statistics.kept, statistics.rejected, statistics.filtered), (7, 2, 5, 0));
+    assert_eq!(rows(&job.output).await[0].0.sources()[1].id.as_deref(), Some("7"));
+}
+
+#[tokio::test]
+async fn where_and_select_are_sql_over_the_row() {
+    let mut source = texts("web", "in/a.jsonl");
+    source.filter = Some("n >= 3 and n < 5 -- a comment".to_owned());
+    source.select = Some("concat('n=', cast(n as varchar)) as text, text as id".to_owned());
+    let job = Job::new(&corpus(&[("in/a.jsonl", &lines(9))]).await);
+    let report = job.run(config(vec![source])).await.expect("runs");
+    assert_eq!(documents(&job.output).await, owned(&[("a.jsonl", 3, "n=3"), ("a.jsonl", 4, "n=4")]));
+    let statistics = &report.sources[0].statistics;
+    assert_eq!((statistics.read, statistics.kept, statistics.filtered), (9, 2, 7));
+    let ids: Vec<_> = rows(&job.output).await[0].0.sources().iter().map(|source| source.id.clone()).collect();
+    assert_eq!(ids, [Some("row 3 xxx".to_owned()), Some("row 4 xxxx".to_owned())]);
+}
+
+/// A column that is null in its first ten thousand rows gets the type of the value that comes at last.
+#[tokio::test]
+async fn a_column_that_starts_with_nulls_has_the_type_of_its_first_value() {
+    let mut bytes = "{\"text\":\"a\",\"score\":null}\n".repeat(10_000);
+    bytes.push_str("{\"text\":\"last\",\"score\":1.5}\n");
+    let mut source = texts("web", "in/a.jsonl");
+    source.filter = Some("score > 1.0".to_owned());
+    let job = Job::new(&corpus(&[("in/a.jsonl", bytes.as_bytes())]).await);
+    job.run(config(vec![source])).await.expect("runs");
+    assert_eq!(documents(&job.output).await, owned(&[("a.jsonl", 10_000, "last")]));
+}
+
+#[tokio::test]
+async fn errors_name_what_is_there() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", &lines(3))]).await);
+    let failed = async |edit: &dyn Fn(&mut crate::SourceConfig)| {
+        let mut source = texts("web", "in/a.jsonl");
+        edit(&mut source);
+        job.plan(config(vec![source])).await.expect_err("refused")
+    };
+    let error = failed(&|source| source.text = Some("body".to_owned())).await;
+    assert_eq!(error.to_string(), "source `web` has no column `body`; its columns are `text`, `n`");
+    assert!(error.hint().expect("a hint").contains("`select`"));
+    let error = failed(&|source| source.filter = Some("score > 1".to_owned())).await;
+    assert_eq!(error.to_string(), "source `web` has no column `score`; its columns are `text`, `n`");
+    let error = failed(&|source| source.filter = Some("n >".to_owned())).await;
+    assert!(matches!(error, PipelineError::Sql { clause: "where", .. }), "{error}");
+    let error = failed(&|source| source.select = Some("count(*) as text".to_owned())).await;
+    assert!(error.to_string().contains("`select` of source `web`"), "{error}");
+    let error = failed(&|source| source.select = Some("n as id".to_owned())).await;
+    assert!(error.to_string().contains("no column `text`"), "{error}");
+    let error = failed(&|source| source.uri = "in/*.parquet".to_owned()).await;
+    assert!(matches!(error, PipelineError::NoFiles { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn explain_shows_the_whole_job() {
+    let mut source = texts("web", "in/a.jsonl");
+    source.filter = Some("n > 1".to_owned());
+    let job = Job::new(&corpus(&[("in/a.jsonl", &lines(3))]).await);
+    let plan = job.plan(config(vec![source])).await.expect("a plan");
+    let text = plan.explain().await.expect("text");
+    let order = ["ShardWriteExec", "PackExec", "FilterExec", "UnitReadExec", "DataSourceExec"];
+    let places: Vec<_> = order.iter().map(|name| text.find(name).expect("an operator")).collect();
+    assert!(places.is_sorted(), "{text}");
+    assert!(text.contains("columns=[text, n]"), "only what is needed is read: {text}");
+}
+
+#[tokio::test]
+async fn a_share_of_documents_goes_to_validation_and_nothing_is_lost() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", &lines(200))]).await);
+    let split = SplitConfig { validation: 0.25 };
+    let report =
+        job.run(PreprocessConfig { split, ..config(vec![texts("web", "in/a.jsonl")]) }).await.expect("runs");
+    let validation = documents(&job.output.child("validation")).await;
+    let training = documents(&job.output).await;
+    let rows = |documents: &[(String, u64, String)]| {
+        documents.iter().map(|document| document.1).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert!(rows(&training).is_disjoint(&rows(&validation)));
+    assert_eq!(rows(&training).len() + rows(&validation).len(), 200);
+    assert!((30..70).contains(&rows(&validation).len()), "{}", rows(&validation).len());
+    let statistics = &report.sources[0].statistics;
+    assert_eq!(statistics.read, statistics.kept + statistics.filtered);
+    assert_eq!(report.validation.expect("a second dataset").documents, rows(&validation).len() as u64);
+}
+
+#[tokio::test]
+async fn a_weight_repeats_documents_and_takes_the_rest_by_hash() {
+    let mut source = texts("web", "in/a.jsonl");
+    source.weight = 2.25;
+    let job = Job::new(&corpus(&[("in/a.jsonl", &lines(200))]).await);
+    let report = job.run(config(vec![source.clone()])).await.expect("runs");
+    assert_eq!(report.sources[0].statistics.kept, 200);
+    assert!((420..480).contains(&report.statistics.documents), "{}", report.statistics.documents);
+    source.weight = 0.25;
+    let job = Job::new(&job.inputs);
+    let report = job.run(config(vec![source])).await.expect("runs");
+    let statistics = &report.sources[0].statistics;
+    assert!((20..80).contains(&statistics.kept) && statistics.kept + statistics.filtered == 200);
+}
+
+#[tokio::test]
+async fn too_many_rejects_fail_the_job_with_the_reasons() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", b"{\"text\":\"a\"}\n{\"text\":\"\"}\nx\ny\n")]).await);
+    let strict =
+        |limit| PreprocessConfig { max_reject_share: limit, ..config(vec![texts("web", "in/a.jsonl")]) };
+    let error = job.run(strict(0.5)).await.expect_err("too many");
+    assert!(error.to_string().ends_with("allows: 2 invalid_json, 1 empty"), "{error}");
+    assert!(files(&job.output).await.keys().all(|name| name != "manifest.json"));
+    // A limit is not a property of the dataset: with another one the job goes on where it was.
+    let report = job.run(strict(0.75)).await.expect("allowed");
+    assert_eq!((report.units, report.reused_units), (1, 1));
+}
+
+#[tokio::test]
+async fn empty_input_gives_a_valid_empty_dataset() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", b""), ("in/b.jsonl", b"{\"text\":\"\"}\n")]).await);
+    let report = job.run(config(vec![texts("web", "in/*.jsonl")])).await.expect("runs");
+    assert_eq!((report.statistics.rows, report.shards), (0, 0));
+    assert_eq!(rejects(&job.output).await, owned(&[("b.jsonl", 0, "empty")]));
+}
+
+/// A byte order mark changes nothing but the size of the input.
+#[tokio::test]
+async fn a_byte_order_mark_changes_no_row() {
+    let with: Vec<u8> = [b"\xef\xbb\xbf".as_slice(), &lines(5)].concat();
+    let first = Job::new(&corpus(&[("in/a.jsonl", &lines(5))]).await);
+    let second = Job::new(&corpus(&[("in/a.jsonl", &with)]).await);
+    for job in [&first, &second] {
+        job.run(config(vec![texts("web", "in/a.jsonl")])).await.expect("runs");
+    }
+    assert_eq!(rows(&first.output).await, rows(&second.output).await);
+}
+
+#[tokio::test]
+async fn several_gzip_members_and_paths_with_spaces_are_read() {
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).expect("writes");
+        encoder.finish().expect("finishes")
+    };
+    let bytes = [gzip(b"{\"text\":\"a\"}\n"), gzip(b"{\"text\":\"b\"}\n")].concat();
+    let job = Job::new(&corpus(&[("trip data/ü 1.jsonl.gz", &bytes)]).await);
+    job.run(config(vec![texts("web", "trip data/*.jsonl.gz")])).await.expect("runs");
+    let expected = [("ü 1.jsonl.gz", 0, "a"), ("ü 1.jsonl.gz", 1, "b")];
+    assert_eq!(documents(&job.output).await, owned(&expected));
+}
+
+#[tokio::test]
+async fn plain_text_is_cut_into_documents_and_rows() {
+    let text = format!("{}\n\nsecond\n", "long ".repeat(100));
+    let mut source = texts("book", "in/a.txt");
+    source.document = TextSplit::BlankLine;
+    let job = Job::new(&corpus(&[("in/a.txt", text.as_bytes())]).await);
+    let report = job.run(config(vec![source])).await.expect("runs");
+    assert_eq!((report.statistics.documents, report.sources[0].statistics.kept), (2, 2));
+    // 500 letters and BOS and EOS over rows of 64; nothing is lost where the text is cut.
+    let pieces: String =
+        documents(&job.output).await.iter().filter(|d| d.1 == 0).map(|d| d.2.as_str()).collect();
+    assert_eq!(pieces.len(), 500);
+}
+
+#[tokio::test]
+async fn the_dataset_says_what_it_was_made_of_but_not_where_it_lies() {
+    let job = Job::new(&corpus(&[("secret-root/in/a.jsonl", &lines(20))]).await);
+    job.run(config(vec![texts("web", "secret-root/in/*.jsonl")])).await.expect("runs");
+    let manifest = manifest(&job.output).await;
+    assert_eq!(manifest.config["source"][0]["uri"], "*.jsonl");
+    assert_eq!(manifest.sources[0].files[0].path, "a.jsonl");
+    let padding: u64 = manifest.shards.iter().map(|shard| shard.padding).sum();
+    let used: u64 = manifest.shards.iter().map(|shard| shard.tokens + shard.patches).sum();
+    assert_eq!(used + padding, manifest.statistics.rows * 64);
+    assert_eq!((manifest.statistics.tokens, manifest.statistics.padding), (used, padding));
+    let named = |bytes: &[u8]| {
+        bytes.windows(11).any(|window| window == b"secret-root" || window.starts_with(b"out/set"))
+    };
+    assert!(files(&job.output).await.values().all(|bytes| !named(bytes)));
+    assert!(job.inputs.head(&Path::from("secret-root/in/a.jsonl")).await.is_ok());
+}

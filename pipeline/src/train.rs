@@ -1,0 +1,92 @@
+//! A tokenizer trained on the corpus, before its units are packed.
+//!
+//! It learns from the first texts of every unit, as many bytes of each as the sample divided by the units, so the
+//! sample is a function of the corpus and the configuration. A job that is started again takes the file that the first
+//! start has written.
+
+use std::sync::Arc;
+
+use datafusion::physical_plan::ExecutionPlan;
+use futures::StreamExt;
+use schemas::Tokenizer;
+
+use crate::commit::{Location, blocking};
+use crate::config::TrainTokenizer;
+use crate::error::{BoxError, PipelineError};
+use crate::observer::{Event, Observer};
+use crate::operators::items::{Choice, Part, from_columns};
+use crate::plan::{Columns, PreprocessPlan, SourcePlan, run_session};
+
+const FILE: &str = "tokenizer.json";
+
+fn failed(source: impl Into<BoxError>) -> PipelineError {
+    PipelineError::Tokenizer { uri: "tokenizer.train".to_owned(), source: source.into() }
+}
+
+pub(crate) async fn tokenizer(
+    plan: &PreprocessPlan,
+    settings: TrainTokenizer,
+    output: &Location,
+    observer: &Arc<dyn Observer>,
+) -> Result<Tokenizer, PipelineError> {
+    if let Some(bytes) = output.read(FILE).await? {
+        return Tokenizer::from_bytes(&bytes).map_err(failed);
+    }
+    let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
+    let each = (settings.sample_bytes / units.max(1) as u64).max(64 << 10);
+    let mut texts = Vec::new();
+    for source in &plan.sources {
+        sample(plan, source, each, &mut texts).await?;
+    }
+    let bytes = texts.iter().map(String::len).sum::<usize>() as u64;
+    let pool = plan.pool.clone();
+    let trained =
+        blocking(move || pool.install(|| crate::bpe::train(&texts, settings.vocabulary)).map_err(failed))
+            .await?;
+    let tokenizer = Tokenizer::from_bytes(&trained).map_err(failed)?;
+    observer.event(Event::TokenizerTrained { vocabulary: tokenizer.vocabulary_size(), bytes });
+    Ok(tokenizer)
+}
+
+/// Texts of every unit of a source, in order.
+async fn sample(
+    plan: &PreprocessPlan,
+    source: &SourcePlan,
+    each: u64,
+    texts: &mut Vec<String>,
+) -> Result<(), PipelineError> {
+    let physical = source.rows(&source.units, Columns::Texts).await?;
+    for partition in 0..source.units.len() {
+        sample_unit(plan, source, &physical, partition, each, texts).await?;
+    }
+    Ok(())
+}
+
+async fn sample_unit(
+    plan: &PreprocessPlan,
+    source: &SourcePlan,
+    physical: &Arc<dyn ExecutionPlan>,
+    partition: usize,
+    each: u64,
+    texts: &mut Vec<String>,
+) -> Result<(), PipelineError> {
+    let context = run_session(plan.environment.memory_bytes)?.task_ctx();
+    let mut batches = physical.execute(partition, context)?;
+    let mut bytes = 0;
+    let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
+    let choice = Choice { seed: plan.config.seed, source: &source.config.name, path: &path };
+    while let Some(batch) = batches.next().await.transpose()? {
+        for item in from_columns(&batch, source.config.shape, &choice)? {
+            for part in item.parts {
+                if let Part::Text(text) = part {
+                    bytes += text.len() as u64;
+                    texts.push(text);
+                }
+            }
+            if bytes >= each {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,317 @@
+//! From addresses to units of work.
+//!
+//! A source's files are sorted by the bytes of their path below the fixed prefix of its glob, and runs of consecutive
+//! files up to `unit-bytes` form a unit. A unit is read, packed and committed alone, so the units decide where rows
+//! end, and they come from names and sizes only: not from the number of cores or machines, nor from where the root
+//! of the corpus lies. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
+//! padding of the rows that are open when it ends.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use crate::config::{Format, SourceConfig};
+use crate::document::Shape;
+use crate::error::{BoxError, PipelineError};
+
+/// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.
+pub trait Resolver: Send + Sync {
+    /// Opens the store of `uri`.
+    ///
+    /// # Errors
+    ///
+    /// If the address is of no known kind or the store can't be set up.
+    fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError>;
+}
+
+/// One file of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputFile {
+    /// Where it lies in its store.
+    pub path: Path,
+    /// Its path below the source's fixed prefix: its name in the dataset.
+    pub below: String,
+    /// Its size.
+    pub bytes: u64,
+    /// What the store says of its version.
+    pub e_tag: Option<String>,
+    /// Its form.
+    pub format: Format,
+}
+
+/// The files of a source.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// The store that they lie in.
+    pub store: Arc<dyn ObjectStore>,
+    /// The glob below the fixed prefix, or the file's name: the address without its root.
+    pub pattern: String,
+    /// The files, sorted by the bytes of `below`.
+    pub files: Vec<InputFile>,
+}
+
+/// A run of consecutive files of one source that is packed alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unit {
+    /// Its name: the source's, and a hash of the files' names and sizes.
+    pub id: String,
+    /// Index of the source.
+    pub source: u16,
+    /// Indexes of its files in the source's listing.
+    pub files: Range<usize>,
+    /// Their size.
+    pub bytes: u64,
+}
+
+const GLOB: [char; 3] = ['*', '?', '['];
+
+/// Lists the files of a source.
+///
+/// # Errors
+///
+/// If the address can't be opened, nothing matches it, or a file has a form that is not known.
+pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Result<Listing, PipelineError> {
+    let address =
+        |error| PipelineError::Address { name: source.name.clone(), uri: source.uri.clone(), source: error };
+    let (store, path) = resolver.resolve(&source.uri).map_err(address)?;
+    let text = path.to_string();
+    if (!text.contains(GLOB) || text.contains('['))
+        && let Some(meta) = head(&*store, &path).await?
+    {
+        let (prefix, name) = parent_and_name(&text);
+        let file = input_file(source, &prefix, meta)?;
+        return Ok(Listing { store, pattern: name, files: vec![file] });
+    }
+    let (prefix, pattern) = split_glob(&text);
+    let metas = list_below(&*store, &prefix).await?;
+    let nearby = || metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
+    let nothing =
+        |nearby| PipelineError::NoFiles { name: source.name.clone(), uri: source.uri.clone(), nearby };
+    let chosen = if pattern.is_empty() {
+        folder_files(source, &prefix, &metas)
+    } else {
+        let matcher = glob::Pattern::new(&pattern).map_err(|error| address(Box::new(error)))?;
+        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+        metas
+            .iter()
+            .filter(|meta| matcher.matches_with(&below(&prefix, &meta.location), options))
+            .cloned()
+            .collect()
+    };
+    if chosen.is_empty() {
+        return Err(nothing(nearby()));
+    }
+    let mut files =
+        chosen.into_iter().map(|meta| input_file(source, &prefix, meta)).collect::<Result<Vec<_>, _>>()?;
+    files.sort_by(|a, b| a.below.as_bytes().cmp(b.below.as_bytes()));
+    Ok(Listing { store, pattern, files })
+}
+
+async fn head(store: &dyn ObjectStore, path: &Path) -> Result<Option<ObjectMeta>, PipelineError> {
+    match store.head(path).await {
+        Ok(meta) => Ok(Some(meta)),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        // A folder on a disk.
+        Err(object_store::Error::Generic { store: "LocalFileSystem", .. }) => Ok(None),
+        Err(source) => Err(PipelineError::Store { operation: "read", path: path.to_string(), source }),
+    }
+}
+
+async fn list_below(store: &dyn ObjectStore, prefix: &Path) -> Result<Vec<ObjectMeta>, PipelineError> {
+    match store.list(Some(prefix)).try_collect().await {
+        Ok(metas) => Ok(metas),
+        Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
+        Err(source) => Err(PipelineError::Store { operation: "list", path: prefix.to_string(), source }),
+    }
+}
+
+/// The tables that describe the pictures of a folder.
+const TABLES: [&str; 3] = ["captions.jsonl", "metadata.jsonl", "captions.parquet"];
+
+/// A folder with a table of captions is that table; of another one every visible file that has a known form.
+fn folder_files(source: &SourceConfig, prefix: &Path, metas: &[ObjectMeta]) -> Vec<ObjectMeta> {
+    let named = |name: &str| metas.iter().find(|meta| below(prefix, &meta.location) == name).cloned();
+    if source.shape.has_images()
+        && let Some(table) = TABLES.iter().find_map(|name| named(name))
+    {
+        return vec![table];
+    }
+    let visible = |meta: &&ObjectMeta| {
+        !below(prefix, &meta.location).split('/').any(|part| part.starts_with('.') || part.starts_with('_'))
+    };
+    let known = |meta: &&ObjectMeta| format_of(source, meta.location.as_ref()).is_some();
+    metas.iter().filter(visible).filter(known).cloned().collect()
+}
+
+fn input_file(source: &SourceConfig, prefix: &Path, meta: ObjectMeta) -> Result<InputFile, PipelineError> {
+    let unknown =
+        || PipelineError::UnknownFormat { name: source.name.clone(), path: meta.location.to_string() };
+    let format = format_of(source, meta.location.as_ref()).ok_or_else(unknown)?;
+    let e_tag = meta.e_tag.filter(|tag| !tag.starts_with("W/"));
+    Ok(InputFile {
+        below: below(prefix, &meta.location),
+        path: meta.location,
+        bytes: meta.size,
+        e_tag,
+        format,
+    })
+}
+
+fn format_of(source: &SourceConfig, path: &str) -> Option<Format> {
+    if source.format.is_some() {
+        return source.format;
+    }
+    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
+    let plain =
+        [".gz", ".zst", ".gzip", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    match plain.rsplit_once('.')?.1 {
+        "json" if source.shape == Shape::Pair && plain == name => Some(Format::Coco),
+        "jsonl" | "ndjson" | "json" => Some(Format::JsonLines),
+        "txt" | "text" | "md" => Some(Format::Text),
+        "parquet" if plain == name => Some(Format::Parquet),
+        "tar" => Some(Format::Tar),
+        "tgz" => Some(Format::Tar),
+        _ => None,
+    }
+}
+
+fn parent_and_name(path: &str) -> (Path, String) {
+    match path.rsplit_once('/') {
+        Some((parent, name)) => (raw_path(parent), name.to_owned()),
+        None => (Path::default(), path.to_owned()),
+    }
+}
+
+fn raw_path(text: &str) -> Path {
+    // The text is a part of a valid path, so it is one.
+    Path::parse(text).unwrap_or_default()
+}
+
+/// The fixed segments before the first one with a glob character, and the rest.
+fn split_glob(path: &str) -> (Path, String) {
+    let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
+    let fixed = segments.iter().position(|segment| segment.contains(GLOB)).unwrap_or(segments.len());
+    (raw_path(&segments[..fixed].join("/")), segments[fixed..].join("/"))
+}
+
+fn below(prefix: &Path, path: &Path) -> String {
+    let (prefix, path) = (prefix.as_ref(), path.as_ref());
+    path.strip_prefix(prefix).unwrap_or(path).trim_start_matches('/').to_owned()
+}
+
+/// Groups files into units.
+pub(crate) fn plan_units(name: &str, source: u16, files: &[InputFile], unit_bytes: u64) -> Vec<Unit> {
+    let mut units = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (index, file) in files.iter().enumerate() {
+        if index > start && bytes + file.bytes > unit_bytes {
+            units.push(unit(name, source, files, start..index));
+            (start, bytes) = (index, 0);
+        }
+        bytes += file.bytes;
+    }
+    if start < files.len() {
+        units.push(unit(name, source, files, start..files.len()));
+    }
+    units
+}
+
+fn unit(name: &str, source: u16, files: &[InputFile], range: Range<usize>) -> Unit {
+    let mut hasher = blake3::Hasher::new();
+    let mut bytes = 0;
+    for file in &files[range.clone()] {
+        hasher.update(&(file.below.len() as u64).to_le_bytes());
+        hasher.update(file.below.as_bytes());
+        hasher.update(&file.bytes.to_le_bytes());
+        bytes += file.bytes;
+    }
+    let hash = hasher.finalize().to_hex();
+    Unit { id: format!("{name}-{}", &hash.as_str()[..16]), source, files: range, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    struct Memory(Arc<InMemory>);
+
+    impl Resolver for Memory {
+        fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
+            Ok((self.0.clone(), Path::parse(uri)?))
+        }
+    }
+
+    async fn memory(paths: &[&str]) -> Memory {
+        let store = Arc::new(InMemory::new());
+        for path in paths {
+            store.put(&Path::parse(path).expect("path"), "12345".into()).await.expect("put");
+        }
+        Memory(store)
+    }
+
+    fn source(uri: &str) -> SourceConfig {
+        SourceConfig { name: "s".to_owned(), uri: uri.to_owned(), ..SourceConfig::default() }
+    }
+
+    fn names(listing: &Listing) -> Vec<&str> {
+        listing.files.iter().map(|file| file.below.as_str()).collect()
+    }
+
+    #[tokio::test]
+    async fn globs_match_below_the_fixed_prefix_and_sort_by_bytes() {
+        let resolver =
+            memory(&["a/b/x.jsonl", "a/b/é.jsonl", "a/b/Z 1.jsonl", "a/b/c/y.jsonl", "a/other.jsonl"]).await;
+        let listing = list(&source("a/b/*.jsonl"), &resolver).await.expect("lists");
+        assert_eq!(names(&listing), ["Z 1.jsonl", "x.jsonl", "é.jsonl"]);
+        assert_eq!(listing.pattern, "*.jsonl");
+        let listing = list(&source("a/**/*.jsonl"), &resolver).await.expect("lists");
+        assert_eq!(names(&listing), ["b/Z 1.jsonl", "b/c/y.jsonl", "b/x.jsonl", "b/é.jsonl", "other.jsonl"]);
+    }
+
+    #[tokio::test]
+    async fn an_exact_file_is_named_by_its_own_name() {
+        let resolver = memory(&["a/b/x [1].jsonl"]).await;
+        let listing = list(&source("a/b/x [1].jsonl"), &resolver).await.expect("lists");
+        assert_eq!(names(&listing), ["x [1].jsonl"]);
+    }
+
+    #[tokio::test]
+    async fn a_folder_is_its_table_or_its_files() {
+        let resolver =
+            memory(&["f/captions.jsonl", "f/a.png", "t/b.txt", "t/_SUCCESS", "t/.x.txt", "t/c.bin"]).await;
+        let pairs = SourceConfig { shape: Shape::Pair, ..source("f") };
+        assert_eq!(names(&list(&pairs, &resolver).await.expect("lists")), ["captions.jsonl"]);
+        assert_eq!(names(&list(&source("t"), &resolver).await.expect("lists")), ["b.txt"]);
+    }
+
+    #[tokio::test]
+    async fn nothing_found_names_what_is_nearby() {
+        let resolver = memory(&["a/x.jsonl"]).await;
+        let error = list(&source("a/*.tar"), &resolver).await.expect_err("nothing");
+        assert_eq!(error.to_string(), "source `s` has no files: nothing matches `a/*.tar`");
+        assert_eq!(error.hint().as_deref(), Some("there is `x.jsonl`"));
+    }
+
+    #[test]
+    fn units_depend_on_names_and_sizes_only() {
+        let file = |below: &str, bytes, root: &str| InputFile {
+            path: Path::from(format!("{root}/{below}")),
+            below: below.to_owned(),
+            bytes,
+            e_tag: None,
+            format: Format::Text,
+        };
+        let files =
+            |root| vec![file("a", 60, root), file("b", 40, root), file("c", 1, root), file("d", 500, root)];
+        let units = plan_units("s", 0, &files("here"), 100);
+        assert_eq!(units.iter().map(|unit| unit.files.clone()).collect::<Vec<_>>(), [0..2, 2..3, 3..4]);
+        assert_eq!(units, plan_units("s", 0, &files("elsewhere"), 100));
+        assert_ne!(units[0].id, plan_units("s", 0, &files("here")[..1], 100)[0].id);
+    }
+}
