@@ -280,8 +280,9 @@ impl TrainConfig {
     pub fn check(&self) -> Result<(), ConfigError> {
         self.check_counts()?;
         self.check_numbers()?;
-        if self.run.as_os_str().is_empty() {
-            return Err(ConfigError::new("run", "", "a folder"));
+        let run = self.run.to_string_lossy();
+        if run.is_empty() || run.contains("://") {
+            return Err(ConfigError::new("run", run, "a folder on a local disk"));
         }
         if self.data.is_empty() {
             return Err(ConfigError::new(

@@ -21,6 +21,13 @@ pub struct FlatTensor {
     pub values: Vec<f32>,
 }
 
+impl FlatTensor {
+    /// Whether every value is a number.
+    pub fn is_finite(&self) -> bool {
+        self.values.iter().all(|value| value.is_finite())
+    }
+}
+
 /// Tensors by name.
 pub type Tensors = BTreeMap<String, FlatTensor>;
 
@@ -51,6 +58,14 @@ pub enum WeightsError {
     Extra {
         /// The tensor.
         name: String,
+    },
+    /// Fewer numbers than the model takes, noticed before memory is taken for it.
+    #[error("the file holds {found} numbers, a model of this config has {expected}")]
+    Count {
+        /// Parameters of the model.
+        expected: u64,
+        /// Numbers of the file.
+        found: u64,
     },
     /// A tensor of another size.
     #[error("tensor `{name}` has the shape {found:?}, the model has {expected:?}")]

@@ -16,6 +16,7 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -30,8 +31,8 @@ use crate::checkpoint::{Checkpoint, Checkpoints, Snapshot};
 use crate::model::Transfusion;
 use crate::objective::{Counts, Draw, counts, prepare};
 use crate::optimizer::{AdamW, Gradients, MovingAverage};
-use crate::stream::{Stream, StreamRow};
-use crate::weights;
+use crate::stream::{RowOrigin, Stream, StreamRow};
+use crate::weights::{self, FlatTensor};
 use folder::{Log, RunFolder};
 use metrics::Metrics;
 
@@ -81,6 +82,8 @@ struct Run<'a> {
     /// Sum of the losses since the last checkpoint.
     unsaved_loss: f64,
     last: Option<StepReport>,
+    /// The rows of the last step, to be named if it spoilt the weights.
+    batch: Option<GlobalBatch>,
 }
 
 impl<'a> Run<'a> {
@@ -113,6 +116,7 @@ impl<'a> Run<'a> {
             saved_step: plan.start.as_ref().map(|_| step),
             unsaved_loss: 0.0,
             last: None,
+            batch: None,
         })
     }
 
@@ -128,12 +132,13 @@ impl<'a> Run<'a> {
         let (gradients, metrics) = self.gradients(&batch, &counts, step)?;
         let norm = gradients.norm();
         if !norm.is_finite() {
-            return Err(batch.not_finite(step, "the gradient", 0..batch.rows.len()));
+            return Err(batch.not_finite(step, "the gradient", batch.all()));
         }
         let rate = self.plan.schedule.rate_at(step);
         let model = self.model.take().expect("the model is there between updates");
         self.model = Some(self.optimizer.update(model, &gradients, norm, rate, self.average.as_mut()));
         self.step = step;
+        self.batch = Some(batch);
         let report = metrics.report(&counts, self.plan.config.lambda);
         self.unsaved_loss += report.loss;
         let seconds = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
@@ -201,13 +206,17 @@ impl<'a> Run<'a> {
         if !due || self.saved_step == Some(self.step) {
             return Ok(());
         }
+        let weights = weights::read(self.model());
+        if let (Some(batch), false) = (&self.batch, weights.values().all(FlatTensor::is_finite)) {
+            return Err(batch.not_finite(self.step, "a weight", batch.all()));
+        }
         let steps = self.step - self.saved_step.unwrap_or(0);
         let snapshot = Snapshot {
             step: self.step,
             loss: (steps > 0).then(|| self.unsaved_loss / steps as f64),
             cursor: self.stream.cursor(),
             config: &self.plan.config,
-            weights: &weights::read(self.model()),
+            weights: &weights,
             optimizer: &self.optimizer.tensors(),
             average: self.average.as_ref().map(MovingAverage::tensors),
             companions: &self.plan.companions,
@@ -243,7 +252,7 @@ fn restore(plan: &TrainPlan) -> Result<(Transfusion, AdamW, Option<MovingAverage
 /// The rows of a step, and where they came from.
 struct GlobalBatch {
     rows: Vec<Row>,
-    names: Vec<crate::stream::RowOrigin>,
+    names: Vec<RowOrigin>,
 }
 
 impl GlobalBatch {
@@ -252,7 +261,11 @@ impl GlobalBatch {
         Self { rows, names }
     }
 
-    fn not_finite(&self, step: u64, what: &'static str, range: std::ops::Range<usize>) -> TrainError {
+    fn all(&self) -> Range<usize> {
+        0..self.rows.len()
+    }
+
+    fn not_finite(&self, step: u64, what: &'static str, range: Range<usize>) -> TrainError {
         const SHOWN: usize = 64;
         let documents = range.flat_map(|index| self.names[index].documents(&self.rows[index]));
         let mut names: Vec<String> = documents

@@ -37,8 +37,13 @@ impl TrainPlan {
     /// # Errors
     ///
     /// Anything in config, data or checkpoints that keeps the run from starting.
+    ///
+    /// # Panics
+    ///
+    /// If there are not as many locations as `[[data]]` tables.
     pub fn try_new(config: TrainConfig, locations: &[Location], resume: bool) -> Result<Self, TrainError> {
         config.check()?;
+        assert_eq!(locations.len(), config.data.len(), "each `[[data]]` table has its location");
         let (start, warnings) = find_start(&config.run, resume)?;
         let saved = start.as_ref().map(Checkpoint::config);
         let pins = start.as_ref().map(|start| &start.state().cursor.datasets);

@@ -303,6 +303,18 @@ fn a_loss_that_is_no_number_stops_the_run_names_the_rows_and_spoils_nothing() {
 }
 
 #[test]
+fn weights_that_an_update_spoilt_are_not_saved() {
+    let place = Place::new();
+    let mut config = TrainConfig { steps: 50, ..place.config("spoilt") };
+    config.schedule.rate = 1e300;
+    config.schedule.floor = 1e300;
+    config.checkpoint.every = 1;
+    let error = place.train(config.clone(), false, &Witness::default()).unwrap_err();
+    assert!(matches!(error, TrainError::NotFinite { what: "a weight", .. }), "{error}");
+    assert!(Checkpoints::of(&config.run).steps().unwrap().is_empty());
+}
+
+#[test]
 fn a_checkpoint_opens_by_run_or_step_and_gives_the_model_back() {
     let place = Place::new();
     let (_, outcome) = place.whole("run");
