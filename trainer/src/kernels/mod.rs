@@ -13,7 +13,7 @@ mod linear;
 mod norm;
 mod optimizer;
 mod product;
-mod reference;
+pub mod reference;
 mod rotate;
 mod rows;
 mod swiglu;

@@ -13,20 +13,24 @@ use burn::tensor::{
 
 use super::types::{Rotary, Segment, Target};
 
-pub(crate) fn linear(x_ni: Tensor<2>, weight_oi: Tensor<2>) -> Tensor<2> {
+/// [`super::linear`].
+pub fn linear(x_ni: Tensor<2>, weight_oi: Tensor<2>) -> Tensor<2> {
     x_ni.matmul(weight_oi.transpose())
 }
 
-pub(crate) fn rms_norm(x_nd: Tensor<2>, gain_d: Tensor<1>, epsilon: f64) -> Tensor<2> {
+/// [`super::rms_norm`].
+pub fn rms_norm(x_nd: Tensor<2>, gain_d: Tensor<1>, epsilon: f64) -> Tensor<2> {
     let scale_n1 = (x_nd.clone().square().mean_dim(1) + epsilon).sqrt().recip();
     x_nd * scale_n1 * gain_d.unsqueeze()
 }
 
-pub(crate) fn swiglu(gate_nf: Tensor<2>, up_nf: Tensor<2>) -> Tensor<2> {
+/// [`super::swiglu`].
+pub fn swiglu(gate_nf: Tensor<2>, up_nf: Tensor<2>) -> Tensor<2> {
     silu(gate_nf) * up_nf
 }
 
-pub(crate) fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
+/// [`super::rotate`].
+pub fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
     let [n, h, d] = x_nhd.dims();
     let half = d / 2;
     let device = x_nhd.device();
@@ -44,7 +48,8 @@ pub(crate) fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
     )
 }
 
-pub(crate) fn attention(
+/// [`super::attention`].
+pub fn attention(
     q_nhd: Tensor<3>,
     k_mhd: Tensor<3>,
     v_mhd: Tensor<3>,
@@ -88,7 +93,8 @@ fn hidden(segment: &Segment, device: &Device) -> Tensor<2, Bool> {
     Tensor::from_data(TensorData::new(hidden, [segment.queries.len(), keys]), device)
 }
 
-pub(crate) fn cross_entropy(hidden_nd: Tensor<2>, weight_vd: Tensor<2>, targets: &[Target]) -> Tensor<1> {
+/// [`super::cross_entropy`].
+pub fn cross_entropy(hidden_nd: Tensor<2>, weight_vd: Tensor<2>, targets: &[Target]) -> Tensor<1> {
     let device = hidden_nd.device();
     let rows: Vec<u32> = targets.iter().map(|target| target.row).collect();
     let ids: Vec<u32> = targets.iter().map(|target| target.id).collect();
@@ -97,7 +103,8 @@ pub(crate) fn cross_entropy(hidden_nd: Tensor<2>, weight_vd: Tensor<2>, targets:
     picked_k1.neg().reshape([targets.len()])
 }
 
-pub(crate) fn image_losses(
+/// [`super::image_losses`].
+pub fn image_losses(
     prediction_pd: Tensor<2>,
     target_pd: Tensor<2>,
     images: &[Range<usize>],
@@ -106,12 +113,14 @@ pub(crate) fn image_losses(
     Tensor::cat(images.iter().map(|image| squares_pd.clone().slice([image.clone()]).mean()).collect(), 0)
 }
 
-pub(crate) fn gather_rows(x_nd: Tensor<2>, rows: &[u32]) -> Tensor<2> {
+/// [`super::gather_rows`].
+pub fn gather_rows(x_nd: Tensor<2>, rows: &[u32]) -> Tensor<2> {
     let rows = indices(rows, &x_nd.device());
     x_nd.select(0, rows)
 }
 
-pub(crate) fn scatter_rows(base_nd: Tensor<2>, rows: &[u32], values_kd: Tensor<2>) -> Tensor<2> {
+/// [`super::scatter_rows`].
+pub fn scatter_rows(base_nd: Tensor<2>, rows: &[u32], values_kd: Tensor<2>) -> Tensor<2> {
     let [n, _] = base_nd.dims();
     let device = base_nd.device();
     let mut kept = vec![1.0f32; n];

@@ -4,73 +4,47 @@
 //! often `out`) panels, four rows of `out` at a time held in registers. `A` is read a value at a time and may be
 //! stored either way round, so that nothing has to be transposed but the queries.
 
-use super::vector::{LANES, multiply_add};
+use super::vector::{LANES, multiply_add, vectorized};
 
 /// Rows of the output that are held in registers.
 const ROWS: usize = 4;
 
-/// `out[r][c] += sum over p of a[r][p] b[p][c]`. Rows of `a` start `a_stride` apart, and `depth` of their values are used; rows of `b`
-/// start `b_stride` apart, rows of `out` `out_stride`. Works on [`LANES`] columns and as many rows as `rows` says.
-#[inline(always)]
-pub(crate) fn add_product<const FUSED: bool>(
-    (out, out_stride): (&mut [f32], usize),
-    (a, a_stride): (&[f32], usize),
-    (b, b_stride): (&[f32], usize),
-    rows: usize,
-    depth: usize,
-) {
-    let mut row = 0;
-    while row + ROWS <= rows {
-        along::<FUSED, ROWS>(
-            &mut out[row * out_stride..],
-            out_stride,
-            &a[row * a_stride..],
-            a_stride,
-            b,
-            b_stride,
-            depth,
-        );
-        row += ROWS;
-    }
-    while row < rows {
-        along::<FUSED, 1>(
-            &mut out[row * out_stride..],
-            out_stride,
-            &a[row * a_stride..],
-            a_stride,
-            b,
-            b_stride,
-            depth,
-        );
-        row += 1;
+vectorized! {
+    /// `out[r][c] += sum over p of a[r][p] b[p][c]`, for [`LANES`] columns, `rows` rows and `depth` values of `p`. Rows of each
+    /// matrix start its stride apart.
+    ///
+    /// Not inlined into anything: only in a small function does the compiler keep the sums in vector registers.
+    pub(crate) fn add_product(
+        out: &mut [f32], out_stride: usize, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, rows: usize, depth: usize,
+    ) {
+        let mut row = 0;
+        while row + ROWS <= rows {
+            let (out, a) = (&mut out[row * out_stride..], &a[row * a_stride..]);
+            along::<FUSED, ROWS>(out, out_stride, a, a_stride, b, b_stride, depth);
+            row += ROWS;
+        }
+        while row < rows {
+            let (out, a) = (&mut out[row * out_stride..], &a[row * a_stride..]);
+            along::<FUSED, 1>(out, out_stride, a, a_stride, b, b_stride, depth);
+            row += 1;
+        }
     }
 }
 
-/// The same with `a` stored the other way round: `out[r][c] += sum over p of a[p][r] b[p][c]`.
-#[inline(always)]
-pub(crate) fn add_product_transposed<const FUSED: bool>(
-    (out, out_stride): (&mut [f32], usize),
-    (a, a_stride): (&[f32], usize),
-    (b, b_stride): (&[f32], usize),
-    rows: usize,
-    depth: usize,
-) {
-    let mut row = 0;
-    while row + ROWS <= rows {
-        across::<FUSED, ROWS>(
-            &mut out[row * out_stride..],
-            out_stride,
-            &a[row..],
-            a_stride,
-            b,
-            b_stride,
-            depth,
-        );
-        row += ROWS;
-    }
-    while row < rows {
-        across::<FUSED, 1>(&mut out[row * out_stride..], out_stride, &a[row..], a_stride, b, b_stride, depth);
-        row += 1;
+vectorized! {
+    /// [`add_product`] with `a` stored the other way round: `out[r][c] += sum over p of a[p][r] b[p][c]`.
+    pub(crate) fn add_product_transposed(
+        out: &mut [f32], out_stride: usize, a: &[f32], a_stride: usize, b: &[f32], b_stride: usize, rows: usize, depth: usize,
+    ) {
+        let mut row = 0;
+        while row + ROWS <= rows {
+            across::<FUSED, ROWS>(&mut out[row * out_stride..], out_stride, &a[row..], a_stride, b, b_stride, depth);
+            row += ROWS;
+        }
+        while row < rows {
+            across::<FUSED, 1>(&mut out[row * out_stride..], out_stride, &a[row..], a_stride, b, b_stride, depth);
+            row += 1;
+        }
     }
 }
 

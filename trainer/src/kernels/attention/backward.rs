@@ -267,63 +267,45 @@ vectorized! {
     }
 }
 
-vectorized! {
-    /// [`add_product`] as a function of its own: four copies of it in one function are more than the compiler turns
-    /// into vector instructions, and the pass takes twelve times as long.
-    fn add_rows(
-        out: (&mut [f32], usize),
-        a: (&[f32], usize),
-        b: (&[f32], usize),
-        rows: usize,
-        depth: usize,
-    ) {
-        add_product::<FUSED>(out, a, b, rows, depth);
-    }
-}
-
-vectorized! {
-    /// Adds what sixteen queries and a block of keys give to all three gradients.
-    fn pass(
-        panel: &mut Panel,
-        dk: &mut [f32],
-        dv: &mut [f32],
-        weights: &mut [f32],
-        d_scores: &mut [f32],
-        keys: &[f32],
-        values: &[f32],
-        visible: &[usize; LANES],
-        width: usize,
-    ) {
-        let (count, wide) = (weights.len() / LANES, padded(width));
-        weights.fill(0.0);
-        d_scores.fill(0.0);
-        add_rows((weights, LANES), (keys, width), (&panel.queries, LANES), count, width);
-        add_rows((d_scores, LANES), (values, width), (&panel.d_outputs, LANES), count, width);
-        hide(weights, visible, f32::MIN);
-        score_gradients::<FUSED>(weights, d_scores, &panel.normalizers, &panel.deltas);
-        for column in (0..wide).step_by(LANES) {
-            let (dv, d_outputs) = (&mut dv[column..], &panel.d_output_rows[column..]);
-            add_rows((dv, wide), (weights, LANES), (d_outputs, wide), count, LANES);
-            let (dk, queries) = (&mut dk[column..], &panel.query_rows[column..]);
-            add_rows((dk, wide), (d_scores, LANES), (queries, wide), count, LANES);
-        }
-        add_product_transposed::<FUSED>((&mut panel.dq, LANES), (keys, width), (d_scores, LANES), width, count);
-    }
-}
-
-/// Scores become weights, and gradients of the weights gradients of the scores.
-#[inline(always)]
-fn score_gradients<const FUSED: bool>(
+/// Adds what sixteen queries and a block of keys give to all three gradients.
+#[allow(clippy::too_many_arguments)]
+fn pass(
+    panel: &mut Panel,
+    dk: &mut [f32],
+    dv: &mut [f32],
     weights: &mut [f32],
     d_scores: &mut [f32],
-    normalizers: &[f32; LANES],
-    deltas: &[f32; LANES],
+    keys: &[f32],
+    values: &[f32],
+    visible: &[usize; LANES],
+    width: usize,
 ) {
-    let rows = weights.as_chunks_mut::<LANES>().0.iter_mut().zip(d_scores.as_chunks_mut::<LANES>().0);
-    for (weights, d_scores) in rows {
-        for lane in 0..LANES {
-            weights[lane] = exp::<FUSED>(weights[lane] - normalizers[lane]);
-            d_scores[lane] = weights[lane] * (d_scores[lane] - deltas[lane]);
+    let (count, wide) = (weights.len() / LANES, padded(width));
+    weights.fill(0.0);
+    d_scores.fill(0.0);
+    add_product(weights, LANES, keys, width, &panel.queries, LANES, count, width);
+    add_product(d_scores, LANES, values, width, &panel.d_outputs, LANES, count, width);
+    hide(weights, visible, f32::MIN);
+    score_gradients(weights, d_scores, &panel.normalizers, &panel.deltas);
+    for column in (0..wide).step_by(LANES) {
+        let (d_outputs, queries) = (&panel.d_output_rows[column..], &panel.query_rows[column..]);
+        add_product(&mut dv[column..], wide, weights, LANES, d_outputs, wide, count, LANES);
+        add_product(&mut dk[column..], wide, d_scores, LANES, queries, wide, count, LANES);
+    }
+    add_product_transposed(&mut panel.dq, LANES, keys, width, d_scores, LANES, width, count);
+}
+
+vectorized! {
+    /// Scores become weights, and gradients of the weights gradients of the scores.
+    fn score_gradients(
+        weights: &mut [f32], d_scores: &mut [f32], normalizers: &[f32; LANES], deltas: &[f32; LANES],
+    ) {
+        let rows = weights.as_chunks_mut::<LANES>().0.iter_mut().zip(d_scores.as_chunks_mut::<LANES>().0);
+        for (weights, d_scores) in rows {
+            for lane in 0..LANES {
+                weights[lane] = exp::<FUSED>(weights[lane] - normalizers[lane]);
+                d_scores[lane] = weights[lane] * (d_scores[lane] - deltas[lane]);
+            }
         }
     }
 }

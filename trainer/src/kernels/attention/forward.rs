@@ -184,65 +184,63 @@ pub(super) fn seen(visible: &[usize], panel: usize, start: usize, keys: usize) -
     std::array::from_fn(|lane| visible[(panel * LANES + lane).min(last)].saturating_sub(start).min(keys))
 }
 
-vectorized! {
-    /// Takes the running softmax of a panel and its sums of values past a block of keys. The number of rows of `scores` says how many keys
-    /// at least one of the queries sees.
-    fn pass(
-        outputs: &mut [f32],
-        running: &mut Running,
-        scores: &mut [f32],
-        queries: &[f32],
-        keys: &[f32],
-        values: &[f32],
-        visible: &[usize; LANES],
-        width: usize,
-    ) {
-        let count = scores.len() / LANES;
-        scores.fill(0.0);
-        add_product::<FUSED>((scores, LANES), (keys, width), (queries, LANES), count, width);
-        hide(scores, visible, f32::MIN);
-        let factors = weigh::<FUSED>(scores, running);
-        for row in outputs.as_chunks_mut::<LANES>().0 {
-            for lane in 0..LANES {
-                row[lane] *= factors[lane];
-            }
-        }
-        add_product_transposed::<FUSED>((outputs, LANES), (values, width), (scores, LANES), width, count);
-    }
+/// Takes the running softmax of a panel and its sums of values past a block of keys. The number of rows of `scores` says how
+/// many keys at least one of the queries sees.
+#[allow(clippy::too_many_arguments)]
+fn pass(
+    outputs: &mut [f32],
+    running: &mut Running,
+    scores: &mut [f32],
+    queries: &[f32],
+    keys: &[f32],
+    values: &[f32],
+    visible: &[usize; LANES],
+    width: usize,
+) {
+    let count = scores.len() / LANES;
+    scores.fill(0.0);
+    add_product(scores, LANES, keys, width, queries, LANES, count, width);
+    hide(scores, visible, f32::MIN);
+    weigh(outputs, scores, running);
+    add_product_transposed(outputs, LANES, values, width, scores, LANES, width, count);
 }
 
 /// Overwrites what the queries must not see: for each column the keys from `visible` on.
-#[inline(always)]
 pub(super) fn hide(panel: &mut [f32], visible: &[usize; LANES], value: f32) {
     for (lane, &visible) in visible.iter().enumerate() {
         panel.iter_mut().skip(visible * LANES + lane).step_by(LANES).for_each(|slot| *slot = value);
     }
 }
 
-/// Turns scores into weights relative to the new maximum; gives the factor for everything summed before.
-#[inline(always)]
-fn weigh<const FUSED: bool>(scores: &mut [f32], running: &mut Running) -> [f32; LANES] {
-    let rows = scores.as_chunks_mut::<LANES>().0;
-    let mut largest = running.largest;
-    for row in rows.iter() {
+vectorized! {
+    /// Turns scores into weights relative to the new maximum, and brings everything summed before to that maximum.
+    fn weigh(outputs: &mut [f32], scores: &mut [f32], running: &mut Running) {
+        let rows = scores.as_chunks_mut::<LANES>().0;
+        let mut largest = running.largest;
+        for row in rows.iter() {
+            for lane in 0..LANES {
+                largest[lane] = if row[lane] > largest[lane] { row[lane] } else { largest[lane] };
+            }
+        }
+        let mut factors = [0.0; LANES];
         for lane in 0..LANES {
-            largest[lane] = if row[lane] > largest[lane] { row[lane] } else { largest[lane] };
+            factors[lane] = exp::<FUSED>(running.largest[lane] - largest[lane]);
+        }
+        let mut sum = [0.0f32; LANES];
+        for row in rows {
+            for lane in 0..LANES {
+                row[lane] = exp::<FUSED>(row[lane] - largest[lane]);
+                sum[lane] += row[lane];
+            }
+        }
+        for lane in 0..LANES {
+            running.sum[lane] = running.sum[lane] * factors[lane] + sum[lane];
+        }
+        running.largest = largest;
+        for row in outputs.as_chunks_mut::<LANES>().0 {
+            for lane in 0..LANES {
+                row[lane] *= factors[lane];
+            }
         }
     }
-    let mut factors = [0.0; LANES];
-    for lane in 0..LANES {
-        factors[lane] = exp::<FUSED>(running.largest[lane] - largest[lane]);
-    }
-    let mut sum = [0.0f32; LANES];
-    for row in rows {
-        for lane in 0..LANES {
-            row[lane] = exp::<FUSED>(row[lane] - largest[lane]);
-            sum[lane] += row[lane];
-        }
-    }
-    for lane in 0..LANES {
-        running.sum[lane] = running.sum[lane] * factors[lane] + sum[lane];
-    }
-    running.largest = largest;
-    factors
 }
