@@ -150,7 +150,8 @@ impl<'a> Model<'a> {
             1 => Tensor::ones(shape, &device).require_grad(),
             _ => Tensor::random(shape, Distribution::Normal(0.0, 0.02), &device).require_grad(),
         });
-        let moments = shapes.iter().map(|shape| (vec![0.0; shape[0] * shape[1]], vec![0.0; shape[0] * shape[1]]));
+        let moments =
+            shapes.iter().map(|shape| (vec![0.0; shape[0] * shape[1]], vec![0.0; shape[0] * shape[1]]));
         Self { case, parameters: parameters.collect(), moments: moments.collect(), updates: 0 }
     }
 
@@ -227,7 +228,8 @@ impl Batch {
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
-    let rounds = arguments.iter().find_map(|argument| argument.strip_prefix("rounds=")?.parse().ok()).unwrap_or(7);
+    let rounds =
+        arguments.iter().find_map(|argument| argument.strip_prefix("rounds=")?.parse().ok()).unwrap_or(7);
     let named = |case: &&Case| arguments.iter().any(|argument| argument == case.name);
     let any = CASES.iter().any(|case| named(&case));
     println!("{} threads, medians of {rounds} rounds, milliseconds", rayon::current_num_threads());

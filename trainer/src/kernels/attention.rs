@@ -25,7 +25,7 @@ use super::{
 };
 
 /// Queries that share a copy of a block of keys and values.
-const QUERIES: usize = 64;
+const QUERIES: usize = 128;
 
 /// Keys whose scores exist at once for a panel: 8 KiB.
 const KEYS: usize = 128;
@@ -125,10 +125,13 @@ fn copy_head(block: &mut [f32], to: usize, from: &[f32], stride: usize, width: u
 /// Writes one head of up to [`LANES`] rows into a panel: row d of the panel is dimension d of all of them, times
 /// `factor`; columns without a row are zero.
 fn copy_panel(panel: &mut [f32], from: &[f32], stride: usize, width: usize, rows: usize, factor: f32) {
-    panel.fill(0.0);
-    for row in 0..rows {
-        for (slot, value) in panel.iter_mut().skip(row).step_by(LANES).zip(&from[row * stride..][..width]) {
-            *slot = value * factor;
+    // A column without a row reads the first one, times zero.
+    let sources: [&[f32]; LANES] =
+        std::array::from_fn(|row| &from[if row < rows { row * stride } else { 0 }..][..width]);
+    let factors: [f32; LANES] = std::array::from_fn(|row| if row < rows { factor } else { 0.0 });
+    for (dimension, slots) in panel.as_chunks_mut::<LANES>().0.iter_mut().enumerate() {
+        for row in 0..LANES {
+            slots[row] = sources[row][dimension] * factors[row];
         }
     }
 }

@@ -49,12 +49,7 @@ pub fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
 }
 
 /// [`super::attention`].
-pub fn attention(
-    q_nhd: Tensor<3>,
-    k_mhd: Tensor<3>,
-    v_mhd: Tensor<3>,
-    segments: &[Segment],
-) -> Tensor<3> {
+pub fn attention(q_nhd: Tensor<3>, k_mhd: Tensor<3>, v_mhd: Tensor<3>, segments: &[Segment]) -> Tensor<3> {
     let [n, h, d] = q_nhd.dims();
     let device = q_nhd.device();
     let mut parts = Vec::new();
@@ -104,11 +99,7 @@ pub fn cross_entropy(hidden_nd: Tensor<2>, weight_vd: Tensor<2>, targets: &[Targ
 }
 
 /// [`super::image_losses`].
-pub fn image_losses(
-    prediction_pd: Tensor<2>,
-    target_pd: Tensor<2>,
-    images: &[Range<usize>],
-) -> Tensor<1> {
+pub fn image_losses(prediction_pd: Tensor<2>, target_pd: Tensor<2>, images: &[Range<usize>]) -> Tensor<1> {
     let squares_pd = (prediction_pd - target_pd).square();
     Tensor::cat(images.iter().map(|image| squares_pd.clone().slice([image.clone()]).mean()).collect(), 0)
 }

@@ -1,6 +1,8 @@
 //! Each operation against its ordinary version: values and gradients, on shapes that are awkward on purpose, and with one
 //! thread against two.
 
+#![allow(clippy::single_range_in_vec_init)]
+
 use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{Device, Tensor, TensorData};
