@@ -1,6 +1,7 @@
 //! Packed shards to weights, samples and scores, with Burn.
 
 pub mod checkpoint;
+pub mod codec;
 pub mod config;
 pub mod device;
 pub mod diffusion;

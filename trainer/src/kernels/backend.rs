@@ -164,7 +164,7 @@ pub(crate) type Gradients2 = [Option<FlexTensor>; 2];
 pub(crate) type Gradients3 = [Option<FlexTensor>; 3];
 
 /// The backward part of an operation: what the forward part kept, the output's gradient, which inputs want theirs.
-type BackwardOf<S, const N: usize> = fn(S, FlexTensor, [bool; N]) -> [Option<FlexTensor>; N];
+pub(crate) type BackwardOf<S, const N: usize> = fn(S, FlexTensor, [bool; N]) -> [Option<FlexTensor>; N];
 
 /// A node of the graph that calls a [`BackwardOf`].
 #[derive(Debug)]
@@ -186,7 +186,7 @@ impl<S: Clone + Send + Debug + 'static, const N: usize> Backward<Flex, N> for Re
 }
 
 /// Runs `forward`, and keeps its second result for `backward` where one of the inputs is tracked.
-fn record<C: CheckpointStrategy, S: Clone + Send + Debug + 'static, const N: usize>(
+pub(crate) fn record<C: CheckpointStrategy, S: Clone + Send + Debug + 'static, const N: usize>(
     nodes: [NodeGuard; N],
     forward: impl FnOnce() -> (FlexTensor, S),
     backward: BackwardOf<S, N>,

@@ -7,12 +7,12 @@
 //! All are differentiable. Shapes that don't fit are programming errors and panic.
 
 mod attention;
-mod backend;
+pub(crate) mod backend;
 mod cross_entropy;
 mod linear;
 mod norm;
 mod optimizer;
-mod product;
+pub(crate) mod product;
 pub mod reference;
 mod rotate;
 mod rows;
@@ -21,7 +21,7 @@ mod swiglu;
 mod tests;
 mod tile;
 mod types;
-mod vector;
+pub(crate) mod vector;
 
 use std::{ops::Range, sync::Arc};
 

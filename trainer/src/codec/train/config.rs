@@ -1,0 +1,261 @@
+//! The settings of `vae train`.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::codec::{Architecture, CodecError};
+use crate::optimizer::OptimizerConfig;
+use crate::schedule::Schedule;
+
+/// What `vae train` is told, beside its sources of pictures.
+///
+/// The loss of a batch is the mean over its pictures of `l1 |y - x| + mse (y - x)^2 + kl KL`. The first two are means over a picture's
+/// values; the divergence is as [`KlReduction`] says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct VaeTrainConfig {
+    /// Folder of the codec to be made; must not hold one.
+    pub output: PathBuf,
+    /// Updates.
+    pub steps: u64,
+    /// Side of the pictures in pixels.
+    pub size: usize,
+    /// A preset's name (`demo`, `tiny`, `86m`), or a table of sizes.
+    pub model: ModelChoice,
+    /// Pictures of an update.
+    pub batch: usize,
+    /// Highest learning rate.
+    pub rate: f64,
+    /// Updates until it is reached.
+    pub warm_up: u64,
+    /// Learning rate of the last update, as a share of `rate`.
+    pub floor: f64,
+    /// Names all randomness: first weights, order, mirroring, noise.
+    pub seed: u64,
+    /// Decay of AdamW's two moments.
+    pub betas: [f64; 2],
+    /// Added to the root of the second moment.
+    pub epsilon: f64,
+    /// Weight decay of matrices and kernels.
+    pub decay: f64,
+    /// Largest joint norm of the gradients.
+    pub clip: f64,
+    /// Weight of the absolute error.
+    pub l1: f64,
+    /// Weight of the squared error.
+    pub mse: f64,
+    /// Weight of the divergence of the latents from the normal distribution.
+    pub kl: f64,
+    /// What of a picture's latent values is weighted by `kl`.
+    pub kl_reduction: KlReduction,
+    /// Whether each picture is mirrored half of the time.
+    pub flip: bool,
+    /// Updates between two lines of `log.jsonl`.
+    pub log_every: u64,
+}
+
+/// How the divergence of a picture's latent values becomes one number.
+///
+/// The paper's weight 1e-6 belongs to the sum; what the sum weighs depends on the latent's size.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KlReduction {
+    /// The sum over the values.
+    #[default]
+    Sum,
+    /// The mean over the values.
+    Mean,
+}
+
+/// A preset by name, or sizes: `model = "tiny"` or `model = { kind = "patch", width = 48 }`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ModelChoice {
+    /// A built-in codec.
+    Preset(String),
+    /// A codec of these sizes.
+    Sizes(Architecture),
+}
+
+impl<'de> Deserialize<'de> for ModelChoice {
+    /// By hand, because an untagged enum would hide what is wrong inside the table.
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Choice;
+        impl<'de> serde::de::Visitor<'de> for Choice {
+            type Value = ModelChoice;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a preset's name or a table with `kind`")
+            }
+            fn visit_str<E>(self, name: &str) -> Result<ModelChoice, E> {
+                Ok(ModelChoice::Preset(name.to_owned()))
+            }
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<ModelChoice, A::Error> {
+                let map = serde::de::value::MapAccessDeserializer::new(map);
+                Architecture::deserialize(map).map(ModelChoice::Sizes)
+            }
+        }
+        deserializer.deserialize_any(Choice)
+    }
+}
+
+impl ModelChoice {
+    /// The sizes.
+    ///
+    /// # Errors
+    ///
+    /// If there is no preset of that name or the sizes don't go together.
+    pub fn architecture(&self) -> Result<Architecture, CodecError> {
+        let architecture = match self {
+            Self::Preset(name) => {
+                Architecture::preset(name).ok_or_else(|| CodecError::Preset(name.clone()))?
+            }
+            Self::Sizes(architecture) => architecture.clone(),
+        };
+        architecture.check()?;
+        Ok(architecture)
+    }
+}
+
+impl Default for VaeTrainConfig {
+    fn default() -> Self {
+        Self {
+            output: PathBuf::from("codec"),
+            steps: 300,
+            size: 128,
+            model: ModelChoice::Preset("tiny".to_owned()),
+            batch: 8,
+            rate: 1e-3,
+            warm_up: 50,
+            floor: 0.02,
+            seed: 0,
+            betas: [0.9, 0.99],
+            epsilon: 1e-8,
+            decay: 1e-4,
+            clip: 1.0,
+            l1: 1.0,
+            mse: 0.0,
+            kl: 1e-6,
+            kl_reduction: KlReduction::Sum,
+            flip: false,
+            log_every: 10,
+        }
+    }
+}
+
+impl VaeTrainConfig {
+    /// The recipe of the demo: 32 x 32 pictures, 2,250 updates of 64, about 75 seconds on two cores.
+    pub fn demo() -> Self {
+        Self {
+            steps: 2250,
+            size: 32,
+            model: ModelChoice::Preset("demo".to_owned()),
+            batch: 64,
+            rate: 3e-3,
+            mse: 1.0,
+            kl: 1e-4,
+            kl_reduction: KlReduction::Mean,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the settings make sense.
+    ///
+    /// # Errors
+    ///
+    /// The first that doesn't.
+    pub fn check(&self) -> Result<(), CodecError> {
+        let architecture = self.model.architecture()?;
+        let positive = |key, value: u64| match value {
+            0 => Err(CodecError::Setting { key, reason: "must be at least 1".to_owned() }),
+            _ => Ok(()),
+        };
+        let within = |key, value: f64, lowest: f64, highest: f64| match value >= lowest && value <= highest {
+            true => Ok(()),
+            false => Err(CodecError::Setting {
+                key,
+                reason: format!("must be within {lowest} and {highest}, it is {value}"),
+            }),
+        };
+        positive("steps", self.steps)?;
+        positive("size", self.size as u64)?;
+        positive("batch", self.batch as u64)?;
+        positive("log-every", self.log_every)?;
+        within("rate", self.rate, f64::MIN_POSITIVE, 1.0)?;
+        within("floor", self.floor, 0.0, 1.0)?;
+        within("betas", self.betas[0], 0.0, 1.0 - f64::EPSILON)?;
+        within("betas", self.betas[1], 0.0, 1.0 - f64::EPSILON)?;
+        within("epsilon", self.epsilon, 0.0, 1.0)?;
+        within("decay", self.decay, 0.0, 1.0)?;
+        within("clip", self.clip, f64::MIN_POSITIVE, f64::MAX)?;
+        within("l1", self.l1, 0.0, f64::MAX)?;
+        within("mse", self.mse, 0.0, f64::MAX)?;
+        within("kl", self.kl, 0.0, f64::MAX)?;
+        let multiple = architecture.downsampling();
+        if self.size % multiple != 0 {
+            let (height, width) = (self.size, self.size);
+            return Err(CodecError::Size { height, width, multiple });
+        }
+        Ok(())
+    }
+
+    pub(super) fn schedule(&self) -> Schedule {
+        Schedule { rate: self.rate, warm_up: self.warm_up, floor: self.rate * self.floor, steps: self.steps }
+    }
+
+    pub(super) fn optimizer(&self) -> OptimizerConfig {
+        OptimizerConfig { betas: self.betas, epsilon: self.epsilon, decay: self.decay, clip: self.clip }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_leave_everything_out_and_may_not_add_anything() {
+        let config: VaeTrainConfig = toml::from_str("").unwrap();
+        assert_eq!(config, VaeTrainConfig::default());
+        config.check().unwrap();
+        VaeTrainConfig::demo().check().unwrap();
+        let error = toml::from_str::<VaeTrainConfig>("warmup = 3").unwrap_err().to_string();
+        assert!(error.contains("unknown field `warmup`"), "{error}");
+    }
+
+    #[test]
+    fn a_model_is_a_name_or_a_table() {
+        let model = |text: &str| toml::from_str::<VaeTrainConfig>(text).map(|config| config.model);
+        assert_eq!(model("model = '86m'").unwrap(), ModelChoice::Preset("86m".to_owned()));
+        let ModelChoice::Sizes(Architecture::AutoencoderKl(shape)) =
+            model("model = { kind = 'autoencoder-kl', channels = [8, 16], groups = 4 }").unwrap()
+        else {
+            panic!("a table of sizes")
+        };
+        assert_eq!((shape.channels, shape.groups, shape.layers), (vec![8, 16], 4, 2));
+        let error = model("model = { kind = 'patch', breadth = 3 }").unwrap_err().to_string();
+        assert!(error.contains("unknown field `breadth`"), "{error}");
+        let error = model("model = { kind = 'vq' }").unwrap_err().to_string();
+        assert!(error.contains("unknown variant `vq`"), "{error}");
+        let error = model("model = 3").unwrap_err().to_string();
+        assert!(error.contains("a preset's name or a table"), "{error}");
+        let resolved = toml::to_string(&VaeTrainConfig {
+            model: model("model = { kind = 'patch' }").unwrap(),
+            ..VaeTrainConfig::default()
+        });
+        toml::from_str::<VaeTrainConfig>(&resolved.unwrap()).unwrap().check().unwrap();
+    }
+
+    #[test]
+    fn settings_that_make_no_sense_are_named() {
+        let error = |change: fn(&mut VaeTrainConfig)| {
+            let mut config = VaeTrainConfig::default();
+            change(&mut config);
+            config.check().unwrap_err().to_string()
+        };
+        assert_eq!(error(|config| config.batch = 0), "`batch` must be at least 1");
+        assert!(error(|config| config.rate = f64::NAN).starts_with("`rate` must be within"));
+        assert!(error(|config| config.size = 100).contains("multiples of 8"));
+        assert!(error(|config| config.model = ModelChoice::Preset("huge".to_owned())).contains("`huge`"));
+    }
+}
