@@ -217,7 +217,7 @@ impl Packer {
 fn pieces(document: &Document, context: usize) -> Vec<Range<usize>> {
     let len = document.len();
     if len <= context {
-        return vec![0..len];
+        return std::iter::once(0..len).collect();
     }
     if document.shape == Shape::Text {
         return (0..len).step_by(context).map(|start| start..len.min(start + context)).collect();

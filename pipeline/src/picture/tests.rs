@@ -131,7 +131,7 @@ fn flat_jpeg(components: &[u8], adobe: Option<u8>) -> Vec<u8> {
         bits += &if length > 0 { format!("{code:0length$b}") } else { String::new() };
         bits += "0";
     }
-    while bits.len() % 8 != 0 {
+    while !bits.len().is_multiple_of(8) {
         bits += "1";
     }
     for byte in bits.as_bytes().chunks(8) {

@@ -1,9 +1,9 @@
 //! Encoding by words, with a memory of their ids.
 //!
 //! Byte-pair merging is local: where no piece of the vocabulary reaches over a place, the ids left and right of it are
-//! independent, so cutting there changes none. Two such places are used. Before a run of `▁` (the space of these
-//! vocabularies), if no piece has `▁` behind another character or the tokenizer itself splits there; and, in words of
-//! more than [`LONG_WORD`] bytes, between two characters that stand side by side in no piece, so that a document
+//! independent, so cutting there changes none. Three such places are used. Before a run of `▁` (the space of these
+//! vocabularies), if no piece has `▁` behind another character or the tokenizer itself splits there; around a line end,
+//! if it is a piece of its own only; and, in words of more than [`LONG_WORD`] bytes, between two characters that stand side by side in no piece, so that a document
 //! without spaces costs a linear time too. Words are short and few are different, so a small table of the ids of
 //! words that were met before answers most of them.
 
@@ -35,6 +35,7 @@ pub(super) struct Words {
     neighbours: OnceLock<HashSet<(char, char)>>,
     longest_piece: usize,
     split_further: bool,
+    lines: bool,
     memories: Mutex<Vec<Memory>>,
 }
 
@@ -56,6 +57,7 @@ impl Words {
             kitoken: Kitoken::from_definition(by_word).map_err(unreadable)?,
             prefix,
             text_pieces,
+            lines: definition.config.split.len() <= 1 && !vocabulary.iter().any(|piece| joins_lines(piece)),
             longest_piece: vocabulary.iter().map(Vec::len).max().unwrap_or(0),
             vocabulary,
             neighbours: OnceLock::new(),
@@ -83,11 +85,16 @@ impl Words {
         }
         let mut rest = text;
         while !rest.is_empty() {
+            if let Some(after) = rest.strip_prefix('\n').filter(|_| self.lines && word.is_empty()) {
+                self.encode_word("\n", memory, ids);
+                rest = after;
+                continue;
+            }
             while let Some(after) = rest.strip_prefix(' ').or_else(|| rest.strip_prefix(MARK)) {
                 word.push(MARK);
                 rest = after;
             }
-            let (run, after) = rest.split_at(next_mark(rest));
+            let (run, after) = rest.split_at(next_cut(rest, self.lines));
             word.push_str(run);
             self.encode_word(&word, memory, ids);
             word.clear();
@@ -141,16 +148,25 @@ impl Words {
     }
 }
 
-fn next_mark(text: &str) -> usize {
+/// The first space or `▁`, or with `lines` the first line end before it.
+fn next_cut(text: &str, lines: bool) -> usize {
+    let bytes = text.as_bytes();
+    let cuts = |byte: u8| byte == b' ' || (lines && byte == b'\n');
     let mut from = 0;
-    while let Some(found) = text.as_bytes()[from..].iter().position(|&byte| byte == b' ' || byte == 0xE2) {
+    // 0xE2 may begin a `▁`.
+    while let Some(found) = bytes[from..].iter().position(|&byte| cuts(byte) || byte == 0xE2) {
         let at = from + found;
-        if text.as_bytes()[at] == b' ' || text[at..].starts_with(MARK) {
+        if cuts(bytes[at]) || text[at..].starts_with(MARK) {
             return at;
         }
         from = at + 1;
     }
     text.len()
+}
+
+/// Whether a piece has a line end beside another character.
+fn joins_lines(piece: &[u8]) -> bool {
+    piece.len() > 1 && piece.contains(&b'\n')
 }
 
 /// Characters that stand side by side in a piece.
