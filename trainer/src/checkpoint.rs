@@ -140,6 +140,9 @@ pub struct CheckpointState {
     pub tokenizer: String,
     /// Fingerprint of the codec that made the latents.
     pub codec: Option<String>,
+    /// Side in pixels of the pictures that the latents were made from.
+    #[serde(default)]
+    pub picture_size: Option<u32>,
     /// BLAKE3 of every other file, by path below the folder.
     pub files: BTreeMap<String, String>,
 }
@@ -197,7 +200,9 @@ pub struct Companions {
     pub tokenizer: Vec<u8>,
     /// Fingerprint of the codec that made the latents.
     pub codec_fingerprint: Option<String>,
-    /// Its files by name, if they are kept.
+    /// Side in pixels of the pictures that the latents were made from.
+    pub picture_size: Option<u32>,
+    /// Files of the codec by name, if they are kept.
     pub codec: BTreeMap<String, Vec<u8>>,
 }
 
@@ -374,6 +379,7 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<(), CheckpointE
         cursor: snapshot.cursor.clone(),
         tokenizer: content_hash(&companions.tokenizer),
         codec: companions.codec_fingerprint.clone(),
+        picture_size: companions.picture_size,
         files: std::mem::take(&mut writer.files),
     };
     writer.write(STATE, &state.to_bytes())
@@ -628,7 +634,7 @@ mod tests {
         let codec = BTreeMap::from([("config.json".to_owned(), b"{}".to_vec())]);
         let tokenizer_name = "tokenizer.model".to_owned();
         let companions =
-            Companions { tokenizer_name, tokenizer: b"pieces".to_vec(), codec_fingerprint: None, codec };
+            Companions { tokenizer_name, tokenizer: b"pieces".to_vec(), codec, ..Companions::default() };
         Checkpoints::of(run).save(&snapshot(7, &TrainConfig::default(), &tensors, &companions)).unwrap()
     }
 

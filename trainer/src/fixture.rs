@@ -1,8 +1,11 @@
 //! Small datasets for tests, made with the format's own writer.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use half::f16;
+use object_store::ObjectStoreExt;
+use object_store::memory::InMemory;
 use schemas::shard::{Compression, ShardMetadata, ShardWriter};
 use schemas::{
     CodecRecord, DatasetStatistics, FORMAT_VERSION, FileRecord, Latent, Manifest, Modality, Order,
@@ -10,9 +13,27 @@ use schemas::{
     Vocabulary, content_hash, manifest_name,
 };
 
+use crate::stream::Location;
+
 pub(crate) const VOCABULARY: Vocabulary = Vocabulary { size: 29, codes: 0 };
 pub(crate) const LAYOUT: RowLayout = RowLayout { context: 24, patch: 2, vocabulary: VOCABULARY };
 const CHANNELS: u16 = 2;
+
+/// The same files in an object store, below `data set/`.
+pub(crate) fn in_memory(folder: &Path) -> (Arc<InMemory>, Location) {
+    let store = Arc::new(InMemory::new());
+    let prefix = object_store::path::Path::from("data set");
+    let location =
+        Location { uri: "memory://data set".to_owned(), store: store.clone(), prefix, local: None };
+    let mut paths = vec!["manifest.json".to_owned(), "tokenizer.json".to_owned()];
+    let shards = std::fs::read_dir(folder.join("shards")).unwrap();
+    paths.extend(shards.map(|entry| format!("shards/{}", entry.unwrap().file_name().to_str().unwrap())));
+    for path in paths {
+        let bytes = std::fs::read(folder.join(&path)).unwrap();
+        futures::executor::block_on(store.put(&location.object(&path), bytes.into())).unwrap();
+    }
+    (store, location)
+}
 
 /// A dataset of two sources, `texts` and `pairs`; `shards` lists (index of the source, rows).
 pub(crate) fn write(folder: &Path, shards: &[(u16, u64)]) -> Manifest {

@@ -86,6 +86,14 @@ pub enum TrainError {
         /// What differs.
         what: &'static str,
     },
+    /// A dataset of codes.
+    #[error(
+        "dataset `{uri}` holds the codes of a VQ codec, the objective `transfusion` needs latents\nhint: pack it again with a VAE as `[codec]`"
+    )]
+    Codes {
+        /// The dataset.
+        uri: String,
+    },
     /// Rows that don't fit the model.
     #[error(transparent)]
     Prepare(#[from] PrepareError),

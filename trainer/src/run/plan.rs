@@ -138,6 +138,9 @@ fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
         expected: "at least one `[[data]]` table".to_owned(),
     };
     let first = &ingredients.first().ok_or_else(nothing)?.dataset;
+    if let Some(codes) = ingredients.iter().find(|one| one.dataset.manifest().vocabulary.codes > 0) {
+        return Err(TrainError::Codes { uri: codes.dataset.location().uri.clone() });
+    }
     for ingredient in &ingredients[1..] {
         let (a, b) = (first.manifest(), ingredient.dataset.manifest());
         let codec =
@@ -187,6 +190,7 @@ fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, Tra
         tokenizer_name: name,
         tokenizer: dataset.tokenizer()?.to_vec(),
         codec_fingerprint: manifest.codec.as_ref().map(|codec| codec.fingerprint.clone()),
+        picture_size: manifest.codec.as_ref().map(|codec| codec.size),
         codec: codec.map(codec_files).transpose()?.unwrap_or_default(),
     })
 }

@@ -171,6 +171,19 @@ fn two_threads_give_the_bits_of_one() {
 }
 
 #[test]
+fn a_remote_dataset_gives_the_bits_of_a_local_one() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("local");
+    let (_, remote) = fixture::in_memory(&place.folder.path().join("data"));
+    let witness = Witness::default();
+    let plan = TrainPlan::try_new(place.config("remote"), &[remote.clone(), remote], false).unwrap();
+    let other = train(plan, &witness, &witness.stop).unwrap();
+    assert_eq!(witness.steps.into_inner(), steps);
+    assert_same_state(&other.checkpoint, &outcome.checkpoint);
+    assert!(place.folder.path().join("remote/cache").is_dir());
+}
+
+#[test]
 fn a_split_batch_sees_the_same_rows_and_agrees_within_rounding() {
     let place = Place::new();
     let run = |name: &str, micro_batch| {
@@ -323,6 +336,7 @@ fn a_checkpoint_opens_by_run_or_step_and_gives_the_model_back() {
     assert_eq!(checkpoint.folder(), outcome.checkpoint);
     assert_eq!(checkpoint.tokenizer().unwrap(), ("tokenizer.json".to_owned(), b"a tokenizer".to_vec()));
     assert_eq!((checkpoint.codec(), checkpoint.state().codec.as_deref()), (None, Some("a codec")));
+    assert_eq!(checkpoint.state().picture_size, Some(16));
     let device = burn::tensor::Device::flex();
     let model = checkpoint.model(crate::checkpoint::Which::Last, &device).unwrap();
     assert_eq!(weights::read(&model), checkpoint.weights().unwrap());

@@ -63,7 +63,7 @@ impl Location {
     }
 
     /// The object of a path below the dataset.
-    pub(super) fn object(&self, path: &str) -> object_store::path::Path {
+    pub(crate) fn object(&self, path: &str) -> object_store::path::Path {
         path.split('/').fold(self.prefix.clone(), |prefix, part| prefix.join(part))
     }
 

@@ -14,7 +14,7 @@ use object_store::{
 use schemas::shard::Compression;
 
 use super::*;
-use crate::fixture;
+use crate::fixture::{self, in_memory};
 
 const SHARDS: [(u16, u64); 5] = [(0, 130), (0, 20), (1, 90), (1, 64), (0, 1)];
 const ROWS: usize = 305;
@@ -48,22 +48,6 @@ fn read(ingredients: &[Ingredient], settings: &StreamSettings, count: usize) -> 
 fn replace(path: &Path, bytes: &[u8]) {
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, bytes).unwrap();
-}
-
-/// The same files in an object store, below `data set/`.
-fn in_memory(folder: &Path) -> (Arc<InMemory>, Location) {
-    let store = Arc::new(InMemory::new());
-    let prefix = object_store::path::Path::from("data set");
-    let location =
-        Location { uri: "memory://data set".to_owned(), store: store.clone(), prefix, local: None };
-    let mut paths = vec!["manifest.json".to_owned(), "tokenizer.json".to_owned()];
-    let shards = std::fs::read_dir(folder.join("shards")).unwrap();
-    paths.extend(shards.map(|entry| format!("shards/{}", entry.unwrap().file_name().to_str().unwrap())));
-    for path in paths {
-        let bytes = std::fs::read(folder.join(&path)).unwrap();
-        futures::executor::block_on(store.put(&location.object(&path), bytes.into())).unwrap();
-    }
-    (store, location)
 }
 
 #[test]
