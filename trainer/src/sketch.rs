@@ -2,7 +2,7 @@
 
 use half::f16;
 use proptest::prelude::*;
-use schemas::{Latent, Modality, Order, Provenance, Row, RowLayout, Span, Vocabulary};
+use schemas::{Latent, Modality, Order, Provenance, Row, RowLayout, Span, Vocabulary, patches_of};
 
 use crate::random::Stream;
 
@@ -30,6 +30,23 @@ pub(crate) fn row(documents: &[(Order, Vec<Part>)], context: u32, seed: u64) -> 
     sketch.finish(context)
 }
 
+/// A row of one pair with a given caption and latent of `height` x `width`, padded by one position.
+pub(crate) fn pair(order: Order, caption: &[u32], latent: &[f32], height: u16, width: u16) -> Row {
+    let mut sketch = Sketch::default();
+    sketch.begin(order);
+    if order == Order::CaptionFirst {
+        sketch.text(caption);
+    }
+    let values = latent.iter().copied().map(f16::from_f32).collect();
+    sketch.latent(Latent { channels: CHANNELS, height, width, moments: false, values }, true);
+    if order == Order::ImageFirst {
+        sketch.text(caption);
+    }
+    sketch.text(&[EOS]);
+    let context = sketch.tokens.len() as u32 + 1;
+    sketch.finish(context)
+}
+
 struct Sketch {
     stream: Stream,
     tokens: Vec<u32>,
@@ -51,10 +68,14 @@ impl Default for Sketch {
 }
 
 impl Sketch {
-    fn document(&mut self, order: Order, parts: &[Part]) {
+    fn begin(&mut self, order: Order) {
         let row = self.sources.len() as u64;
         self.sources.push(Provenance { source: 0, file: 0, row, id: None, first_token: 0, order });
         self.text(&[BOS]);
+    }
+
+    fn document(&mut self, order: Order, parts: &[Part]) {
+        self.begin(order);
         for part in parts {
             match *part {
                 Part::Text(count) => {
@@ -76,14 +97,18 @@ impl Sketch {
     }
 
     fn image(&mut self, rows: u16, columns: u16, loss: bool) {
-        let image = self.images.len() as u32;
         let (height, width) = (rows * PATCH as u16, columns * PATCH as u16);
         let count = usize::from(CHANNELS) * usize::from(height) * usize::from(width);
         let values = self.stream.normals(count).into_iter().map(f16::from_f32).collect();
-        self.images.push(Latent { channels: CHANNELS, height, width, moments: false, values });
+        self.latent(Latent { channels: CHANNELS, height, width, moments: false, values }, loss);
+    }
+
+    fn latent(&mut self, latent: Latent, loss: bool) {
+        let patches = patches_of(u32::from(latent.height), u32::from(latent.width), PATCH);
+        let image = self.images.len() as u32;
+        self.images.push(latent);
         self.text(&[VOCABULARY.boi()]);
-        let patches = vec![VOCABULARY.patch(); usize::from(rows) * usize::from(columns)];
-        self.push(Modality::Image, &patches, Some(image), loss);
+        self.push(Modality::Image, &vec![VOCABULARY.patch(); patches as usize], Some(image), loss);
         self.text(&[VOCABULARY.eoi()]);
     }
 

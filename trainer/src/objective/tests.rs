@@ -287,7 +287,7 @@ fn reference_row(golden: &Golden) -> (Row, Vocabulary) {
     let (mut start, mut images, mut spans) = (0, 0, Vec::new());
     for run in places.chunk_by(|a, b| a == b) {
         let (modality, document) = run[0];
-        let image = (modality == Modality::Image).then(|| images);
+        let image = (modality == Modality::Image).then_some(images);
         images += u32::from(image.is_some());
         let document = if document < 0 { 2 } else { document as u32 };
         let len = run.len() as u32;

@@ -20,7 +20,7 @@ pub struct Request<'a> {
     pub prompts: &'a [Prompt],
     /// Number of the first prompt: draws come from these numbers, so a long list gives the same in batches of any size.
     pub first: u64,
-    /// Size of the pictures that are drawn; not looked at for a model of text alone.
+    /// Size of the pictures that are drawn; not looked at where none can be.
     pub size: LatentSize,
 }
 
@@ -55,7 +55,9 @@ pub fn sample(
     observe: &mut dyn FnMut(Progress),
 ) -> Result<Vec<Sample>, SampleError> {
     let model = model.valid();
-    let mut batch = Batch { sequences: Vec::new(), model: &model, plan, size: request.size };
+    let may_draw = plan.max_images > 0 || request.prompts.iter().any(|prompt| prompt.draw);
+    let grid = model.plan().image().filter(|_| may_draw).map(|image| request.size.grid(image)).transpose()?;
+    let mut batch = Batch { sequences: Vec::new(), model: &model, plan, grid };
     batch.read(request)?;
     while batch.sequences.iter().any(|sequence| sequence.state.is_open()) {
         while batch.write(observe)? {}
@@ -133,7 +135,8 @@ struct Batch<'a> {
     sequences: Vec<Sequence>,
     model: &'a Transfusion,
     plan: &'a SamplePlan,
-    size: LatentSize,
+    /// How drawn images are cut; `None` where nothing will be drawn.
+    grid: Option<PatchGrid>,
 }
 
 impl Batch<'_> {
@@ -207,7 +210,7 @@ impl Batch<'_> {
 
     /// Gives every sequence in LM mode one token. Whether there was one.
     fn write(&mut self, observe: &mut dyn FnMut(Progress)) -> Result<bool, SampleError> {
-        let (vocabulary, can_draw) = (self.vocabulary(), self.model.image.is_some());
+        let (vocabulary, can_draw) = (self.vocabulary(), self.grid.is_some());
         let mut inputs = Vec::new();
         for (index, sequence) in self.sequences.iter_mut().enumerate() {
             if sequence.tokens >= self.plan.max_tokens && matches!(sequence.state, State::Write(_)) {
@@ -242,7 +245,7 @@ impl Batch<'_> {
         if waiting.is_empty() {
             return Ok(());
         }
-        let grid = self.size.grid(self.model.plan())?;
+        let grid = self.grid.expect("BOI is no choice, and in no prompt, where nothing can be drawn");
         let waits = self.sequences.iter_mut().filter(|sequence| sequence.waits());
         let mut canvases: Vec<Canvas<'_>> = waits.map(|sequence| sequence.canvas(self.plan.seed)).collect();
         let (images, steps) = (canvases.len(), self.plan.steps.len());
@@ -261,8 +264,8 @@ impl Batch<'_> {
     fn hang(&mut self, index: usize, patches: Vec<f32>, grid: &PatchGrid) -> Option<Input> {
         let vocabulary = self.vocabulary();
         let sequence = &mut self.sequences[index];
-        let values = grid.unpatchify(&patches);
-        sequence.parts.push(Part::Image(LatentImage { size: self.size, values }));
+        let size = LatentSize { height: grid.height, width: grid.width };
+        sequence.parts.push(Part::Image(LatentImage { size, values: grid.unpatchify(&patches) }));
         sequence.images += 1;
         if sequence.tokens >= self.plan.max_tokens {
             sequence.state = State::Done(End::Tokens);

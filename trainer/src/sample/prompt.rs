@@ -3,7 +3,10 @@
 use schemas::Vocabulary;
 
 use super::SampleError;
-use crate::{model::ModelPlan, patches::PatchGrid};
+use crate::{
+    model::{ImagePlan, ModelPlan},
+    patches::PatchGrid,
+};
 
 /// A clean latent, normalised as the dataset's: channel, row, column.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,17 +27,13 @@ pub struct LatentSize {
 }
 
 impl LatentSize {
-    /// How the model cuts latents of this size.
+    /// How latents of this size are cut.
     ///
     /// # Errors
     ///
-    /// If the model knows no images, or its patches don't fit.
-    pub(super) fn grid(self, model: &ModelPlan) -> Result<PatchGrid, SampleError> {
-        let Self { height, width } = self;
-        let Some(image) = model.image() else {
-            return Err(SampleError::Prompt { prompt: 0, what: "the model knows text alone".to_owned() });
-        };
-        let patch = image.patch;
+    /// If the patches don't fit.
+    pub(super) fn grid(self, image: &ImagePlan) -> Result<PatchGrid, SampleError> {
+        let (Self { height, width }, patch) = (self, image.patch);
         if height == 0 || width == 0 || !height.is_multiple_of(patch) || !width.is_multiple_of(patch) {
             return Err(SampleError::Size { height, width, patch });
         }
@@ -89,44 +88,46 @@ impl Prompt {
     /// Checks the prompt against the model, and puts the markers in.
     pub(super) fn input(&self, number: u64, model: &ModelPlan) -> Result<Input, SampleError> {
         let vocabulary = model.vocabulary();
-        let wrong = |what: String| SampleError::Prompt { prompt: number, what };
         let mut input = Input::default();
         for part in &self.parts {
             match part {
                 Part::Text(ids) => {
                     if let Some(id) = ids.iter().find(|&&id| id >= vocabulary.size) {
-                        return Err(wrong(format!(
-                            "token {id} is not one of the tokenizer's {}",
-                            vocabulary.size
-                        )));
+                        let what = format!("token {id} is not one of the tokenizer's {}", vocabulary.size);
+                        return Err(SampleError::Prompt { prompt: number, what });
                     }
                     input.ids.extend(ids);
                 }
                 Part::Image(image) => {
-                    let grid = image.size.grid(model).map_err(|error| match error {
-                        SampleError::Prompt { what, .. } => wrong(what),
-                        other => wrong(other.to_string()),
-                    })?;
-                    let expected = grid.channels * grid.height * grid.width;
-                    if image.values.len() != expected {
-                        return Err(wrong(format!(
-                            "a latent has {} values, expected {expected}",
-                            image.values.len()
-                        )));
-                    }
+                    let (grid, patches) = image.patches(number, model)?;
                     input.ids.push(vocabulary.boi());
-                    input.push_image(grid.patchify(&image.values), grid.patches(), 0, vocabulary);
+                    input.push_image(patches, grid.patches(), 0, vocabulary);
                     input.ids.push(vocabulary.eoi());
                 }
             }
         }
         if self.draw {
-            if model.image().is_none() {
-                return Err(wrong("a picture is asked for, the model knows text alone".to_owned()));
-            }
+            images_of(model, number)?;
             input.ids.push(vocabulary.boi());
         }
         Ok(input)
+    }
+}
+
+fn images_of(model: &ModelPlan, prompt: u64) -> Result<&ImagePlan, SampleError> {
+    let what = || "it has a picture, the model knows text alone".to_owned();
+    model.image().ok_or_else(|| SampleError::Prompt { prompt, what: what() })
+}
+
+impl LatentImage {
+    fn patches(&self, prompt: u64, model: &ModelPlan) -> Result<(PatchGrid, Vec<f32>), SampleError> {
+        let grid = self.size.grid(images_of(model, prompt)?)?;
+        let expected = grid.channels * grid.height * grid.width;
+        if self.values.len() != expected {
+            let what = format!("a latent has {} values, expected {expected}", self.values.len());
+            return Err(SampleError::Prompt { prompt, what });
+        }
+        Ok((grid, grid.patchify(&self.values)))
     }
 }
 

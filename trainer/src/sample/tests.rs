@@ -15,10 +15,11 @@ use crate::{
     golden::{assert_close, read},
     kernels::{Segment, gather_rows},
     model::{Affine, DataShape, ImageConfig, ImageShape, ModelConfig, PatchInput, Transfusion},
-    objective::{Draw, Objective, ObjectiveConfig, prepare},
+    objective::{Draw, Objective, ObjectiveConfig, counts, prepare},
+    optimizer::{AdamW, Gradients, OptimizerConfig},
     patches::PatchGrid,
     random::Stream,
-    sketch::{CHANNELS, PATCH, Part as Sketched, VOCABULARY, row},
+    sketch::{self, CHANNELS, PATCH, Part as Sketched, VOCABULARY, row},
 };
 
 const SIZE: LatentSize = LatentSize { height: 4, width: 6 };
@@ -274,6 +275,79 @@ fn a_prompt_is_read_as_it_was_trained() {
     assert_close(&found, &expected, 1e-5, "hidden states");
 }
 
+/// Noisy patches behind a prefix are what training shows, with their caption and, dropped, without.
+#[test]
+fn a_canvas_is_what_was_trained() {
+    let model = model();
+    let rows = [row(&[(Order::CaptionFirst, vec![Sketched::Text(3), Sketched::Image(2, 3)])], 15, 4)];
+    for caption_dropout in [0.0, 1.0] {
+        let objective = ObjectiveConfig { caption_dropout, ..ObjectiveConfig::default() }.plan().unwrap();
+        let draw = Draw { seed: 0, step: 0, first_row: 0 };
+        let batch = prepare(&rows, &objective, model.plan(), draw).unwrap();
+        let input_nd = model.embed(&batch.ids, &batch.patch_places, &batch.patches);
+        let hidden_nd = model.hidden(input_nd, &batch.positions, &batch.segments);
+        let expected = read(model.decode(gather_rows(hidden_nd, &batch.learned_places)));
+
+        let mut prefix = Input { ids: rows[0].tokens()[..5].to_vec(), images: Vec::new() };
+        if batch.images[0].dropped {
+            prefix = Input::token(VOCABULARY.boi());
+        }
+        let mut cache = Cache::default();
+        append(&model, &mut [&mut cache], &[&prefix], Keep::Yes);
+        let mut patches = Input::default();
+        patches.push_image(batch.patches.values.clone(), GRID.patches(), batch.images[0].t, VOCABULARY);
+        let found = read(model.decode(append(&model, &mut [&mut cache], &[&patches], Keep::No)));
+        assert_close(&found, &expected, 1e-5, "prediction");
+    }
+}
+
+/// Training and sampling together: a model that was shown two pairs draws and names them.
+#[test]
+fn what_was_learned_is_drawn_and_named() {
+    let captions = [[5, 6, 7], [5, 8, 9]];
+    let pictures = [picture(1), picture(2)];
+    let pair = |order, index: usize| sketch::pair(order, &captions[index], &pictures[index].values, 4, 6);
+    let rows = [
+        pair(Order::CaptionFirst, 0),
+        pair(Order::CaptionFirst, 1),
+        pair(Order::ImageFirst, 0),
+        pair(Order::ImageFirst, 1),
+    ];
+    let mut model = Transfusion::new(model().plan(), 3, &Device::flex().autodiff());
+    let mut optimizer = AdamW::new(&model, OptimizerConfig { decay: 0.0, ..OptimizerConfig::default() });
+    let counts = counts(&rows, VOCABULARY);
+    let steps = 800;
+    for step in 0..steps {
+        let batch = prepare(&rows, &objective(), model.plan(), Draw { seed: 0, step, first_row: 0 }).unwrap();
+        let mut gradients = Gradients::default();
+        let loss = model.losses(&batch).total(&counts, 5.0).unwrap();
+        gradients.add(&model, &mut loss.backward());
+        let norm = gradients.norm();
+        let rate = 4e-3 * (1.0 - step as f64 / steps as f64);
+        model = optimizer.update(model, &gradients, norm, rate, None);
+    }
+    let config = SampleConfig { steps: 20, guidance: 1.0, max_tokens: 8, max_images: 1, ..config() };
+    let prompts: Vec<Prompt> = (0..2)
+        .flat_map(|index| {
+            let start = Prompt::new(BOS, EOS);
+            [start.clone().text(&captions[index]).draw(), start.image(pictures[index].clone())]
+        })
+        .collect();
+    let samples = run(&model, &prompts, 0, &config);
+    for index in 0..2 {
+        let drawn = samples[2 * index].images().next().unwrap();
+        let distance = |picture: &LatentImage| {
+            let squares = drawn.values.iter().zip(&picture.values).map(|(a, b)| (a - b).powi(2));
+            squares.sum::<f32>() / picture.values.len() as f32
+        };
+        // The pictures are normal, so a stranger is at 2.
+        assert!(distance(&pictures[index]) < 0.5, "{index}: {}", distance(&pictures[index]));
+        assert!(distance(&pictures[1 - index]) > 1.0, "{index}: {}", distance(&pictures[1 - index]));
+        let named = &samples[2 * index + 1];
+        assert_eq!((named.tokens(), named.end), (captions[index].to_vec(), End::Document));
+    }
+}
+
 #[test]
 fn a_prompt_alone_gives_what_it_gives_among_others() {
     let model = model();
@@ -352,7 +426,7 @@ fn what_can_not_be_sampled_is_refused_by_name() {
     assert_eq!(message(start().draw(), odd), "latents of 3 x 4 cannot be cut into patches of 2 x 2");
     assert_eq!(
         message(start().image(LatentImage { size: odd, values: vec![0.0; 36] }), SIZE),
-        "prompt 4: latents of 3 x 4 cannot be cut into patches of 2 x 2"
+        "latents of 3 x 4 cannot be cut into patches of 2 x 2"
     );
 
     let setting = |text: &str| {
@@ -374,5 +448,5 @@ fn a_text_model_writes_and_refuses_pictures() {
     assert!(samples.iter().all(|sample| sample.images().count() == 0));
     let request = Request { prompts: &[Prompt::new(BOS, EOS).draw()], first: 0, size: SIZE };
     let error = sample(&model, &request, &settings.plan(&objective()).unwrap(), &mut |_| {}).unwrap_err();
-    assert_eq!(error.to_string(), "prompt 0: a picture is asked for, the model knows text alone");
+    assert_eq!(error.to_string(), "prompt 0: it has a picture, the model knows text alone");
 }

@@ -1,0 +1,92 @@
+//! What the key-value cache is worth: drawing an image and writing tokens behind a prefix, cached, against running the whole document
+//! anew in every step.
+//!
+//! ```text
+//! cargo bench -p transfusion-trainer --bench denoise
+//! ```
+//!
+//! Cost by positions alone would make the ratio of drawing `(prefix + image) / image`.
+#![allow(clippy::print_stdout)]
+
+use std::{hint::black_box, sync::Arc, time::Instant};
+
+use burn::tensor::Device;
+use trainer::{
+    kernels::{Segment, gather_rows},
+    model::{DataShape, ImageShape, ModelConfig, PatchInput, Transfusion},
+    objective::ObjectiveConfig,
+    sample::{LatentSize, Method, Prompt, Request, SampleConfig, sample},
+};
+
+const PREFIX: usize = 512;
+const PATCHES: usize = 64;
+const SIZE: LatentSize = LatentSize { height: 16, width: 16 };
+const STEPS: u32 = 20;
+const TOKENS: usize = 20;
+const ROUNDS: usize = 5;
+
+fn main() {
+    let data = DataShape { vocabulary: 4096, image: Some(ImageShape { channels: 8, patch: 2 }) };
+    let plan = ModelConfig::default().plan(&data).expect("the default model fits 8 channels");
+    let model = Transfusion::new(&plan, 0, &Device::flex());
+    let cached = median(|| run(&model, 0));
+    let whole = median(|| (0..STEPS).for_each(|_| anew(&model, PREFIX, PATCHES)));
+    let ratio = (PREFIX + PATCHES) as f64 / PATCHES as f64;
+    println!("{STEPS} steps of an image of {PATCHES} patches behind {PREFIX} tokens");
+    println!(
+        "  cached {cached:.3} s, anew {whole:.3} s: {:.1} times; by positions {ratio:.1}",
+        whole / cached
+    );
+    let cached = median(|| run(&model, TOKENS)) - cached;
+    let whole = median(|| (0..TOKENS).for_each(|index| anew(&model, PREFIX + PATCHES + index, 0)));
+    println!("{TOKENS} tokens behind them");
+    println!("  cached {cached:.3} s, anew {whole:.3} s: {:.1} times", whole / cached);
+}
+
+fn median(mut work: impl FnMut()) -> f64 {
+    let mut seconds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            work();
+            start.elapsed().as_secs_f64()
+        })
+        .collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds[ROUNDS / 2]
+}
+
+/// Draws an image behind the prefix, then writes `tokens` tokens.
+fn run(model: &Transfusion, tokens: usize) {
+    let objective = ObjectiveConfig::default().plan().expect("the defaults are in range");
+    let config = SampleConfig {
+        max_tokens: tokens,
+        steps: STEPS,
+        method: Method::Ddim,
+        guidance: 1.0,
+        ..SampleConfig::default()
+    };
+    let plan = config.plan(&objective).expect("20 steps of 1,000");
+    // No id ends a document, so all tokens are written.
+    let prompts = [Prompt::new(1, u32::MAX).text(&[7; PREFIX - 2]).draw()];
+    let request = Request { prompts: &prompts, first: 0, size: SIZE };
+    black_box(sample(model, &request, &plan, &mut |_| {}).expect("the prompt fits the model"));
+}
+
+/// The whole document once: text, then patches, and what is read from its last positions.
+fn anew(model: &Transfusion, text: usize, patches: usize) {
+    let n = text + patches;
+    let places: Arc<[u32]> = (text as u32..n as u32).collect();
+    let image_of_patch = vec![0; patches].into();
+    let input = PatchInput { values: vec![0.5; patches * 32], times: vec![500], image_of_patch };
+    let input_nd = model.embed(&vec![7; n].into(), &places, &input);
+    let images = if patches > 0 { vec![text..n] } else { Vec::new() };
+    let segments = [Segment { queries: 0..n, keys: 0..n, images }];
+    let hidden_nd = model.hidden(input_nd, &(0..n as u32).collect::<Vec<_>>(), &segments.into());
+    let last = [n as u32 - 1].into();
+    let output = if patches > 0 {
+        model.decode(gather_rows(hidden_nd, &places))
+    } else {
+        model.logits(gather_rows(hidden_nd, &last))
+    };
+    black_box(output.into_data());
+}
