@@ -175,7 +175,7 @@ impl CosineSchedule {
     }
 
     /// One step from `t` to `previous` (`None`: the clean end), in f64. `fresh` is standard normal noise, one value
-    /// for each of `x`; it is not used at t = 0 nor by a deterministic step.
+    /// for each of `x`; it is not used by a step to the clean end nor by a deterministic one.
     ///
     /// # Panics
     ///
@@ -199,7 +199,7 @@ impl CosineSchedule {
         let alpha = now / next;
         let beta = 1.0 - alpha;
         let posterior = (1.0 - next) / (1.0 - now) * beta;
-        let drawn = if step.t > 0 { 1.0 } else { 0.0 };
+        let drawn = if step.previous.is_some() { 1.0 } else { 0.0 };
         match step.sampler {
             Sampler::Ddpm(variance) => Rule {
                 clean: next.sqrt() * beta / (1.0 - now),
@@ -395,6 +395,24 @@ mod tests {
         walk(Sampler::default(), Prediction::Velocity);
         walk(Sampler::Ddim(0.0), Prediction::Noise);
         walk(Sampler::Ddim(0.0), Prediction::Velocity);
+    }
+
+    /// Lists that end above t = 0 reach the clean end from there.
+    #[test]
+    fn no_noise_is_added_to_the_clean_end() {
+        let (golden, schedule) = golden();
+        let (x, noise, fresh) = (golden.f64s("step.x"), golden.f64s("step.eps"), golden.f64s("step.z"));
+        for t in [0, 3] {
+            for variance in [Variance::FixedSmall, Variance::FixedLarge] {
+                let step = ancestral(t, None, variance);
+                let clean: Vec<f64> = x
+                    .iter()
+                    .zip(&noise)
+                    .map(|(&x, &noise)| schedule.resolve(x, noise, t, Prediction::Noise).0)
+                    .collect();
+                assert_close(&schedule.step(&step, &x, &noise, &fresh), &clean, 1e-12, "clean end");
+            }
+        }
     }
 
     /// With all its noise DDIM is ancestral sampling (Song et al. 2021, section 4.1).

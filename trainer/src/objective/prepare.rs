@@ -300,7 +300,8 @@ fn boi(span: &Span) -> usize {
     span.start as usize - 1
 }
 
-/// Where nothing earlier is seen: starts of documents (unless they see across), and the BOI of images without caption.
+/// Where nothing earlier is seen: starts of documents (unless they see across), and the BOI of images without caption. Where documents
+/// see across, those behind such an image begin to see there too, because what a position sees must be one stretch.
 fn cuts(row: &Row, dropped: &[Span], across_documents: bool) -> Vec<usize> {
     let documents = row.documents().filter(|_| !across_documents).map(|(_, range)| range.start);
     let mut cuts: Vec<usize> = documents.chain(dropped.iter().map(boi)).chain([0]).collect();
