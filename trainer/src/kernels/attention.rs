@@ -13,6 +13,7 @@
 
 mod backward;
 mod forward;
+mod single;
 
 use std::sync::Arc;
 
