@@ -51,10 +51,84 @@ pub(crate) enum When {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Preprocess(PreprocessArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
+    /// The image codec: train one, encode and decode pictures
+    #[command(subcommand)]
+    Vae(VaeCommand),
+    Train(TrainArgs),
+    Sample(Box<SampleArgs>),
     Completions(CompletionsArgs),
     Man(ManArgs),
+}
+
+/// Pack raw text and images into shards
+#[derive(Debug, Args)]
+pub(crate) struct PreprocessArgs {
+    /// Config file, or the name of a built-in one
+    #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: String,
+    /// Override a key: `context=4096`, `source.pairs.uri=s3://...`
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Show units and plan, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// What to do with an image codec.
+#[derive(Debug, Subcommand)]
+pub(crate) enum VaeCommand {
+    /// Train a codec on the pictures of sources
+    Train(VaeTrainArgs),
+    /// Encode a picture as a latent in a .safetensors file
+    Encode(VaeCodecArgs),
+    /// Decode a latent to a PNG file
+    Decode(VaeCodecArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VaeTrainArgs {
+    /// Config file, or the name of a built-in one
+    #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: String,
+    /// Override a key: `steps=1000`, `source.pairs.uri=s3://...`
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VaeCodecArgs {
+    /// Folder of the codec
+    #[arg(value_name = "CODEC", value_hint = ValueHint::DirPath)]
+    pub(crate) codec: String,
+    /// File to read
+    #[arg(value_name = "IN", value_hint = ValueHint::FilePath)]
+    pub(crate) input: String,
+    /// File to write
+    #[arg(value_name = "OUT", value_hint = ValueHint::FilePath)]
+    pub(crate) output: PathBuf,
+    /// Side in pixels that a picture is cropped to [default: what the codec was trained on]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) size: Option<u32>,
+}
+
+/// Train on packed shards
+#[derive(Debug, Args)]
+pub(crate) struct TrainArgs {
+    /// Config file, or the name of a built-in one
+    #[arg(value_name = "CONFIG", value_hint = ValueHint::FilePath)]
+    pub(crate) config: String,
+    /// Override a key: `steps=1000`, `data.0.weight=2`
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+    /// Go on from the newest whole checkpoint, if there is one
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Show resolved config, data and memory, write nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Look into a dataset or a shard: schema, statistics, one row drawn, SQL
@@ -89,6 +163,91 @@ pub(crate) struct VerifyArgs {
     /// Dataset, `.arrow` shard, run or checkpoint: a path, s3://, gs://, az:// or https://
     #[arg(value_name = "URI", value_hint = ValueHint::AnyPath)]
     pub(crate) uri: String,
+}
+
+/// Draw and write from a checkpoint
+///
+/// A prompt is drawn as a picture, a picture is described in words; with neither, a document is made from nothing.
+#[derive(Debug, Args)]
+pub(crate) struct SampleArgs {
+    /// A run (its newest whole checkpoint) or a step folder in it
+    #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::DirPath)]
+    pub(crate) checkpoint: String,
+    /// Text to draw, or with --text to continue; repeatable
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) prompt: Vec<String>,
+    /// File with one prompt a line
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) prompts: Option<String>,
+    /// Picture to describe, or to put before each prompt; repeatable
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) image: Vec<String>,
+    /// Write text only, draw nothing
+    #[arg(long)]
+    pub(crate) text: bool,
+    /// Samples a prompt
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) count: usize,
+    /// Folder for PNG files and samples.json [default: RUN/samples/STEP]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) output: Option<PathBuf>,
+    /// Denoising steps of a picture
+    #[arg(long, value_name = "N", default_value_t = 250)]
+    pub(crate) steps: u32,
+    /// Weight of classifier-free guidance; 1 is none
+    #[arg(long, value_name = "W", default_value_t = 3.0)]
+    pub(crate) guidance: f64,
+    /// How to go from one denoising step to the next
+    #[arg(long, value_name = "METHOD", default_value = "ddpm")]
+    pub(crate) method: Method,
+    /// Temperature of text; 0 takes the likeliest token
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub(crate) temperature: f64,
+    /// Share of the probability that text is drawn from
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) top_p: f64,
+    /// New tokens at most [default: 256, 0 behind a drawn picture]
+    #[arg(long, value_name = "N")]
+    pub(crate) max_tokens: Option<usize>,
+    /// Seed of every draw
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(crate) seed: u64,
+    /// Side of the pictures in pixels [default: that of the run's dataset]
+    #[arg(long, value_name = "PIXELS")]
+    pub(crate) size: Option<u32>,
+    /// Folder of the codec [default: the checkpoint's copy]
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub(crate) codec: Option<PathBuf>,
+    /// Averaged weights where the run keeps them, or the last
+    #[arg(long, value_name = "WHICH", default_value = "best")]
+    pub(crate) weights: Weights,
+}
+
+/// How to go from one denoising step to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Method {
+    /// Ancestral sampling.
+    Ddpm,
+    /// Denoising diffusion implicit models.
+    Ddim,
+}
+
+impl From<Method> for trainer::sample::Method {
+    fn from(method: Method) -> Self {
+        match method {
+            Method::Ddpm => Self::Ddpm,
+            Method::Ddim => Self::Ddim,
+        }
+    }
+}
+
+/// Which weights of a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Weights {
+    /// The average where there is one, else the last.
+    Best,
+    /// The last.
+    Last,
 }
 
 /// Print the completions of a shell

@@ -12,6 +12,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use pipeline::PipelineError;
+
 use crate::printer::Printer;
 use crate::store;
 
@@ -105,6 +107,8 @@ impl Account {
                 break;
             }
             account.add_message(&cause.to_string());
+            let hint = cause.downcast_ref::<PipelineError>().and_then(PipelineError::hint);
+            hint.iter().for_each(|hint| account.add_hint(hint));
         }
         account
     }

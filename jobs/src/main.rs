@@ -6,17 +6,23 @@
 //! place that prints), [`errors`] (how a failure reads) and [`signals`].
 
 mod cli;
+mod codec;
 mod completions;
 mod dataset;
 mod demo;
 mod draw;
 mod errors;
 mod inspect;
+mod preprocess;
 mod printer;
+mod progress;
+mod sample;
 mod session;
 mod settings;
 mod signals;
 mod store;
+mod train;
+mod vae;
 mod verify;
 
 use std::process::ExitCode;
@@ -40,6 +46,10 @@ fn main() -> ExitCode {
 fn run(cli: Cli, printer: &Printer) -> anyhow::Result<Outcome> {
     let session = || Session::new(&cli.global, printer.clone());
     match cli.command {
+        Command::Preprocess(args) => preprocess::run(&args, &session()?),
+        Command::Train(args) => train::run(&args, &session()?),
+        Command::Vae(command) => vae::run(&command, &session()?),
+        Command::Sample(args) => sample::run(&args, &session()?),
         Command::Inspect(args) => inspect::run(&args, &session()?),
         Command::Verify(args) => verify::run(&args, &session()?),
         Command::Completions(args) => completions::shell(&args, printer),

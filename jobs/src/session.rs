@@ -1,6 +1,7 @@
 //! What every job is handed: printer, threads, runtime, stores.
 
 use std::num::NonZeroUsize;
+use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use tracing_subscriber::EnvFilter;
@@ -17,8 +18,10 @@ pub(crate) struct Session {
     pub(crate) printer: Printer,
     /// Cores to use.
     pub(crate) threads: usize,
+    /// Name of the device that computes.
+    pub(crate) device: String,
     /// The stores that URIs lead to.
-    pub(crate) stores: Stores,
+    pub(crate) stores: Arc<Stores>,
     /// Runs what waits for stores.
     pub(crate) runtime: tokio::runtime::Runtime,
 }
@@ -37,7 +40,7 @@ impl Session {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
-        Ok(Self { printer, threads, stores: Stores::default(), runtime })
+        Ok(Self { printer, threads, device: global.device.clone(), stores: Arc::default(), runtime })
     }
 }
 

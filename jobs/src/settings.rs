@@ -18,6 +18,7 @@ pub(crate) enum Kind {
     Preprocess,
     Vae,
     Train,
+    Model,
 }
 
 impl Kind {
@@ -27,12 +28,24 @@ impl Kind {
             Self::Preprocess => "preprocess",
             Self::Vae => "vae",
             Self::Train => "train",
+            Self::Model => "model",
         }
     }
 }
 
 /// The files of `configs/`, by path below it. A test compares the list with the folder.
-const PRESETS: &[(&str, &str)] = &[];
+const PRESETS: &[(&str, &str)] = &[
+    ("model/0.16B.toml", include_str!("../../configs/model/0.16B.toml")),
+    ("model/0.37B.toml", include_str!("../../configs/model/0.37B.toml")),
+    ("model/0.76B.toml", include_str!("../../configs/model/0.76B.toml")),
+    ("model/1.4B.toml", include_str!("../../configs/model/1.4B.toml")),
+    ("model/7B.toml", include_str!("../../configs/model/7B.toml")),
+    ("model/demo.toml", include_str!("../../configs/model/demo.toml")),
+    ("model/tiny.toml", include_str!("../../configs/model/tiny.toml")),
+    ("preprocess/samples.toml", include_str!("../../configs/preprocess/samples.toml")),
+    ("train/samples.toml", include_str!("../../configs/train/samples.toml")),
+    ("vae/samples.toml", include_str!("../../configs/vae/samples.toml")),
+];
 
 /// Reads the config `name`: a preset's name, or a file.
 ///
@@ -104,11 +117,31 @@ impl Written {
     }
 
     fn fault(&self, error: &toml::de::Error) -> anyhow::Error {
-        let place = match error.span() {
-            Some(span) => format!("{}:{}", self.origin, position(&self.text, span.start)),
-            None => self.origin.clone(),
+        let named = error.message().strip_prefix("unknown field `").and_then(|rest| rest.split('`').next());
+        let place = match (named.and_then(|key| self.find_key(key, error.span())), error.span()) {
+            (Some(byte), _) => format!("{}:{}", self.origin, position(&self.text, byte)),
+            (None, Some(span)) => format!("{}:{}", self.origin, position(&self.text, span.start)),
+            (None, None) => self.origin.clone(),
         };
         describe(&place, error.message())
+    }
+
+    /// Where a key stands. Errors from inside a table that was read by hand have the position of the whole table, so
+    /// the key is looked for where the position is not its own.
+    fn find_key(&self, key: &str, span: Option<std::ops::Range<usize>>) -> Option<usize> {
+        if let Some(span) = span.filter(|span| self.text.get(span.clone()) == Some(key)) {
+            return Some(span.start);
+        }
+        let mut start = 0;
+        for line in self.text.split_inclusive('\n') {
+            let begin = line.len() - line.trim_start().len();
+            let rest = line.trim_start().strip_prefix(key);
+            if rest.is_some_and(|rest| rest.trim_start().starts_with(['=', '.'])) {
+                return Some(start + begin);
+            }
+            start += line.len();
+        }
+        None
     }
 }
 
@@ -247,6 +280,58 @@ mod tests {
             let all = account.lines.join(" / ");
             assert!(all.contains(expected), "{all:?} does not say {expected:?}");
             assert!(account.hints.join(" / ").contains(hint), "{account:?} does not hint {hint:?}");
+        }
+    }
+
+    /// The repository's `configs/`.
+    fn folder() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("jobs lies in the repository").join("configs")
+    }
+
+    #[test]
+    fn every_file_of_configs_is_built_in() {
+        let mut found = Vec::new();
+        for kind in std::fs::read_dir(folder()).unwrap() {
+            let kind = kind.unwrap().path();
+            for file in std::fs::read_dir(&kind).unwrap() {
+                let path = file.unwrap().path();
+                found.push(path.strip_prefix(folder()).unwrap().to_str().unwrap().to_owned());
+            }
+        }
+        found.sort();
+        let mut known: Vec<_> = PRESETS.iter().map(|(path, _)| (*path).to_owned()).collect();
+        known.sort();
+        assert_eq!(known, found);
+    }
+
+    #[test]
+    fn every_file_of_configs_says_what_it_is_for() {
+        for (path, text) in PRESETS {
+            let head: Vec<_> = text.lines().take_while(|line| line.starts_with('#')).collect();
+            for key in ["purpose:", "hardware:", "time:", "expected:", "command:"] {
+                assert!(head.iter().any(|line| line.contains(key)), "{path} does not say `{key}`");
+            }
+        }
+    }
+
+    #[test]
+    fn every_file_of_configs_resolves() {
+        for (path, _) in PRESETS {
+            let (kind, name) = path.strip_suffix(".toml").and_then(|path| path.split_once('/')).unwrap();
+            match kind {
+                "preprocess" => {
+                    load::<pipeline::PreprocessConfig>(Kind::Preprocess, name, &[]).unwrap().check().unwrap();
+                }
+                "train" => {
+                    load::<trainer::config::TrainConfig>(Kind::Train, name, &[]).unwrap().check().unwrap()
+                }
+                "model" => {
+                    let config: trainer::model::ModelConfig = load(Kind::Model, name, &[]).unwrap();
+                    assert_eq!(Some(config), trainer::model::ModelConfig::preset(name), "{path}");
+                }
+                "vae" => drop(load::<crate::vae::VaeConfig>(Kind::Vae, name, &[]).unwrap()),
+                other => panic!("nothing reads configs/{other}"),
+            }
         }
     }
 

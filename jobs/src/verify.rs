@@ -1,6 +1,7 @@
 //! `verify`: every checksum and every invariant of what lies at a URI. Exit 0 if all hold, 1 if something is damaged.
 
 mod dataset;
+mod run;
 
 use serde::Serialize;
 
@@ -61,6 +62,7 @@ async fn verify(place: Place, session: &Session) -> anyhow::Result<Verdict> {
     }
     match newest_manifest(&place).await? {
         Some(file) => dataset::verify(&place, file, session.threads).await,
+        None if run::is_one(&place) => run::verify(&place),
         None => Err(nothing_at(&place)),
     }
 }

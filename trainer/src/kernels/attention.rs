@@ -13,7 +13,6 @@
 
 mod backward;
 mod forward;
-mod single;
 
 use std::sync::Arc;
 

@@ -187,16 +187,6 @@ fn attention_cases() -> Vec<Case> {
             20,
             251,
         ),
-        // One query each, as in writing token after token.
-        (
-            vec![
-                Segment { queries: 0..1, keys: 0..1, images: vec![] },
-                Segment { queries: 1..2, keys: 1..400, images: vec![] },
-                Segment { queries: 2..3, keys: 400..410, images: vec![2..30] },
-            ],
-            3,
-            410,
-        ),
         // Queries that begin and keys that end inside an image.
         (vec![Segment { queries: 0..5, keys: 0..12, images: vec![3..40] }], 5, 12),
     ]

@@ -4,10 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{
-    Inputs, KEYS, LITTLE, QUERIES, copy_head, copy_panel, padded,
-    single::{self, Place},
-};
+use super::{Inputs, KEYS, LITTLE, QUERIES, copy_head, copy_panel, padded};
 use crate::kernels::{
     tile::{add_product, add_product_transposed},
     types::Segment,
@@ -23,26 +20,12 @@ struct Block<'a> {
     normalizers: &'a mut [f32],
 }
 
-impl Block<'_> {
-    /// Where the block's query stands, if it is the only one of its segment.
-    fn single(&self) -> Option<Place> {
-        let Segment { queries, keys, .. } = self.segment;
-        let place = Place { query: queries.start, keys: keys.start, visible: self.segment.visible(0) };
-        (queries.len() == 1).then_some(place)
-    }
-}
-
 /// The output of `n` rows, and the log-sum-exp of each row and head.
 pub(super) fn attend(inputs: Inputs<'_>, n: usize, segments: &[Segment]) -> (Vec<f32>, Vec<f32>) {
     let (mut output, mut normalizers) = (vec![0.0; n * inputs.stride()], vec![0.0; n * inputs.heads]);
     let blocks = split(inputs, segments, &mut output, &mut normalizers);
     batches(blocks, inputs.stride()).into_par_iter().for_each_init(Scratch::default, |scratch, batch| {
-        for block in batch {
-            match block.single() {
-                Some(place) => single::attend(inputs, place, block.output, block.normalizers),
-                None => scratch.attend(inputs, block),
-            }
-        }
+        batch.into_iter().for_each(|block| scratch.attend(inputs, block));
     });
     (output, normalizers)
 }

@@ -1,0 +1,193 @@
+//! The trainer's codec behind the pipeline's trait.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, anyhow};
+use pipeline::BoxError;
+use pipeline::codec::{CodecInfo, ImageCodec, LatentBatch, RgbBatch};
+use pipeline::picture::Picture;
+use trainer::codec::{CONFIG_FILE, WEIGHTS_FILE};
+use trainer::device::device;
+
+use crate::errors::Hint;
+use crate::session::Session;
+
+/// A codec on its device.
+#[derive(Debug)]
+pub(crate) struct Codec {
+    inner: trainer::codec::Codec,
+    info: CodecInfo,
+}
+
+/// Opens the codec at a URI for the pipeline.
+///
+/// # Errors
+///
+/// If there is none, or its files are damaged.
+pub(crate) async fn open(uri: &str, session: &Session) -> anyhow::Result<Arc<dyn ImageCodec>> {
+    Ok(Arc::new(fetch(uri, session).await?))
+}
+
+/// Loads the codec at a URI; files of a store are copied to a temporary folder first.
+async fn fetch(uri: &str, session: &Session) -> anyhow::Result<Codec> {
+    let place = session.stores.place(uri)?;
+    if let Some(path) = place.local {
+        return Codec::load(&path, session);
+    }
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    for name in [CONFIG_FILE, WEIGHTS_FILE] {
+        let bytes = place.join(name).read().await?;
+        std::fs::write(folder.path().join(name), &bytes).context("cannot write to the temporary folder")?;
+    }
+    Codec::load(folder.path(), session)
+}
+
+impl Codec {
+    /// Loads a codec's folder.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or its files are damaged.
+    pub(crate) fn load(path: &Path, session: &Session) -> anyhow::Result<Self> {
+        let inner = trainer::codec::Codec::load(path, &device(&session.device)?)
+            .with_context(|| format!("cannot use the codec `{}`", path.display()))
+            .hint(|| "`transfusion vae train` makes one".to_owned())?;
+        Ok(Self::new(inner, session))
+    }
+
+    /// Loads the codec at a URI.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or its files are damaged.
+    pub(crate) fn at(uri: &str, session: &Session) -> anyhow::Result<Self> {
+        session.runtime.block_on(fetch(uri, session))
+    }
+
+    /// A codec that is loaded.
+    pub(crate) fn new(inner: trainer::codec::Codec, session: &Session) -> Self {
+        let info = CodecInfo {
+            fingerprint: inner.fingerprint().to_owned(),
+            kind: inner.kind().to_owned(),
+            channels: inner.channels() as u16,
+            downsampling: inner.downsampling() as u32,
+            device: session.device.clone(),
+            processor: inner.processor(),
+        };
+        Self { inner, info }
+    }
+
+    /// BLAKE3 over configuration and weights.
+    pub(crate) fn fingerprint(&self) -> &str {
+        &self.info.fingerprint
+    }
+
+    /// Kind of network.
+    pub(crate) fn kind(&self) -> &str {
+        &self.info.kind
+    }
+
+    /// Channels of a latent.
+    pub(crate) fn channels(&self) -> usize {
+        self.inner.channels()
+    }
+
+    /// Bytes of its weights in memory.
+    pub(crate) fn weight_bytes(&self) -> usize {
+        self.inner.weight_bytes()
+    }
+
+    /// Side of the pictures that it was trained on, in pixels, where it says so.
+    pub(crate) fn picture_size(&self) -> Option<u32> {
+        self.inner.config().sample_size.map(|size| size as u32)
+    }
+
+    /// Pixels for each latent pixel, in one direction.
+    pub(crate) fn downsampling(&self) -> usize {
+        self.inner.downsampling()
+    }
+
+    /// Encodes one picture.
+    ///
+    /// # Errors
+    ///
+    /// If the network can't take pictures of this size.
+    pub(crate) fn encode_picture(&self, picture: &Picture) -> anyhow::Result<LatentBatch> {
+        let batch = RgbBatch::from_pictures([picture], picture.size as usize);
+        self.encode(&batch).map_err(|error| anyhow!(error).context("the codec failed"))
+    }
+
+    /// Decodes one latent.
+    ///
+    /// # Errors
+    ///
+    /// If the values are not those of such a latent.
+    pub(crate) fn decode_latent(
+        &self,
+        values: &[f32],
+        height: usize,
+        width: usize,
+    ) -> anyhow::Result<Decoded> {
+        let planes = self.inner.decode(values, 1, height, width).context("the codec failed")?;
+        let (height, width) = (height * self.downsampling(), width * self.downsampling());
+        Ok(Decoded { height, width, rgb: interleave(&planes, height * width) })
+    }
+}
+
+/// A picture that a codec made.
+pub(crate) struct Decoded {
+    /// Rows.
+    pub(crate) height: usize,
+    /// Columns.
+    pub(crate) width: usize,
+    /// Rows of red, green, blue bytes.
+    pub(crate) rgb: Vec<u8>,
+}
+
+/// Writes a picture as PNG.
+///
+/// # Errors
+///
+/// If the file can't be written.
+pub(crate) fn save_picture(path: &Path, picture: &Decoded) -> anyhow::Result<()> {
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    image::save_buffer_with_format(
+        path,
+        &picture.rgb,
+        width,
+        height,
+        image::ExtendedColorType::Rgb8,
+        image::ImageFormat::Png,
+    )
+    .with_context(|| format!("cannot write `{}`", path.display()))
+}
+
+/// Planes of -1..1 to rows of red, green, blue bytes.
+fn interleave(planes: &[f32], pixels: usize) -> Vec<u8> {
+    let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;
+    (0..pixels).flat_map(|pixel| (0..3).map(move |channel| byte(planes[channel * pixels + pixel]))).collect()
+}
+
+impl ImageCodec for Codec {
+    fn info(&self) -> &CodecInfo {
+        &self.info
+    }
+
+    fn encode(&self, images: &RgbBatch) -> Result<LatentBatch, BoxError> {
+        let values = self.inner.encode(&images.values, images.images, images.size)?;
+        let side = images.size / self.downsampling();
+        Ok(LatentBatch { channels: self.inner.channels(), height: side, width: side, values })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn planes_become_pixels() {
+        let planes = [-1.0, 1.0, 0.0, 2.0, 1.0, -9.0];
+        assert_eq!(interleave(&planes, 2), [0, 128, 255, 255, 255, 0]);
+    }
+}

@@ -1,0 +1,58 @@
+//! The config of `vae train`: the trainer's settings, and the pipeline's sources beside them.
+
+use std::fmt;
+
+use pipeline::{PictureConfig, SourceConfig};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use trainer::codec::VaeTrainConfig;
+
+/// One file with the keys of [`VaeTrainConfig`], `[[source]]`, `[pictures]` and `max-pictures`.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct VaeConfig {
+    /// How the codec is trained.
+    pub(crate) train: VaeTrainConfig,
+    /// Where pictures come from.
+    pub(crate) sources: Vec<SourceConfig>,
+    /// Which pictures are taken and how.
+    pub(crate) pictures: PictureConfig,
+    /// Pictures, at most: their crops are held in memory.
+    pub(crate) max_pictures: usize,
+}
+
+impl<'de> Deserialize<'de> for VaeConfig {
+    /// By hand: `flatten` would blunt the check of unknown keys.
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Keys)
+    }
+}
+
+struct Keys;
+
+impl<'de> Visitor<'de> for Keys {
+    type Value = VaeConfig;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the table of a codec's training")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<VaeConfig, A::Error> {
+        let (mut sources, mut pictures, mut max_pictures) = (Vec::new(), PictureConfig::default(), 20_000);
+        let mut others = toml::Table::new();
+        while let Some(key) = map.next_key::<String>()? {
+            match key.as_str() {
+                "source" => sources = map.next_value()?,
+                "pictures" => pictures = map.next_value()?,
+                "max-pictures" => max_pictures = map.next_value()?,
+                _ => drop(others.insert(key, map.next_value()?)),
+            }
+        }
+        let train = others.try_into().map_err(|error: toml::de::Error| {
+            let listed = error
+                .message()
+                .replace("expected one of ", "expected one of `source`, `pictures`, `max-pictures`, ");
+            serde::de::Error::custom(listed)
+        })?;
+        Ok(VaeConfig { train, sources, pictures, max_pictures })
+    }
+}
