@@ -4,7 +4,12 @@
 //! told by [`Segment`]s which positions belong together. There is no mask of n x n values, no work at padding, and no logits at
 //! positions without a target.
 //!
-//! All are differentiable. Shapes that don't fit are programming errors and panic.
+//! On the CPU backend flex, in f32, they are kernels of our own with backward passes of their own; elsewhere they are made of ordinary tensor
+//! operations ([`mod@reference`]), which are also what the tests hold them against. All are differentiable. The number of threads changes
+//! no bit of a result: each output element is written by one task, and partial sums have fixed sizes and are joined in order.
+//!
+//! Shapes that don't fit are programming errors and panic. Unsafe code is in two modules: `product` calls the `gemm` crate, and
+//! `vector` calls functions compiled for AVX2 where the processor has it.
 
 mod attention;
 pub(crate) mod backend;
