@@ -329,6 +329,19 @@ fn expect_values(expected: usize, found: usize) -> Result<(), CodecError> {
     if expected == found { Ok(()) } else { Err(CodecError::Values { expected, found }) }
 }
 
+/// The fingerprint of the codec in `folder`, without building its network.
+///
+/// # Errors
+///
+/// If one of its two files can't be read.
+pub fn fingerprint_of(folder: &Path) -> Result<String, CodecError> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read(&path).map_err(CodecError::file(&path))
+    };
+    Ok(fingerprint(&read(CONFIG_FILE)?, &read(WEIGHTS_FILE)?))
+}
+
 fn fingerprint(config: &[u8], weights: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(config.len() as u64).to_le_bytes()).update(config).update(weights);

@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
+use crate::codec::CodecError;
 use crate::config::ConfigError;
 use crate::device::DeviceError;
 use crate::model::ModelError;
@@ -97,6 +98,9 @@ pub enum TrainError {
     /// Rows that don't fit the model.
     #[error(transparent)]
     Prepare(#[from] PrepareError),
+    /// A codec that can't be read.
+    #[error(transparent)]
+    CodecFile(#[from] CodecError),
     /// A codec that did not make the latents.
     #[error("codec `{}` has the fingerprint `{found}`, the dataset was made with `{expected}`\nhint: set `codec` to the folder that `transfusion preprocess` was given", path.display())]
     Codec {

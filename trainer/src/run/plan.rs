@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::TrainError;
 use crate::checkpoint::{Checkpoint, Checkpoints, Companions, LARGEST_CODEC_BYTES};
+use crate::codec::{CONFIG_FILE, WEIGHTS_FILE, fingerprint_of};
 use crate::config::{ModelChoice, TrainConfig};
 use crate::device::device;
 use crate::model::{DataShape, ModelPlan};
@@ -186,36 +187,35 @@ fn check_unchanged(config: &TrainConfig, saved: &TrainConfig, done: u64) -> Resu
 fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, TrainError> {
     let manifest = dataset.manifest();
     let name = manifest.tokenizer.path.rsplit('/').next().unwrap_or_default().to_owned();
+    let made_by = manifest.codec.as_ref();
+    let codec = match (codec, made_by) {
+        (Some(folder), Some(record)) => codec_files(folder, &record.fingerprint)?,
+        // Without pictures there is nothing to decode.
+        _ => BTreeMap::new(),
+    };
     Ok(Companions {
         tokenizer_name: name,
         tokenizer: dataset.tokenizer()?.to_vec(),
-        codec_fingerprint: manifest.codec.as_ref().map(|codec| codec.fingerprint.clone()),
-        picture_size: manifest.codec.as_ref().map(|codec| codec.size),
-        codec: codec.map(codec_files).transpose()?.unwrap_or_default(),
+        codec_fingerprint: made_by.map(|record| record.fingerprint.clone()),
+        picture_size: made_by.map(|record| record.size),
+        codec,
     })
 }
 
-/// The files of a codec's folder; none if they are too large to be kept in every checkpoint.
-fn codec_files(folder: &Path) -> Result<BTreeMap<String, Vec<u8>>, TrainError> {
-    let io = |path: &Path| {
-        let path = path.to_owned();
-        move |source| TrainError::Io { path, source }
+/// The files of a codec, which must be the dataset's; none if they are too large to be kept in every checkpoint.
+fn codec_files(folder: &Path, expected: &str) -> Result<BTreeMap<String, Vec<u8>>, TrainError> {
+    let found = fingerprint_of(folder)?;
+    if found != expected {
+        return Err(TrainError::Codec { path: folder.to_owned(), expected: expected.to_owned(), found });
+    }
+    let read = |name: &str| {
+        let path = folder.join(name);
+        let bytes = fs::read(&path).map_err(|source| TrainError::Io { path, source })?;
+        Ok::<_, TrainError>((name.to_owned(), bytes))
     };
-    let mut paths = BTreeMap::new();
-    let mut bytes = 0;
-    for entry in fs::read_dir(folder).map_err(io(folder))? {
-        let path = entry.map_err(io(folder))?.path();
-        let metadata = fs::metadata(&path).map_err(io(&path))?;
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if metadata.is_file() && !name.starts_with('.') {
-            bytes += metadata.len();
-            paths.insert(name, path);
-        }
-    }
-    if bytes >= LARGEST_CODEC_BYTES {
-        return Ok(BTreeMap::new());
-    }
-    paths.into_iter().map(|(name, path)| Ok((name, fs::read(&path).map_err(io(&path))?))).collect()
+    let files = [CONFIG_FILE, WEIGHTS_FILE].into_iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let bytes: usize = files.values().map(Vec::len).sum();
+    Ok(if (bytes as u64) < LARGEST_CODEC_BYTES { files } else { BTreeMap::new() })
 }
 
 /// A run in numbers, before it starts.

@@ -347,15 +347,25 @@ fn a_checkpoint_opens_by_run_or_step_and_gives_the_model_back() {
 }
 
 #[test]
-fn the_codec_goes_into_the_checkpoint() {
+fn the_codec_goes_into_the_checkpoint_if_it_is_the_one_of_the_data() {
     let place = Place::new();
     let codec = place.folder.path().join("codec");
     fs::create_dir(&codec).unwrap();
     fs::write(codec.join("config.json"), "{}").unwrap();
-    let config = TrainConfig { steps: 1, codec: Some(codec), ..place.config("run") };
+    fs::write(codec.join("diffusion_pytorch_model.safetensors"), "weights").unwrap();
+    fs::write(codec.join("log.jsonl"), "not part of it").unwrap();
+    let config = TrainConfig { steps: 1, codec: Some(codec.clone()), ..place.config("run") };
+    let error = place.plan(config.clone(), false).unwrap_err();
+    assert!(matches!(&error, TrainError::Codec { expected, .. } if expected == "a codec"), "{error}");
+    let path = place.folder.path().join("data/manifest.json");
+    let (mut manifest, _) = schemas::Manifest::from_bytes(&fs::read(&path).unwrap()).unwrap();
+    manifest.codec.as_mut().unwrap().fingerprint = crate::codec::fingerprint_of(&codec).unwrap();
+    fs::write(&path, manifest.to_bytes().unwrap().0).unwrap();
     let outcome = place.train(config, false, &Witness::default()).unwrap();
     let (checkpoint, _) = Checkpoint::open(&outcome.checkpoint).unwrap();
-    assert_eq!(file(&checkpoint.codec().unwrap(), "config.json"), b"{}");
+    let copy = checkpoint.codec().unwrap();
+    assert_eq!(crate::codec::fingerprint_of(&copy).unwrap(), crate::codec::fingerprint_of(&codec).unwrap());
+    assert_eq!(fs::read_dir(copy).unwrap().count(), 2);
 }
 
 #[test]
