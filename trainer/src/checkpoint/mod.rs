@@ -15,6 +15,11 @@
 //! whole. All files are checked against `state.json` before one is believed: a checkpoint whose disk lost a block is
 //! noticed, and the one before it is used.
 
+mod error;
+mod state;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -22,10 +27,12 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use schemas::{StreamCursor, content_hash};
-use serde::{Deserialize, Serialize};
+
+pub use error::CheckpointError;
+pub use state::CheckpointState;
 
 use crate::config::TrainConfig;
-use crate::model::{ModelError, ModelPlan, Transfusion};
+use crate::model::{ModelPlan, Transfusion};
 use crate::weights::{self, Tensors, WeightsError};
 
 /// Version of the layout that this program writes, and the last that it reads.
@@ -37,138 +44,6 @@ const AVERAGE: &str = "ema.safetensors";
 const CONFIG: &str = "config.toml";
 /// A larger codec is not copied into every checkpoint.
 pub(crate) const LARGEST_CODEC_BYTES: u64 = 64 << 20;
-
-/// Why a checkpoint can't be written or used.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    /// Neither a run nor a step folder.
-    #[error("`{}` is neither a run nor a checkpoint\nhint: name the `run` of a training config, or a folder `checkpoints/step-...` in it", path.display())]
-    NotOne {
-        /// The path.
-        path: PathBuf,
-    },
-    /// A run without checkpoints.
-    #[error("run `{}` has no checkpoint yet", run.display())]
-    None {
-        /// The run.
-        run: PathBuf,
-    },
-    /// A run whose checkpoints are all damaged.
-    #[error("run `{}` has no whole checkpoint: {}\nhint: bring a copy of one back, or start anew under another `run`", run.display(), damage.join("; "))]
-    AllDamaged {
-        /// The run.
-        run: PathBuf,
-        /// What is wrong with each, newest first.
-        damage: Vec<String>,
-    },
-    /// `state.json` that is not one.
-    #[error("`{}` can't be read: {what}", path.display())]
-    State {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong.
-        what: String,
-    },
-    /// A file that doesn't have its checksum.
-    #[error("`{}` is damaged: `state.json` has the checksum `{expected}`, the file `{found}`\nhint: use an earlier checkpoint", path.display())]
-    Damaged {
-        /// The file.
-        path: PathBuf,
-        /// Checksum in `state.json`.
-        expected: String,
-        /// Checksum of the file.
-        found: String,
-    },
-    /// A later version of the layout.
-    #[error("checkpoint `{}` needs {what}, which this program doesn't know", path.display())]
-    Newer {
-        /// The folder.
-        path: PathBuf,
-        /// What it needs.
-        what: String,
-    },
-    /// Tensors that can't be read or don't fit the config.
-    #[error("`{}`: {source}", path.display())]
-    Weights {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: WeightsError,
-    },
-    /// A config that can't be read.
-    #[error("`{}` can't be read", path.display())]
-    Config {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: Box<toml::de::Error>,
-    },
-    /// A config that makes no model.
-    #[error("the config of checkpoint `{}` makes no model", path.display())]
-    Model {
-        /// The folder.
-        path: PathBuf,
-        /// Why.
-        source: ModelError,
-    },
-    /// The system's complaint.
-    #[error("`{}`: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// The system's error.
-        source: io::Error,
-    },
-}
-
-/// The content of `state.json`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct CheckpointState {
-    /// Version of the layout.
-    pub format: u32,
-    /// Features that a reader must know.
-    pub features: Vec<String>,
-    /// Version of the program that wrote it.
-    pub program: String,
-    /// Updates done.
-    pub step: u64,
-    /// Mean loss of the steps since the checkpoint before.
-    pub loss: Option<f64>,
-    /// Where the data stands.
-    pub cursor: StreamCursor,
-    /// Fingerprint of the tokenizer.
-    pub tokenizer: String,
-    /// Fingerprint of the codec that made the latents.
-    pub codec: Option<String>,
-    /// Side in pixels of the pictures that the latents were made from.
-    #[serde(default)]
-    pub picture_size: Option<u32>,
-    /// BLAKE3 of every other file, by path below the folder.
-    pub files: BTreeMap<String, String>,
-}
-
-const CHECKSUM_KEY: &str = "  \"checksum\": \"";
-
-impl CheckpointState {
-    /// JSON whose last key is the checksum of all bytes before it.
-    fn to_bytes(&self) -> Vec<u8> {
-        let json = serde_json::to_string_pretty(self).expect("a state holds nothing that JSON can't say");
-        let mut text = format!("{},\n", json.trim_end_matches('}').trim_end());
-        let checksum = content_hash(text.as_bytes());
-        text.push_str(&format!("{CHECKSUM_KEY}{checksum}\"\n}}\n"));
-        text.into_bytes()
-    }
-
-    fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let text = std::str::from_utf8(bytes).map_err(|_| "it is not text".to_owned())?;
-        let (body, tail) =
-            text.rsplit_once(CHECKSUM_KEY).ok_or("it has no checksum: most likely it is cut off")?;
-        if tail.strip_suffix("\"\n}\n") != Some(content_hash(body.as_bytes()).as_str()) {
-            return Err("its checksum speaks against its content".to_owned());
-        }
-        serde_json::from_str(text).map_err(|error| error.to_string())
-    }
-}
 
 /// What is saved.
 #[derive(Debug)]
@@ -602,116 +477,4 @@ fn hash_file(path: &Path) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::weights::FlatTensor;
-
-    fn snapshot<'a>(
-        step: u64,
-        config: &'a TrainConfig,
-        tensors: &'a Tensors,
-        companions: &'a Companions,
-    ) -> Snapshot<'a> {
-        let cursor = StreamCursor::default();
-        Snapshot {
-            step,
-            loss: None,
-            cursor,
-            config,
-            weights: tensors,
-            optimizer: tensors,
-            average: None,
-            companions,
-        }
-    }
-
-    fn saved(run: &Path) -> PathBuf {
-        let tensors =
-            Tensors::from([("x".to_owned(), FlatTensor { shape: vec![2], values: vec![1.0, 2.0] })]);
-        let codec = BTreeMap::from([("config.json".to_owned(), b"{}".to_vec())]);
-        let tokenizer_name = "tokenizer.model".to_owned();
-        let companions =
-            Companions { tokenizer_name, tokenizer: b"pieces".to_vec(), codec, ..Companions::default() };
-        Checkpoints::of(run).save(&snapshot(7, &TrainConfig::default(), &tensors, &companions)).unwrap()
-    }
-
-    #[test]
-    fn a_state_is_whole_or_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let bytes = fs::read(saved(folder.path()).join(STATE)).unwrap();
-        CheckpointState::from_bytes(&bytes).unwrap();
-        for end in 0..bytes.len() {
-            assert!(CheckpointState::from_bytes(&bytes[..end]).is_err(), "cut at {end}");
-        }
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.clone();
-            flipped[at] ^= 1;
-            assert!(CheckpointState::from_bytes(&flipped).is_err(), "flipped at {at}");
-        }
-    }
-
-    #[test]
-    fn damage_to_any_file_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let names = [
-            "model.safetensors",
-            "optimizer.safetensors",
-            "config.toml",
-            "tokenizer.model",
-            "codec/config.json",
-        ];
-        for name in names {
-            let path = saved(folder.path());
-            Checkpoint::open(&path).unwrap();
-            fs::write(path.join(name), "something else").unwrap();
-            let error = Checkpoint::open(&path).unwrap_err();
-            assert!(
-                matches!(&error, CheckpointError::Damaged { path, .. } if path.ends_with(name)),
-                "{error}"
-            );
-            fs::remove_file(path.join(name)).unwrap();
-            assert!(Checkpoint::open(&path).unwrap_err().to_string().contains(name));
-            let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
-            assert!(error.contains("no whole checkpoint") && error.contains("hint:"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_of_a_later_version_is_refused_not_skipped() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = saved(folder.path());
-        let mut state = read_state(&path).unwrap();
-        state.features.push("sharded-moments".to_owned());
-        fs::write(path.join(STATE), state.to_bytes()).unwrap();
-        let error = Checkpoint::open(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("the feature `sharded-moments`"), "{error}");
-    }
-
-    #[test]
-    fn a_state_cannot_name_files_outside() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = saved(folder.path());
-        let mut state = read_state(&path).unwrap();
-        state.files.insert("../../secret".to_owned(), String::new());
-        fs::write(path.join(STATE), state.to_bytes()).unwrap();
-        let error = Checkpoint::open(&path).unwrap_err().to_string();
-        assert!(error.contains("leads out of the checkpoint"), "{error}");
-    }
-
-    #[test]
-    fn a_config_larger_than_the_file_takes_no_memory() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = saved(folder.path());
-        let huge = "model = { layers = 1000, width = 100000, heads = 100, vocabulary = 32000 }";
-        fs::write(path.join(CONFIG), huge).unwrap();
-        let mut state = read_state(&path).unwrap();
-        state.files.insert(CONFIG.to_owned(), content_hash(huge.as_bytes()));
-        fs::write(path.join(STATE), state.to_bytes()).unwrap();
-        let error =
-            Checkpoint::open(&path).unwrap().0.model(Which::Best, &Device::flex()).unwrap_err().to_string();
-        assert!(error.contains("the file holds 2 numbers"), "{error}");
-    }
 }

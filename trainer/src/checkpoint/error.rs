@@ -1,0 +1,90 @@
+//! What can be wrong with a checkpoint.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::model::ModelError;
+use crate::weights::WeightsError;
+
+/// Why a checkpoint can't be written or used.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// Neither a run nor a step folder.
+    #[error("`{}` is neither a run nor a checkpoint\nhint: name the `run` of a training config, or a folder `checkpoints/step-...` in it", path.display())]
+    NotOne {
+        /// The path.
+        path: PathBuf,
+    },
+    /// A run without checkpoints.
+    #[error("run `{}` has no checkpoint yet", run.display())]
+    None {
+        /// The run.
+        run: PathBuf,
+    },
+    /// A run whose checkpoints are all damaged.
+    #[error("run `{}` has no whole checkpoint: {}\nhint: bring a copy of one back, or start anew under another `run`", run.display(), damage.join("; "))]
+    AllDamaged {
+        /// The run.
+        run: PathBuf,
+        /// What is wrong with each, newest first.
+        damage: Vec<String>,
+    },
+    /// `state.json` that is not one.
+    #[error("`{}` can't be read: {what}", path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// A file that doesn't have its checksum.
+    #[error("`{}` is damaged: `state.json` has the checksum `{expected}`, the file `{found}`\nhint: use an earlier checkpoint", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Checksum in `state.json`.
+        expected: String,
+        /// Checksum of the file.
+        found: String,
+    },
+    /// A later version of the layout.
+    #[error("checkpoint `{}` needs {what}, which this program doesn't know", path.display())]
+    Newer {
+        /// The folder.
+        path: PathBuf,
+        /// What it needs.
+        what: String,
+    },
+    /// Tensors that can't be read or don't fit the config.
+    #[error("`{}`: {source}", path.display())]
+    Weights {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: WeightsError,
+    },
+    /// A config that can't be read.
+    #[error("`{}` can't be read", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Box<toml::de::Error>,
+    },
+    /// A config that makes no model.
+    #[error("the config of checkpoint `{}` makes no model", path.display())]
+    Model {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: ModelError,
+    },
+    /// The system's complaint.
+    #[error("`{}`: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: io::Error,
+    },
+}
