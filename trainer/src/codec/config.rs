@@ -116,7 +116,7 @@ pub const CODEC_PRESETS: [&str; 3] = ["demo", "tiny", "86m"];
 
 impl Architecture {
     /// The built-in codec called `name`: `demo` (f4, 4 channels, 144,504 parameters, for 32 x 32), `tiny` (f8, 4 channels,
-    /// 559,279, trains on a CPU within minutes) and `86m` (f8, 8 channels, 83.7 million, the paper's class).
+    /// 687,663, trains on a CPU within minutes) and `86m` (f8, 8 channels, 83.7 million, the paper's class).
     pub fn preset(name: &str) -> Option<Self> {
         Some(match name {
             "demo" => Self::Patch(PatchShape::default()),
