@@ -172,6 +172,8 @@ pub enum Format {
     JsonLines,
     /// Plain text.
     Text,
+    /// Comma-separated values with a line of names (tabs where the name ends in `.tsv`). Every column is text.
+    Csv,
     /// Parquet.
     Parquet,
     /// WebDataset: files of one key are one row.

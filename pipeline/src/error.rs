@@ -211,7 +211,7 @@ impl PipelineError {
             }
             Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
             Self::UnknownFormat { .. } => {
-                "known are .jsonl, .json, .txt, .parquet and .tar, the first three and the last also with .gz or .zst; \
+                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, also with .gz or .zst, and .parquet; \
                  say `format = \"json-lines\"` for files that are named otherwise"
                     .to_owned()
             }

@@ -434,11 +434,15 @@ fn source_record(source: &SourcePlan, commits: &HashMap<String, Done>, split: us
     let mut statistics = SourceStatistics::default();
     let mut files = Vec::with_capacity(source.listing.files.len());
     for unit in &source.units {
-        files.extend(source.listing.files[unit.files.clone()].iter().map(|file| FileRecord {
-            path: file.below.clone(),
-            bytes: file.bytes,
-            unit: unit.id.clone(),
-        }));
+        // Of several parts of a file the first one names it.
+        let first = unit.part.is_none_or(|part| part.start == 0);
+        files.extend(
+            source.listing.files[unit.files.clone()].iter().filter(|_| first).map(|file| FileRecord {
+                path: file.below.clone(),
+                bytes: file.bytes,
+                unit: unit.id.clone(),
+            }),
+        );
         if let Some(done) = commits.get(&unit.id) {
             add(&mut statistics, &done.commit.report.statistics[split]);
         }

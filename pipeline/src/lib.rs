@@ -49,4 +49,4 @@ pub use pictures::{PictureRequest, PictureSet, pictures};
 pub use plan::{Environment, PreprocessPlan, UnitSummary};
 pub use rejects::RejectLine;
 pub use report::{Report, SourceReport};
-pub use units::{InputFile, Listing, Resolver, Unit};
+pub use units::Resolver;

@@ -346,9 +346,9 @@ pub(crate) async fn plan_source(
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
     let listing = list(config, resolver).await?;
-    let units = plan_units(&config.name, index, &listing.files, unit_bytes);
     let handle = tokio::runtime::Handle::current();
     let input = Input { store: listing.store.clone(), handle, split: config.document };
+    let units = plan_units(&config.name, index, &listing, &input, unit_bytes).await?;
     let table = find_columns(config, &listing, &input, false).await?;
     let files = Arc::new(UnitFiles::new(&units, &listing));
     let mut source =

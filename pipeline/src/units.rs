@@ -3,19 +3,23 @@
 //! A source's files are sorted by the bytes of their path below the fixed prefix of its glob, and runs of consecutive
 //! files up to `unit-bytes` form a unit. A unit is read, packed and committed alone, so the units decide where rows
 //! end, and they come from names and sizes only: not from the number of cores or machines, nor from where the root
-//! of the corpus lies. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
+//! of the corpus lies. A larger file of JSON lines or Parquet is cut into parts, at lines or row groups; to give lines
+//! their numbers, such a file is read through once more when the job is planned. Compressed lines and archives are not
+//! cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
 //! padding of the rows that are open when it ends.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use crate::commit::blocking;
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
+use crate::read::{Input, parquet, stream};
 
 /// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.
 pub trait Resolver: Send + Sync {
@@ -29,41 +33,64 @@ pub trait Resolver: Send + Sync {
 
 /// One file of a source.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct InputFile {
+pub(crate) struct InputFile {
     /// Where it lies in its store.
-    pub path: Path,
+    pub(crate) path: Path,
     /// Its path below the source's fixed prefix: its name in the dataset.
-    pub below: String,
+    pub(crate) below: String,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
     /// What the store says of its version.
-    pub e_tag: Option<String>,
+    pub(crate) e_tag: Option<String>,
     /// Its form.
-    pub format: Format,
+    pub(crate) format: Format,
+    /// What is read of it; all of it if `None`.
+    pub(crate) part: Option<FilePart>,
+}
+
+/// A part of a large file: bytes of lines, or row groups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FilePart {
+    /// First byte, or first row group. A line belongs to the part that it starts in.
+    pub(crate) start: u64,
+    /// The one behind the last.
+    pub(crate) end: u64,
+    /// Number of the first row of the part.
+    pub(crate) first_row: u64,
 }
 
 /// The files of a source.
 #[derive(Clone, Debug)]
-pub struct Listing {
+pub(crate) struct Listing {
     /// The store that they lie in.
-    pub store: Arc<dyn ObjectStore>,
+    pub(crate) store: Arc<dyn ObjectStore>,
     /// The glob below the fixed prefix, or the file's name: the address without its root.
-    pub pattern: String,
+    pub(crate) pattern: String,
     /// The files, sorted by the bytes of `below`.
-    pub files: Vec<InputFile>,
+    pub(crate) files: Vec<InputFile>,
 }
 
 /// A run of consecutive files of one source that is packed alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unit {
+pub(crate) struct Unit {
     /// Its name: the source's, and a hash of the files' names and sizes.
-    pub id: String,
+    pub(crate) id: String,
     /// Index of the source.
-    pub source: u16,
+    pub(crate) source: u16,
     /// Indexes of its files in the source's listing.
-    pub files: Range<usize>,
-    /// Their size.
-    pub bytes: u64,
+    pub(crate) files: Range<usize>,
+    /// The size of what is read.
+    pub(crate) bytes: u64,
+    /// The part of its only file, where that is a large one.
+    pub(crate) part: Option<FilePart>,
+}
+
+impl Unit {
+    /// What it reads.
+    pub(crate) fn inputs(&self, files: &[InputFile]) -> Vec<InputFile> {
+        let file = |file: &InputFile| InputFile { part: self.part, ..file.clone() };
+        files[self.files.clone()].iter().map(file).collect()
+    }
 }
 
 const GLOB: [char; 3] = ['*', '?', '['];
@@ -157,6 +184,7 @@ fn input_file(source: &SourceConfig, prefix: &Path, meta: ObjectMeta) -> Result<
         bytes: meta.size,
         e_tag,
         format,
+        part: None,
     })
 }
 
@@ -170,6 +198,7 @@ fn format_of(source: &SourceConfig, path: &str) -> Option<Format> {
     match plain.rsplit_once('.')?.1 {
         "json" if source.shape == Shape::Pair && plain == name => Some(Format::Coco),
         "jsonl" | "ndjson" | "json" => Some(Format::JsonLines),
+        "csv" | "tsv" => Some(Format::Csv),
         "txt" | "text" | "md" => Some(Format::Text),
         "parquet" if plain == name => Some(Format::Parquet),
         "tar" => Some(Format::Tar),
@@ -202,8 +231,90 @@ fn below(prefix: &Path, path: &Path) -> String {
     path.strip_prefix(prefix).unwrap_or(path).trim_start_matches('/').to_owned()
 }
 
-/// Groups files into units.
-pub(crate) fn plan_units(name: &str, source: u16, files: &[InputFile], unit_bytes: u64) -> Vec<Unit> {
+/// Groups files into units and cuts large ones.
+pub(crate) async fn plan_units(
+    name: &str,
+    source: u16,
+    listing: &Listing,
+    input: &Input,
+    unit_bytes: u64,
+) -> Result<Vec<Unit>, PipelineError> {
+    let mut units = Vec::new();
+    for whole in group(name, source, &listing.files, unit_bytes) {
+        let file = &listing.files[whole.files.start];
+        let parts = match file.format {
+            _ if whole.bytes <= unit_bytes || whole.files.len() > 1 => Vec::new(),
+            Format::JsonLines => line_parts(input, file, unit_bytes).await?,
+            Format::Parquet => row_group_parts(input, file, unit_bytes).await?,
+            _ => Vec::new(),
+        };
+        if parts.len() < 2 {
+            units.push(whole);
+            continue;
+        }
+        units.extend(parts.into_iter().map(|(part, bytes)| {
+            let mut hasher = unit_hasher(std::slice::from_ref(file));
+            hasher.update(&part.start.to_le_bytes());
+            hasher.update(&part.end.to_le_bytes());
+            Unit { id: unit_id(name, &hasher), bytes, part: Some(part), ..whole.clone() }
+        }));
+    }
+    Ok(units)
+}
+
+/// Parts of a file of lines, none if it is compressed.
+async fn line_parts(
+    input: &Input,
+    file: &InputFile,
+    bytes: u64,
+) -> Result<Vec<(FilePart, u64)>, PipelineError> {
+    if stream::is_compressed(input, file).await? {
+        return Ok(Vec::new());
+    }
+    let starts: Vec<u64> = (0..file.bytes).step_by(usize::try_from(bytes).unwrap_or(usize::MAX)).collect();
+    // A part that does not start the file looks at the byte before it, which may end a line.
+    let before = |start: u64| start.saturating_sub(1);
+    let counts: Vec<u64> = futures::stream::iter(starts.windows(2))
+        .map(|pair| stream::count_newlines(input, file, before(pair[0])..before(pair[1])))
+        .buffered(4)
+        .try_collect()
+        .await?;
+    let mut lines = 0;
+    let mut parts = Vec::with_capacity(starts.len());
+    for (index, &start) in starts.iter().enumerate() {
+        let end = starts.get(index + 1).copied().unwrap_or(file.bytes);
+        let first_row = if start == 0 { 0 } else { lines + 1 };
+        parts.push((FilePart { start, end, first_row }, end - start));
+        lines += counts.get(index).copied().unwrap_or(0);
+    }
+    Ok(parts)
+}
+
+/// Parts of a Parquet file, none if it can't be opened.
+async fn row_group_parts(
+    input: &Input,
+    file: &InputFile,
+    bytes: u64,
+) -> Result<Vec<(FilePart, u64)>, PipelineError> {
+    let (reading, reader) = (input.clone(), file.clone());
+    let groups = blocking(move || parquet::row_groups(&reading, &reader)).await?;
+    let mut parts: Vec<(FilePart, u64)> = Vec::new();
+    let mut first_row = 0;
+    for (index, (size, rows)) in groups.into_iter().enumerate() {
+        match parts.last_mut() {
+            Some((part, total)) if *total + size <= bytes => {
+                part.end += 1;
+                *total += size;
+            }
+            _ => parts.push((FilePart { start: index as u64, end: index as u64 + 1, first_row }, size)),
+        }
+        first_row += rows;
+    }
+    Ok(parts)
+}
+
+/// Runs of consecutive files.
+fn group(name: &str, source: u16, files: &[InputFile], unit_bytes: u64) -> Vec<Unit> {
     let mut units = Vec::new();
     let mut start = 0;
     let mut bytes = 0;
@@ -221,16 +332,23 @@ pub(crate) fn plan_units(name: &str, source: u16, files: &[InputFile], unit_byte
 }
 
 fn unit(name: &str, source: u16, files: &[InputFile], range: Range<usize>) -> Unit {
+    let own = &files[range.clone()];
+    let bytes = own.iter().map(|file| file.bytes).sum();
+    Unit { id: unit_id(name, &unit_hasher(own)), source, files: range, bytes, part: None }
+}
+
+fn unit_hasher(files: &[InputFile]) -> blake3::Hasher {
     let mut hasher = blake3::Hasher::new();
-    let mut bytes = 0;
-    for file in &files[range.clone()] {
+    for file in files {
         hasher.update(&(file.below.len() as u64).to_le_bytes());
         hasher.update(file.below.as_bytes());
         hasher.update(&file.bytes.to_le_bytes());
-        bytes += file.bytes;
     }
-    let hash = hasher.finalize().to_hex();
-    Unit { id: format!("{name}-{}", &hash.as_str()[..16]), source, files: range, bytes }
+    hasher
+}
+
+fn unit_id(name: &str, hasher: &blake3::Hasher) -> String {
+    format!("{name}-{}", &hasher.finalize().to_hex().as_str()[..16])
 }
 
 #[cfg(test)]
@@ -306,12 +424,13 @@ mod tests {
             bytes,
             e_tag: None,
             format: Format::Text,
+            part: None,
         };
         let files =
             |root| vec![file("a", 60, root), file("b", 40, root), file("c", 1, root), file("d", 500, root)];
-        let units = plan_units("s", 0, &files("here"), 100);
+        let units = group("s", 0, &files("here"), 100);
         assert_eq!(units.iter().map(|unit| unit.files.clone()).collect::<Vec<_>>(), [0..2, 2..3, 3..4]);
-        assert_eq!(units, plan_units("s", 0, &files("elsewhere"), 100));
-        assert_ne!(units[0].id, plan_units("s", 0, &files("here")[..1], 100)[0].id);
+        assert_eq!(units, group("s", 0, &files("elsewhere"), 100));
+        assert_ne!(units[0].id, group("s", 0, &files("here")[..1], 100)[0].id);
     }
 }

@@ -27,7 +27,7 @@ use crate::config::Format;
 use crate::read::batch::{RowSink, Target};
 use crate::read::table::Table;
 use crate::read::{Input, Pick, parquet, read_rows};
-use crate::units::{InputFile, Unit};
+use crate::units::{FilePart, InputFile, Unit};
 
 /// The columns of a description: one row a file.
 pub(crate) fn description_schema() -> SchemaRef {
@@ -38,14 +38,21 @@ pub(crate) fn description_schema() -> SchemaRef {
         Field::new("bytes", DataType::UInt64, false),
         Field::new("e_tag", DataType::Utf8, true),
         Field::new("format", DataType::UInt32, false),
+        Field::new("start", DataType::UInt64, true),
+        Field::new("end", DataType::UInt64, true),
+        Field::new("first_row", DataType::UInt64, true),
     ]))
 }
 
-const FORMATS: [Format; 5] = [Format::JsonLines, Format::Text, Format::Parquet, Format::Tar, Format::Coco];
+const FORMATS: [Format; 6] =
+    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Tar, Format::Coco];
 
 /// The description of a unit.
 pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> {
-    let files = &files[unit.files.clone()];
+    let files = &unit.inputs(files);
+    let part = |of: fn(&FilePart) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter(files.iter().map(|file| file.part.as_ref().map(of))))
+    };
     fn text<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(values))
     }
@@ -58,6 +65,9 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> 
         Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.bytes))),
         Arc::new(StringArray::from_iter(files.iter().map(|file| file.e_tag.as_deref()))),
         Arc::new(UInt32Array::from_iter_values(files.iter().map(format))),
+        part(|part| part.start),
+        part(|part| part.end),
+        part(|part| part.first_row),
     ];
     Ok(RecordBatch::try_new(description_schema(), columns)?)
 }
@@ -65,7 +75,12 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> 
 /// The files of a description, with the name of their unit.
 fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
     let text = |column: usize| batch.column(column).as_string::<i32>();
-    let bytes = batch.column(3).as_primitive::<UInt64Type>();
+    let number = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
+    let part = |row: usize| FilePart {
+        start: number(6).value(row),
+        end: number(7).value(row),
+        first_row: number(8).value(row),
+    };
     let formats = batch.column(5).as_primitive::<UInt32Type>();
     let file = |row: usize| {
         let path =
@@ -73,9 +88,10 @@ fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
         let file = InputFile {
             path,
             below: text(2).value(row).to_owned(),
-            bytes: bytes.value(row),
+            bytes: number(3).value(row),
             e_tag: text(4).is_valid(row).then(|| text(4).value(row).to_owned()),
             format: FORMATS[formats.value(row) as usize % FORMATS.len()],
+            part: number(6).is_valid(row).then(|| part(row)),
         };
         Ok((text(0).value(row).to_owned(), file))
     };

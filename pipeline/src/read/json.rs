@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::reject::RejectReason;
-use crate::units::InputFile;
+use crate::units::{FilePart, InputFile};
 
 /// One line, without its end.
 pub(crate) enum Line {
@@ -21,10 +21,10 @@ pub(crate) enum Line {
     End,
 }
 
-/// Reads one line into `buffer`; `\n` and `\r\n` end a line, the last one may have no end.
-pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::io::Result<Line> {
+/// Reads one line into `buffer` and counts its bytes, end included; `\n` and `\r\n` end a line, the last one may have no end.
+pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::io::Result<(Line, u64)> {
     buffer.clear();
-    let (mut met_any, mut too_long) = (false, false);
+    let (mut bytes, mut too_long) = (0, false);
     loop {
         let chunk = match reader.fill_buf() {
             Ok(chunk) => chunk,
@@ -34,7 +34,6 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::
         if chunk.is_empty() {
             break;
         }
-        met_any = true;
         let end = memchr_newline(chunk);
         let taken = end.unwrap_or(chunk.len());
         too_long |= buffer.len() + taken > MAX_ROW_BYTES;
@@ -45,6 +44,7 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::
         }
         let used = end.map_or(chunk.len(), |end| end + 1);
         reader.consume(used);
+        bytes += used as u64;
         if end.is_some() {
             break;
         }
@@ -52,11 +52,12 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::
     if buffer.last() == Some(&b'\r') {
         buffer.pop();
     }
-    Ok(match (met_any, too_long) {
-        (false, _) => Line::End,
-        (true, true) => Line::TooLong,
-        (true, false) => Line::Whole,
-    })
+    let line = match (bytes, too_long) {
+        (0, _) => Line::End,
+        (_, true) => Line::TooLong,
+        (_, false) => Line::Whole,
+    };
+    Ok((line, bytes))
 }
 
 fn memchr_newline(bytes: &[u8]) -> Option<usize> {
@@ -71,15 +72,29 @@ pub(crate) fn read(
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     let mut line = Vec::new();
-    for row in 0.. {
-        let parsed = match next_line(&mut *reader, &mut line) {
-            Ok(Line::End) => return Ok(()),
-            Ok(Line::TooLong) => RawRow::bad(
+    let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: 0 });
+    let mut position = part.start;
+    if part.start > 0 {
+        // The line that the part before began, or the end of its last one.
+        match next_line(&mut *reader, &mut line) {
+            Ok((_, bytes)) => position = part.start - 1 + bytes,
+            Err(error) => return visit(damaged(error, file, part.first_row)?).map(|_| ()),
+        }
+    }
+    for row in part.first_row.. {
+        if position >= part.end {
+            return Ok(());
+        }
+        let met = next_line(&mut *reader, &mut line);
+        position += met.as_ref().map_or(0, |(_, bytes)| *bytes);
+        let parsed = match met {
+            Ok((Line::End, _)) => return Ok(()),
+            Ok((Line::TooLong, _)) => RawRow::bad(
                 row,
                 RejectReason::RowTooLarge,
                 format!("line is longer than {MAX_ROW_BYTES} bytes"),
             ),
-            Ok(Line::Whole) => match parse_line(&line, row, pick) {
+            Ok((Line::Whole, _)) => match parse_line(&line, row, pick) {
                 Some(parsed) => parsed,
                 None => continue,
             },

@@ -8,6 +8,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod coco;
+pub(crate) mod csv;
 pub(crate) mod infer;
 pub(crate) mod json;
 pub(crate) mod parquet;
@@ -113,6 +114,7 @@ pub(crate) fn read_rows(
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, visit),
         Format::Text => text::read(reader, file, input.split, visit),
+        Format::Csv => csv::read(reader, file, pick, visit),
         Format::Tar => tar::read(reader, file, pick, images, visit),
         Format::Coco => coco::read(reader, file, visit),
         // Parquet files are met by `parquet::read` before this is called.
@@ -153,6 +155,7 @@ pub(crate) mod testing {
             bytes: bytes.len() as u64,
             e_tag: None,
             format,
+            part: None,
         };
         store.put(&path, bytes.into()).await.expect("put");
         let input = Input { store, handle: Handle::current(), split };

@@ -118,6 +118,13 @@ fn rejected(error: ParquetError) -> Result<Reject, PipelineError> {
     Ok(Reject::new(RejectReason::BadEntry, format!("the rest of the file is damaged: {error}")))
 }
 
+/// Compressed bytes and rows of each row group; empty for a file that can't be opened, which is a reject later.
+pub(crate) fn row_groups(input: &Input, file: &InputFile) -> Result<Vec<(u64, u64)>, PipelineError> {
+    let Ok(builder) = open(input, file)? else { return Ok(Vec::new()) };
+    let groups = builder.metadata().row_groups().iter();
+    Ok(groups.map(|group| (group.compressed_size().max(0) as u64, group.num_rows().max(0) as u64)).collect())
+}
+
 /// Reads a file; gives the number of rows and whether more are wanted.
 pub(crate) fn read(
     input: &Input,
@@ -134,18 +141,23 @@ pub(crate) fn read(
     let chosen = roots.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index);
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
     let rows = if target.table.wants_images(&target.schema) { PICTURE_ROWS } else { TEXT_ROWS };
-    let built = builder.with_projection(mask).with_batch_size(rows).build();
+    let mut builder = builder.with_projection(mask).with_batch_size(rows);
+    if let Some(part) = file.part {
+        builder = builder.with_row_groups((part.start as usize..part.end as usize).collect());
+    }
+    let first = file.part.map_or(0, |part| part.first_row);
+    let built = builder.build();
     let mut stream = match built {
         Ok(stream) => stream,
-        Err(error) => return Ok((1, refused(target, 0, rejected(error)?, emit)?)),
+        Err(error) => return Ok((1, refused(target, first, rejected(error)?, emit)?)),
     };
     let mut row = 0;
     while let Some(batch) = input.handle.block_on(stream.next()) {
         let batch = match batch {
             Ok(batch) => batch,
-            Err(error) => return Ok((row + 1, refused(target, row, rejected(error)?, emit)?)),
+            Err(error) => return Ok((row + 1, refused(target, first + row, rejected(error)?, emit)?)),
         };
-        let converted = convert(input, target, &batch, row)?;
+        let converted = convert(input, target, &batch, first + row)?;
         row += batch.num_rows() as u64;
         if !emit(converted)? {
             return Ok((row, false));

@@ -17,27 +17,54 @@ use super::Input;
 use crate::PipelineError;
 use crate::units::InputFile;
 
+const GZIP: &[u8] = &[0x1f, 0x8b];
+const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
 const RANGE_BYTES: u64 = 4 << 20;
 const RANGES_AHEAD: usize = 2;
 const ATTEMPTS: u32 = 5;
 
 /// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Box<dyn BufRead + Send> {
-    let mut raw = BufReader::with_capacity(256 << 10, ObjectReader::new(input, file));
+    if let Some(part) = file.part {
+        // Only what is not compressed has parts. The byte before a part says whether a line starts with it.
+        let reader = ObjectReader::new(input, file, part.start.saturating_sub(1));
+        return Box::new(BufReader::with_capacity(256 << 10, reader));
+    }
+    let mut raw = BufReader::with_capacity(256 << 10, ObjectReader::new(input, file, 0));
     let first = match raw.fill_buf() {
         Ok(bytes) => bytes.get(..4).map(<[u8]>::to_vec).unwrap_or_else(|| bytes.to_vec()),
         Err(error) => return Box::new(BufReader::new(Failed(Some(error)))),
     };
-    if first.starts_with(&[0x1f, 0x8b]) {
+    if first.starts_with(GZIP) {
         return Box::new(BufReader::with_capacity(256 << 10, flate2::bufread::MultiGzDecoder::new(raw)));
     }
-    if first == [0x28, 0xb5, 0x2f, 0xfd] {
+    if first == ZSTD {
         return match zstd::Decoder::with_buffer(raw) {
             Ok(decoder) => Box::new(BufReader::with_capacity(256 << 10, decoder)),
             Err(error) => Box::new(BufReader::new(Failed(Some(error)))),
         };
     }
     Box::new(raw)
+}
+
+/// Whether the first bytes are those of a compressed stream.
+pub(crate) async fn is_compressed(input: &Input, file: &InputFile) -> Result<bool, PipelineError> {
+    let first = get_range(input, file, 0..file.bytes.min(4)).await?;
+    Ok(first.starts_with(GZIP) || first == ZSTD)
+}
+
+/// Ends of lines in a range of a file.
+pub(crate) async fn count_newlines(
+    input: &Input,
+    file: &InputFile,
+    range: Range<u64>,
+) -> Result<u64, PipelineError> {
+    let mut lines = 0;
+    for start in range.clone().step_by(RANGE_BYTES as usize) {
+        let bytes = get_range(input, file, start..(start + RANGE_BYTES).min(range.end)).await?;
+        lines += bytes.iter().filter(|&&byte| byte == b'\n').count() as u64;
+    }
+    Ok(lines)
 }
 
 /// A reader that gives an error, then nothing.
@@ -55,12 +82,12 @@ struct ObjectReader {
 }
 
 impl ObjectReader {
-    fn new(input: &Input, file: &InputFile) -> Self {
+    fn new(input: &Input, file: &InputFile, start: u64) -> Self {
         let (sender, chunks) = channel(1);
         let (input, file) = (input.clone(), file.clone());
         let handle = input.handle.clone();
         handle.spawn(async move {
-            let starts = (0..file.bytes).step_by(RANGE_BYTES as usize);
+            let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
                 .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(file.bytes)))
                 .buffered(RANGES_AHEAD);

@@ -23,7 +23,7 @@ pub(crate) fn read(
     let mut line = Vec::new();
     for number in 0.. {
         let met = match next_line(&mut *reader, &mut line) {
-            Ok(met) => met,
+            Ok((met, _)) => met,
             Err(error) => {
                 visit(damaged(error, file, number)?)?;
                 return Ok(());

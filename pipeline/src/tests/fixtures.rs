@@ -354,13 +354,3 @@ impl ObjectStore for FaultyStore {
         self.inner.copy_opts(from, to, options).await
     }
 }
-
-/// The folder of sample data; a test that needs it is skipped with one line where it is not named.
-pub(crate) fn samples() -> Option<std::path::PathBuf> {
-    let folder = std::env::var_os("TRANSFUSION_SAMPLES").map(std::path::PathBuf::from);
-    if folder.is_none() {
-        use std::io::Write;
-        let _ = writeln!(std::io::stderr(), "skipped: TRANSFUSION_SAMPLES names no folder of sample data");
-    }
-    folder
-}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use object_store::local::LocalFileSystem;
 
-use super::fixtures::{Job, config, manifest, pairs, rejects, rows, samples, texts};
+use super::fixtures::{Job, config, manifest, pairs, rejects, rows, texts};
+use crate::samples::sample;
 use crate::{PreprocessConfig, SourceConfig, TextSplit, TokenizerConfig};
 
 fn job(folder: &FilePath) -> Job {
@@ -21,7 +22,7 @@ fn with_llama(sources: Vec<SourceConfig>) -> PreprocessConfig {
 
 #[tokio::test]
 async fn the_dirty_file_is_taken_as_its_description_says() {
-    let Some(folder) = samples() else { return };
+    let Some(folder) = sample("") else { return };
     let job = job(&folder);
     let report = job.run(with_llama(vec![texts("dirty", "text/dirty.jsonl")])).await.expect("runs");
     // Lines from 1 in the description, from 0 here.
@@ -50,7 +51,7 @@ async fn the_dirty_file_is_taken_as_its_description_says() {
 
 #[tokio::test]
 async fn every_shape_of_text_is_read() {
-    let Some(folder) = samples() else { return };
+    let Some(folder) = sample("") else { return };
     let job = job(&folder);
     let mut wikitext = texts("wikitext", "text/wikitext2-test.txt");
     wikitext.document = TextSplit::BlankLine;
@@ -64,7 +65,18 @@ async fn every_shape_of_text_is_read() {
         texts("kjv", "text/kjv-pile-shape.jsonl.zst"),
         texts("handbook", "text/multilingual.jsonl"),
     ];
-    let report = job.run(with_llama(sources)).await.expect("runs");
+    let report = job.run(with_llama(sources.clone())).await.expect("runs");
+    // In parts, at lines and row groups, the rows are the same.
+    let parts = self::job(&folder);
+    let small = PreprocessConfig { unit_bytes: 100_000, ..with_llama(sources) };
+    let in_parts = parts.run(small).await.expect("runs");
+    assert!(in_parts.units > report.units);
+    for (whole, part) in report.sources.iter().zip(&in_parts.sources) {
+        assert_eq!(
+            (whole.statistics.kept, whole.statistics.tokens),
+            (part.statistics.kept, part.statistics.tokens)
+        );
+    }
     let kept: Vec<_> =
         report.sources.iter().map(|source| (source.name.as_str(), source.statistics.kept)).collect();
     let count = |name: &str| kept.iter().find(|(source, _)| *source == name).map_or(0, |(_, kept)| *kept);
@@ -85,7 +97,7 @@ async fn every_shape_of_text_is_read() {
 
 #[tokio::test]
 async fn every_layout_of_pictures_gives_the_same_latents() {
-    let Some(folder) = samples() else { return };
+    let Some(folder) = sample("") else { return };
     let mut images = Vec::new();
     let mut coco = pairs("photos", "images/folder/coco_captions_photos.json");
     coco.caption = Some("captions".to_owned());
@@ -118,7 +130,7 @@ async fn every_layout_of_pictures_gives_the_same_latents() {
 
 #[tokio::test]
 async fn odd_pictures_are_kept_or_refused_as_their_table_says() {
-    let Some(folder) = samples() else { return };
+    let Some(folder) = sample("") else { return };
     let job = job(&folder);
     job.run(with_llama(vec![pairs("odd", "images/odd")])).await.expect("runs");
     let table = std::fs::read_to_string(folder.join("images/odd/captions.jsonl")).expect("the table");

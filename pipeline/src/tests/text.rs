@@ -6,7 +6,7 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
 use super::fixtures::{Job, config, corpus, documents, files, manifest, rejects, rows, texts};
-use crate::{PipelineError, PreprocessConfig, SplitConfig, TextSplit};
+use crate::{PipelineError, PreprocessConfig, SplitConfig, TextSplit, TokenizerConfig, TrainTokenizer};
 
 fn lines(count: usize) -> Vec<u8> {
     (0..count)
@@ -179,6 +179,48 @@ async fn several_gzip_members_and_paths_with_spaces_are_read() {
     job.run(config(vec![texts("web", "trip data/*.jsonl.gz")])).await.expect("runs");
     let expected = [("ü 1.jsonl.gz", 0, "a"), ("ü 1.jsonl.gz", 1, "b")];
     assert_eq!(documents(&job.output).await, owned(&expected));
+}
+
+/// A file that is larger than a unit is read in parts, and every line has its own number.
+#[tokio::test]
+async fn a_large_file_is_cut_at_lines() {
+    let mut bytes = lines(100);
+    bytes.truncate(bytes.len() - 1);
+    bytes.splice(0..0, *b"\n\r\n");
+    let inputs = corpus(&[("in/a.jsonl", &bytes)]).await;
+    let whole = Job::new(&inputs);
+    whole.run(config(vec![texts("web", "in/a.jsonl")])).await.expect("runs");
+    let expected = documents(&whole.output).await;
+    assert_eq!((expected.len(), expected[0].1), (100, 2));
+    // Smaller than a line, of about a line, of several.
+    for unit_bytes in [7, 64, 1000] {
+        let job = Job::new(&inputs);
+        let config = PreprocessConfig { unit_bytes, ..config(vec![texts("web", "in/a.jsonl")]) };
+        let report = job.run(config).await.expect("runs");
+        assert_eq!(report.units as u64, (bytes.len() as u64).div_ceil(unit_bytes));
+        assert_eq!(documents(&job.output).await, expected, "units of {unit_bytes} bytes");
+        assert_eq!(report.sources[0].statistics.read, 100);
+        assert_eq!(manifest(&job.output).await.sources[0].files.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_tokenizer_is_trained_on_the_corpus_once() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", &lines(200))]).await);
+    let train = TokenizerConfig {
+        model: None,
+        train: Some(TrainTokenizer { vocabulary: 300, sample_bytes: 1 << 20 }),
+    };
+    let trained =
+        || PreprocessConfig { tokenizer: train.clone(), ..config(vec![texts("web", "in/a.jsonl")]) };
+    let report = job.run(trained()).await.expect("runs");
+    assert_eq!(report.statistics.documents, 200);
+    let again = Job::new(&job.inputs);
+    again.run(trained()).await.expect("runs");
+    assert_eq!(files(&job.output).await, files(&again.output).await);
+    let manifest = manifest(&job.output).await;
+    assert!(manifest.vocabulary.size <= 300);
+    assert!(job.output.read(&manifest.tokenizer.path).await.expect("reads").is_some());
 }
 
 #[tokio::test]
