@@ -32,6 +32,8 @@ pub struct PreprocessConfig {
     pub shard_bytes: u64,
     /// Body compression of the shards.
     pub compression: Compression,
+    /// Whether of rows with the same content only the first is kept. Reads the sources once more.
+    pub deduplicate: bool,
     /// Share of the rows that may be refused before the job fails.
     pub max_reject_share: f64,
     /// The tokenizer.
@@ -59,6 +61,7 @@ impl Default for PreprocessConfig {
             unit_bytes: 128 << 20,
             shard_bytes: 256_000_000,
             compression: Compression::None,
+            deduplicate: false,
             max_reject_share: 0.1,
             tokenizer: TokenizerConfig::default(),
             codec: None,

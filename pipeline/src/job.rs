@@ -28,12 +28,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::commit::{Commit, Location};
+use crate::deduplicate::{self, Duplicates};
 use crate::error::PipelineError;
 use crate::lease::Lease;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
-use crate::plan::{PreprocessPlan, SourcePlan, run_session};
+use crate::plan::{PreprocessPlan, SourcePlan, Tools, run_session};
 use crate::report::Report;
 use crate::train;
 use crate::units::Unit;
@@ -102,6 +103,9 @@ fn portable_config(plan: &PreprocessPlan) -> Result<Value, PipelineError> {
             let info = codec.info();
             config["codec"]["path"] = info.fingerprint.clone().into();
             config["codec"]["device"] = info.device.clone().into();
+            if let Some(codec) = config["codec"].as_object_mut() {
+                codec.shift_remove("batch");
+            }
         }
         None => config["codec"] = Value::Null,
     }
@@ -264,18 +268,25 @@ async fn run_units(
 ) -> Result<HashMap<String, Done>, PipelineError> {
     let mut done = committed(plan).await?;
     let context = run_session(plan.environment.memory_bytes)?.task_ctx();
+    let total: usize = plan.sources.iter().map(|source| source.units.len()).sum();
+    let duplicates = if plan.config.deduplicate && done.len() < total {
+        deduplicate::find(plan).await?
+    } else {
+        Duplicates::default()
+    };
+    let tools =
+        Tools { tokenizer: tokenizer.clone(), duplicates: Arc::new(duplicates), observer: observer.clone() };
     let mut pending = Vec::new();
     for source in &plan.sources {
         let units: Vec<Unit> =
             source.units.iter().filter(|unit| !done.contains_key(&unit.id)).cloned().collect();
         if !units.is_empty() {
-            let physical = plan.physical_plan(source, &units, tokenizer, observer.clone()).await?;
+            let physical = plan.physical_plan(source, &units, &tools).await?;
             pending.extend(
                 units.into_iter().enumerate().map(|(partition, unit)| (physical.clone(), partition, unit)),
             );
         }
     }
-    let total: usize = plan.sources.iter().map(|source| source.units.len()).sum();
     let bytes = pending.iter().map(|(_, _, unit)| unit.bytes).sum();
     observer.event(Event::Planned { units: total, reused: done.len(), bytes });
     let running = stream::iter(pending).map(|(physical, partition, unit)| {

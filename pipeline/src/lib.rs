@@ -15,6 +15,7 @@ pub mod bpe;
 pub mod codec;
 mod commit;
 mod config;
+mod deduplicate;
 pub mod document;
 mod error;
 mod job;

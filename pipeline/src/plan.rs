@@ -28,9 +28,10 @@ use schemas::{FORMAT_VERSION, RowLayout, Tokenizer, Vocabulary};
 use crate::codec::ImageCodec;
 use crate::commit::{Location, blocking};
 use crate::config::{Filling, Format, PreprocessConfig, SourceConfig};
+use crate::deduplicate::Duplicates;
 use crate::document::{Composer, Shape};
 use crate::error::PipelineError;
-use crate::observer::Observer;
+use crate::observer::{Observer, Silent};
 use crate::operators::decode::Decode;
 use crate::operators::encode::Encode;
 use crate::operators::pack::{Pack, SPLITS};
@@ -107,6 +108,13 @@ pub(crate) struct SourcePlan {
     pub(crate) files: Arc<UnitFiles>,
     table: Arc<Table>,
     input: Input,
+}
+
+/// What all sources of a job share while it runs.
+pub(crate) struct Tools {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) duplicates: Arc<Duplicates>,
+    pub(crate) observer: Arc<dyn Observer>,
 }
 
 /// The names of the files of units.
@@ -204,9 +212,12 @@ impl PreprocessPlan {
         };
         let mut text = String::new();
         for source in &self.sources {
-            let plan = self
-                .physical_plan(source, &source.units, tokenizer, Arc::new(crate::observer::Silent))
-                .await?;
+            let tools = Tools {
+                tokenizer: tokenizer.clone(),
+                duplicates: Arc::default(),
+                observer: Arc::new(Silent),
+            };
+            let plan = self.physical_plan(source, &source.units, &tools).await?;
             text.push_str(&format!("source {}\n{}", source.config.name, displayable(&*plan).indent(false)));
         }
         Ok(text)
@@ -264,9 +275,9 @@ impl PreprocessPlan {
         &self,
         source: &SourcePlan,
         units: &[Unit],
-        tokenizer: &Tokenizer,
-        observer: Arc<dyn Observer>,
+        tools: &Tools,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
+        let Tools { tokenizer, duplicates, observer } = tools;
         let mut plan = source.rows(units, Columns::Document).await?;
         if source.config.shape.has_images()
             && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
@@ -284,8 +295,9 @@ impl PreprocessPlan {
             validation: self.config.split.validation,
             composer: self.composer(tokenizer),
             files: source.files.clone(),
+            duplicates: duplicates.clone(),
             pool: self.pool.clone(),
-            observer,
+            observer: observer.clone(),
         };
         let write = Write {
             source: source.index,

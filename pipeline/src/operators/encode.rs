@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn rows_wait_for_a_batch_and_keep_their_order() {
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool"));
-        let codec = Arc::new(AveragePool::new(8));
+        let codec = Arc::new(AveragePool::new());
         let mut work = Encode { codec, size: 8, batch: 2, pool }.start();
         let picture = |value: u8| Part::Image(vec![value; 8 * 8 * 3]);
         let text = || Part::Text("t".to_owned());

@@ -256,8 +256,7 @@ pub(crate) fn to_batch(items: &[Item]) -> Result<RecordBatch, PipelineError> {
 
 fn part_column(items: &[Item]) -> Result<ArrayRef, arrow::error::ArrowError> {
     let parts = || items.iter().flat_map(|item| item.parts.iter());
-    let latent =
-        |part: &'_ Part| if let Part::Latent(latent) = part { Some(latent.clone_shape()) } else { None };
+    let latent = |part: &'_ Part| if let Part::Latent(latent) = part { Some(shape_of(latent)) } else { None };
     let side = |of: fn(&(u16, u16, u16)) -> u16| -> ArrayRef {
         Arc::new(UInt16Array::from_iter(parts().map(|part| latent(part).as_ref().map(of))))
     };
@@ -279,14 +278,8 @@ fn part_column(items: &[Item]) -> Result<ArrayRef, arrow::error::ArrowError> {
     Ok(Arc::new(ListArray::try_new(part_item(), offsets, Arc::new(values), None)?))
 }
 
-trait LatentShape {
-    fn clone_shape(&self) -> (u16, u16, u16);
-}
-
-impl LatentShape for Latent {
-    fn clone_shape(&self) -> (u16, u16, u16) {
-        (self.channels, self.height, self.width)
-    }
+fn shape_of(latent: &Latent) -> (u16, u16, u16) {
+    (latent.channels, latent.height, latent.width)
 }
 
 fn latent_bytes(latent: &Latent) -> Vec<u8> {

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::items::{Choice, Item, Part, from_batch, from_columns};
 use super::stage::{Operator, Work};
+use crate::deduplicate::Duplicates;
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape};
 use crate::observer::{Event, Observer};
 use crate::pack::Packer;
@@ -74,6 +75,7 @@ pub(crate) struct Pack {
     pub(crate) validation: f64,
     pub(crate) composer: Composer,
     pub(crate) files: Arc<UnitFiles>,
+    pub(crate) duplicates: Arc<Duplicates>,
     pub(crate) pool: Arc<ThreadPool>,
     pub(crate) observer: Arc<dyn Observer>,
 }
@@ -199,9 +201,14 @@ impl Pack {
             (Kind::Reject, None) => {
                 Err(Reject::new(crate::reject::RejectReason::BadEntry, "no reason was given"))
             }
+            (Kind::Row, None) if self.is_duplicate(&item) => Ok(None),
             (Kind::Row, None) => self.compose(&item, parts),
         };
         (item, made)
+    }
+
+    fn is_duplicate(&self, item: &Item) -> bool {
+        item.kind == Kind::Row && self.duplicates.contains(&item.unit, item.file, item.row)
     }
 
     fn compose(&self, item: &Item, parts: Vec<Part>) -> Result<Option<Made>, Reject> {
@@ -278,6 +285,7 @@ impl Packing {
         match made {
             Err(reject) => unit.refuse(&item, &reject, operator, ready)?,
             Ok(Some(made)) => unit.place(made, &layout, ready)?,
+            Ok(None) if operator.is_duplicate(&item) => unit.report.statistics[0].deduplicated += 1,
             Ok(None) => {}
         }
         if item.kind == Kind::End
@@ -398,7 +406,7 @@ impl UnitState {
         }
         let [main, validation] = &mut self.report.statistics;
         main.read = read;
-        main.filtered = read.saturating_sub(main.kept + main.rejected);
+        main.filtered = read.saturating_sub(main.kept + main.rejected + main.deduplicated);
         validation.read = validation.kept;
         self.rejects = serde_json::to_string(&self.report).map_err(damaged)?;
         ready.push(self.text(Content::Report, layout)?);

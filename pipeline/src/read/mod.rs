@@ -124,16 +124,40 @@ pub(crate) fn read_rows(
 
 /// A damaged stream is a reject of the row that could not be read; a failing store is an error.
 pub(crate) fn damaged(error: std::io::Error, file: &InputFile, row: u64) -> Result<RawRow, PipelineError> {
-    if error.get_ref().is_some_and(|inner| inner.is::<PipelineError>()) {
-        let inner = error.into_inner().and_then(|inner| inner.downcast::<PipelineError>().ok());
-        return Err(inner.map_or_else(|| unreachable_io(file), |inner| *inner));
+    let error = match error.downcast::<PipelineError>() {
+        Ok(error) => return Err(error),
+        Err(error) => error,
+    };
+    if store_failed(&error) {
+        return Err(PipelineError::Io { operation: "read", path: file.path.to_string(), source: error });
     }
     Ok(RawRow::bad(row, RejectReason::BadEntry, format!("the rest of the file is damaged: {error}")))
 }
 
-fn unreachable_io(file: &InputFile) -> PipelineError {
-    let source = std::io::Error::other("unknown error");
-    PipelineError::Io { operation: "read", path: file.path.to_string(), source }
+/// Whether an error of a reader goes back to the store; readers wrap the errors of what they read from.
+fn store_failed(error: &std::io::Error) -> bool {
+    let mut cause = error.get_ref().map(|inner| inner as &(dyn std::error::Error + 'static));
+    while let Some(inner) = cause {
+        if inner.is::<PipelineError>() || inner.downcast_ref().is_some_and(store_failed) {
+            return true;
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failing_store_is_never_a_damaged_file() {
+        let lost = || PipelineError::Changed { path: "a".to_owned(), expected: 2, found: 1 };
+        assert!(store_failed(&std::io::Error::other(lost())));
+        assert!(store_failed(&std::io::Error::other(std::io::Error::other(lost()))));
+        assert!(!store_failed(&std::io::Error::other("bad block")));
+        assert!(!store_failed(&std::io::ErrorKind::UnexpectedEof.into()));
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 use schemas::shard::Shard;
 use schemas::{Manifest, Row, Tokenizer, content_hash};
@@ -33,7 +33,7 @@ pub(crate) struct AveragePool {
 const SIDE: usize = 4;
 
 impl AveragePool {
-    pub(crate) fn new(_size: usize) -> Self {
+    pub(crate) fn new() -> Self {
         let info = CodecInfo {
             fingerprint: "average-pool".to_owned(),
             kind: "AveragePool".to_owned(),
@@ -158,7 +158,7 @@ impl Job {
     pub(crate) fn environment(&self) -> Environment {
         let resolver = Arc::new(OneStore(self.inputs.clone()));
         let mut environment = Environment::new(resolver, self.output.clone(), self.threads);
-        environment.codec = Some(Arc::new(AveragePool::new(16)));
+        environment.codec = Some(Arc::new(AveragePool::new()));
         environment.lease_period = std::time::Duration::from_millis(20);
         environment
     }
@@ -244,6 +244,36 @@ pub(crate) async fn rejects(output: &Location) -> Vec<(String, u64, String)> {
     rejects
 }
 
+/// An upload whose parts fail from a given one on.
+#[derive(Debug)]
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    parts: usize,
+    aborted: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        match self.parts.checked_sub(1) {
+            Some(left) => {
+                self.parts = left;
+                self.inner.put_part(data)
+            }
+            None => Box::pin(async { Err(FaultyStore::fail("part")) }),
+        }
+    }
+
+    async fn complete(&mut self) -> object_store::Result<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> object_store::Result<()> {
+        self.aborted.fetch_add(1, Ordering::SeqCst);
+        self.inner.abort().await
+    }
+}
+
 /// A PNG of one colour.
 pub(crate) fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     let image = image::RgbImage::from_pixel(width, height, image::Rgb(colour));
@@ -261,6 +291,8 @@ pub(crate) struct Faults {
     pub(crate) every_read: Option<usize>,
     /// Whether listings come backwards.
     pub(crate) backwards: bool,
+    /// Parts of each upload that succeed before all others fail.
+    pub(crate) parts: Option<usize>,
 }
 
 /// A store that fails by counting, never by chance.
@@ -270,11 +302,18 @@ pub(crate) struct FaultyStore {
     faults: Faults,
     pub(crate) writes: AtomicUsize,
     reads: AtomicUsize,
+    pub(crate) aborted: Arc<AtomicUsize>,
 }
 
 impl FaultyStore {
     pub(crate) fn new(inner: Arc<dyn ObjectStore>, faults: Faults) -> Self {
-        Self { inner, faults, writes: AtomicUsize::new(0), reads: AtomicUsize::new(0) }
+        Self {
+            inner,
+            faults,
+            writes: AtomicUsize::new(0),
+            reads: AtomicUsize::new(0),
+            aborted: Arc::default(),
+        }
     }
 
     fn fail(what: &'static str) -> object_store::Error {
@@ -315,7 +354,9 @@ impl ObjectStore for FaultyStore {
         options: PutMultipartOptions,
     ) -> object_store::Result<Box<dyn MultipartUpload>> {
         self.count_write()?;
-        self.inner.put_multipart_opts(location, options).await
+        let upload = self.inner.put_multipart_opts(location, options).await?;
+        let parts = self.faults.parts.unwrap_or(usize::MAX);
+        Ok(Box::new(FaultyUpload { inner: upload, parts, aborted: self.aborted.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {

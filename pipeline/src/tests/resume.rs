@@ -18,7 +18,8 @@ async fn corpus_of_units() -> (Arc<dyn ObjectStore>, PreprocessConfig) {
     let inputs: Vec<(String, String)> = (0..4).map(|name| (format!("in/{name}.jsonl"), file(name))).collect();
     let borrowed: Vec<_> = inputs.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
     let mut config = config(vec![texts("web", "in/*.jsonl")]);
-    config.unit_bytes = 1;
+    // Each file is a unit, of several shards.
+    config.unit_bytes = 2500;
     config.shard_bytes = 1500;
     (corpus(&borrowed).await, config)
 }

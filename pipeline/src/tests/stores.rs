@@ -52,6 +52,8 @@ async fn bytes_do_not_depend_on_the_order_of_listings_nor_on_the_codec_batch() {
     let backwards = Faults { backwards: true, ..Faults::default() };
     let second =
         Job::new(&(Arc::new(FaultyStore::new(inputs, backwards)) as Arc<dyn object_store::ObjectStore>));
+    let mut config = config;
+    config.codec.as_mut().expect("a codec").batch = 3;
     second.run(config).await.expect("runs");
     assert_eq!(files(&first.output).await, files(&second.output).await);
 }
@@ -89,4 +91,67 @@ async fn reads_that_fail_now_and_then_are_repeated() {
     };
     crate::preprocess(plan, Arc::new(crate::Silent)).await.expect("runs");
     assert_eq!(files(&first.output).await, files(&second.output).await);
+}
+
+/// A large object goes up in parts; when one fails, those that are there already are removed.
+#[tokio::test]
+async fn a_failed_upload_leaves_no_parts() {
+    use std::io::Write;
+    let upload = async |parts| {
+        let faults = Faults { parts, ..Faults::default() };
+        let store = Arc::new(FaultyStore::new(Arc::new(object_store::memory::InMemory::new()), faults));
+        let output = crate::Location { store: store.clone(), ..memory_output() };
+        let mut file = output.temporary().expect("a file");
+        file.write_all(&vec![7; 20 << 20]).expect("writes");
+        (output.put_file("shards/big", file).await, files(&output).await, store)
+    };
+    let (put, found, store) = upload(None).await;
+    put.expect("uploaded");
+    assert_eq!(found["shards/big"].len(), 20 << 20);
+    assert_eq!(store.aborted.load(std::sync::atomic::Ordering::SeqCst), 0);
+    let (put, found, store) = upload(Some(1)).await;
+    let error = put.expect_err("the second part fails");
+    assert!(error.to_string().starts_with("write `out/set/shards/big`"), "{error}");
+    assert!(found.is_empty());
+    assert_eq!(store.aborted.load(std::sync::atomic::Ordering::SeqCst), 1);
+}
+
+/// Makes a bucket of a server that asks for no signature.
+fn make_bucket(endpoint: &str, bucket: &str) {
+    use std::io::{Read, Write};
+    let host = endpoint.trim_start_matches("http://").trim_end_matches('/');
+    let mut connection = std::net::TcpStream::connect(host).expect("the server of TRANSFUSION_S3 answers");
+    let request =
+        format!("PUT /{bucket} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).expect("asks");
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).expect("answers");
+}
+
+#[tokio::test]
+#[allow(clippy::print_stderr)]
+async fn memory_and_s3_give_the_same_bytes() {
+    let Ok(endpoint) = std::env::var("TRANSFUSION_S3") else {
+        eprintln!("skipped: TRANSFUSION_S3 names no server");
+        return;
+    };
+    let bucket = format!("pipeline-{}", std::process::id());
+    make_bucket(&endpoint, &bucket);
+    let store = object_store::aws::AmazonS3Builder::new()
+        .with_endpoint(&endpoint)
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_access_key_id("testing")
+        .with_secret_access_key("testing")
+        .with_bucket_name(&bucket)
+        .build()
+        .expect("a store");
+    let (inputs, config) = mixed().await;
+    let first = Job::new(&inputs);
+    first.run(config.clone()).await.expect("runs");
+    let output = crate::Location { store: Arc::new(store), ..memory_output() };
+    let second = Job { output, ..Job::new(&inputs) };
+    second.run(config.clone()).await.expect("runs");
+    assert_eq!(files(&first.output).await, files(&second.output).await);
+    assert!(second.run(config).await.expect("is done").already_complete);
 }
