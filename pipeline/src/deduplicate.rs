@@ -22,8 +22,9 @@ use crate::document::Shape;
 use crate::error::PipelineError;
 use crate::operators::items::{Choice, Item, Part, from_columns};
 use crate::operators::stage::{Operator, Work};
-use crate::plan::{Columns, PreprocessPlan, SourcePlan, UnitFiles, run_session, stage};
+use crate::plan::{PreprocessPlan, run_session, stage};
 use crate::read::table::Kind;
+use crate::source::{Columns, SourcePlan, UnitFiles};
 
 const HASH_BYTES: i32 = 16;
 

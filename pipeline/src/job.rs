@@ -34,8 +34,9 @@ use crate::lease::Lease;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
-use crate::plan::{PreprocessPlan, SourcePlan, Tools, run_session};
+use crate::plan::{PreprocessPlan, Tools, run_session};
 use crate::report::Report;
+use crate::source::SourcePlan;
 use crate::train;
 use crate::units::Unit;
 

@@ -32,6 +32,7 @@ mod rejects;
 mod report;
 #[cfg(test)]
 pub(crate) mod samples;
+mod source;
 #[cfg(test)]
 mod tests;
 mod train;

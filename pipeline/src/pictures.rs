@@ -12,8 +12,9 @@ use crate::config::{PictureConfig, SourceConfig, check_sources};
 use crate::error::PipelineError;
 use crate::observer::{Event, Observer};
 use crate::operators::items::{Part, from_batch};
-use crate::plan::{Columns, plan_source, run_session, stage, thread_pool};
+use crate::plan::{run_session, stage, thread_pool};
 use crate::read::table::Kind;
+use crate::source::{Columns, plan_source};
 use crate::units::Resolver;
 
 /// Bytes up to which crops are kept in memory; the others lie in a temporary file.

@@ -15,7 +15,8 @@ use crate::config::TrainTokenizer;
 use crate::error::{BoxError, PipelineError};
 use crate::observer::{Event, Observer};
 use crate::operators::items::{Choice, Part, from_columns};
-use crate::plan::{Columns, PreprocessPlan, SourcePlan, run_session};
+use crate::plan::{PreprocessPlan, run_session};
+use crate::source::{Columns, SourcePlan};
 
 const FILE: &str = "tokenizer.json";
 

@@ -12,9 +12,9 @@ use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::document::Shape;
 use crate::picture::PictureRules;
-use crate::plan::UnitFiles;
 use crate::read::table::Kind;
 use crate::reject::Reject;
+use crate::source::UnitFiles;
 
 /// Decodes the pictures of a source's rows, many at a time, and keeps their order.
 #[derive(Clone, Debug)]

@@ -105,6 +105,9 @@ fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
     Ok((0..batch.num_rows()).map(item).collect())
 }
 
+/// The parts of a row of a batch.
+type PartsOf<'a> = dyn Fn(usize, &Item) -> Result<Vec<Part>, Reject> + 'a;
+
 /// The items of a batch of the source's own columns. A row without what its shape needs becomes a reject.
 pub(crate) fn from_columns(
     batch: &RecordBatch,
@@ -112,7 +115,7 @@ pub(crate) fn from_columns(
     choice: &Choice<'_>,
 ) -> Result<Vec<Item>, PipelineError> {
     let mut items = heads(batch)?;
-    let parts: Box<dyn Fn(usize, &Item) -> Result<Vec<Part>, Reject>> = match shape {
+    let parts: Box<PartsOf<'_>> = match shape {
         Shape::Text => {
             let text = texts(batch, "text")?;
             Box::new(move |row, _| {

@@ -22,10 +22,10 @@ use crate::deduplicate::Duplicates;
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape};
 use crate::observer::{Event, Observer};
 use crate::pack::Packer;
-use crate::plan::UnitFiles;
 use crate::read::table::Kind;
 use crate::reject::Reject;
 use crate::rejects::RejectLine;
+use crate::source::UnitFiles;
 use crate::{PipelineError, error::BoxError};
 
 /// What a batch behind this operator holds.

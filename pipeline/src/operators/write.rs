@@ -20,7 +20,7 @@ use super::pack::{Content, SPLITS, UnitReport};
 use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::commit::{Commit, Hashing, Location, commit_name};
-use crate::plan::UnitFiles;
+use crate::source::UnitFiles;
 
 /// Writes shards and commits units.
 #[derive(Clone, Debug)]

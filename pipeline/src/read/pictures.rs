@@ -54,7 +54,7 @@ pub(crate) fn inside(folder: &str, path: &str) -> Result<Path, Reject> {
     let bad = |segment: &&str| {
         segment.is_empty() || *segment == ".." || segment.contains('\\') || segment.contains('\0')
     };
-    if segments.is_empty() || segments.iter().any(|segment| bad(&segment)) || path.contains("://") {
+    if segments.is_empty() || segments.iter().any(bad) || path.contains("://") {
         return Err(outside());
     }
     let below = segments.join("/");

@@ -361,7 +361,7 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         let number = self.reads.fetch_add(1, Ordering::SeqCst);
-        if !options.head && self.faults.every_read.is_some_and(|every| number % every == 0) {
+        if !options.head && self.faults.every_read.is_some_and(|every| number.is_multiple_of(every)) {
             return Err(Self::fail("read"));
         }
         self.inner.get_opts(location, options).await
