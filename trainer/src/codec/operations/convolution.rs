@@ -227,12 +227,9 @@ impl Shape {
         }
         scratch.resize(rows.len() * self.out_width * self.depth(), 0.0);
         product_into(scratch, dy, taps, false, Threads::One);
-        self.each_stretch(rows, |stretch| {
-            let columns = &scratch[stretch.column..][..stretch.length];
-            dx[stretch.pixel..][..stretch.length]
-                .iter_mut()
-                .zip(columns)
-                .for_each(|(dx, column)| *dx += column);
+        self.each_stretch(rows, |columns, before, pixel, length| {
+            let columns = &scratch[columns][before..before + length];
+            dx[pixel..][..length].iter_mut().zip(columns).for_each(|(dx, column)| *dx += column);
         });
     }
 
@@ -242,19 +239,23 @@ impl Shape {
             let row = self.width * self.inputs;
             return &x[rows.start * row..rows.end * row];
         }
-        scratch.clear();
+        // What is left of another tile is overwritten: a stretch of the picture, and zeros around it.
         scratch.resize(rows.len() * self.out_width * self.depth(), 0.0);
-        self.each_stretch(rows, |stretch| {
-            scratch[stretch.column..][..stretch.length]
-                .copy_from_slice(&x[stretch.pixel..][..stretch.length]);
+        self.each_stretch(rows, |columns, before, pixel, length| {
+            let columns = &mut scratch[columns];
+            columns[..before].fill(0.0);
+            columns[before..before + length].copy_from_slice(&x[pixel..][..length]);
+            columns[before + length..].fill(0.0);
         });
         scratch
     }
 
-    /// Calls `each` with every stretch of a picture's row that a window of the output rows `rows` sees.
+    /// For every row of every window of the output rows `rows`: its range in the columns, and of what it sees of the
+    /// picture the offset in that range, the place in the picture, and the length.
     #[inline(always)]
-    fn each_stretch(&self, rows: Range<usize>, mut each: impl FnMut(Stretch)) {
+    fn each_stretch(&self, rows: Range<usize>, mut each: impl FnMut(Range<usize>, usize, usize, usize)) {
         let Window { kernel, stride, before, .. } = self.window;
+        let length = kernel * self.inputs;
         let mut column = 0;
         for out_row in rows {
             for out_column in 0..self.out_width {
@@ -264,23 +265,16 @@ impl Shape {
                 let end = (left + kernel).min(before + self.width);
                 for tap in 0..kernel {
                     let row = (out_row * stride + tap).wrapping_sub(before);
+                    let columns = column..column + length;
                     if row < self.height && start < end {
-                        each(Stretch {
-                            column: column + (start - left) * self.inputs,
-                            pixel: (row * self.width + start - before) * self.inputs,
-                            length: (end - start) * self.inputs,
-                        });
+                        let pixel = (row * self.width + start - before) * self.inputs;
+                        each(columns, (start - left) * self.inputs, pixel, (end - start) * self.inputs);
+                    } else {
+                        each(columns, 0, 0, 0);
                     }
-                    column += kernel * self.inputs;
+                    column += length;
                 }
             }
         }
     }
-}
-
-/// Values that lie side by side in a picture and in a tile's columns.
-struct Stretch {
-    column: usize,
-    pixel: usize,
-    length: usize,
 }

@@ -122,7 +122,7 @@ impl Default for VaeTrainConfig {
     fn default() -> Self {
         Self {
             output: PathBuf::from("codec"),
-            steps: 300,
+            steps: 200,
             size: 128,
             model: ModelChoice::Preset("tiny".to_owned()),
             batch: 8,
