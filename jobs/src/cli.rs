@@ -51,6 +51,7 @@ pub(crate) enum When {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Demo(DemoArgs),
     Preprocess(PreprocessArgs),
     Inspect(InspectArgs),
     Verify(VerifyArgs),
@@ -61,6 +62,20 @@ pub(crate) enum Command {
     Sample(Box<SampleArgs>),
     Completions(CompletionsArgs),
     Man(ManArgs),
+}
+
+/// Draw a corpus, train on it with all the jobs below, and report: about 13 minutes on two cores
+#[derive(Debug, Args)]
+pub(crate) struct DemoArgs {
+    /// Folder for all that is made; the parts of an earlier demo in it are replaced
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "out/demo")]
+    pub(crate) output: PathBuf,
+    /// Do everything once in under a minute, too short to learn much
+    #[arg(long)]
+    pub(crate) quick: bool,
+    /// Seed of pictures, weights, noise and questions
+    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    pub(crate) seed: u64,
 }
 
 /// Pack raw text and images into shards

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli, printer: &Printer) -> anyhow::Result<Outcome> {
     let session = || Session::new(&cli.global, printer.clone());
     match cli.command {
+        Command::Demo(args) => demo::run(&args, &session()?),
         Command::Preprocess(args) => preprocess::run(&args, &session()?),
         Command::Train(args) => train::run(&args, &session()?),
         Command::Vae(command) => vae::run(&command, &session()?),

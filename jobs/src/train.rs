@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use trainer::config::{ModelChoice, TrainConfig};
+use trainer::model::Transfusion;
 use trainer::run::{Description, Event, Observer, Outcome as Run, StepReport, TrainPlan};
 use trainer::stream::Location;
 
@@ -31,7 +32,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
     }
     let stop = Stop::listen()?;
     let name = plan.config().run.clone();
-    let run = train(plan, session, &stop)?;
+    let run = train(plan, session, &stop, &|_, _| {})?;
     let signal = stop.signal().filter(|_| run.stopped);
     finish(&run, &name, &args.config, session)?;
     Ok(signal.map_or(Outcome::Done, Outcome::Stopped))
@@ -48,13 +49,16 @@ pub(crate) fn plan(config: TrainConfig, resume: bool, session: &Session) -> anyh
     Ok(TrainPlan::try_new(config, &locations, resume)?)
 }
 
+/// Is handed the step and the model every `sample.every` steps.
+pub(crate) type Look<'a> = &'a dyn Fn(u64, &Transfusion);
+
 /// Trains to the end, or until a signal asks to stop.
 ///
 /// # Errors
 ///
 /// Whatever the run failed of.
-pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop) -> anyhow::Result<Run> {
-    let watcher = Watcher::new(&session.printer, &plan.describe());
+pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop, look: Look<'_>) -> anyhow::Result<Run> {
+    let watcher = Watcher::new(&session.printer, &plan.describe(), look);
     let run = trainer::run::train(plan, &watcher, &stop.flag());
     watcher.progress.finish();
     Ok(run?)
@@ -131,11 +135,12 @@ fn description_lines(of: &Description) -> Vec<String> {
 }
 
 /// Shows events as they come.
-struct Watcher {
+struct Watcher<'a> {
     printer: Printer,
     progress: Progress,
     started: Instant,
     recent: Mutex<Recent>,
+    look: Look<'a>,
 }
 
 /// Losses averaged over the last steps, because a single batch jumps.
@@ -157,10 +162,10 @@ impl Recent {
     }
 }
 
-impl Watcher {
-    fn new(printer: &Printer, of: &Description) -> Self {
+impl<'a> Watcher<'a> {
+    fn new(printer: &Printer, of: &Description, look: Look<'a>) -> Self {
         let progress = Progress::new(printer, "train", Unit::Things("step"), of.first_step, of.steps);
-        Self { printer: printer.clone(), progress, started: Instant::now(), recent: Mutex::default() }
+        Self { printer: printer.clone(), progress, started: Instant::now(), recent: Mutex::default(), look }
     }
 
     fn step(&self, report: &StepReport) {
@@ -189,7 +194,7 @@ fn step_text(recent: &Recent, report: &StepReport) -> String {
     parts.join(", ")
 }
 
-impl Observer for Watcher {
+impl Observer for Watcher<'_> {
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Started { step, steps, parameters } => {
@@ -223,6 +228,10 @@ impl Observer for Watcher {
 
     fn memory_bytes(&self) -> Option<u64> {
         resident_bytes()
+    }
+
+    fn look(&self, step: u64, model: &Transfusion) {
+        (self.look)(step, model);
     }
 }
 

@@ -178,6 +178,7 @@ impl Relation {
     }
 }
 
+#[cfg(test)]
 impl Thing {
     /// A thing.
     pub(crate) const fn new(colour: Colour, shape: Shape) -> Self {

@@ -83,26 +83,6 @@ pub(crate) fn caption_is_right(caption: &str, truth: &Scene) -> bool {
     Scene::parse(caption).is_some_and(|scene| scene.agrees(truth))
 }
 
-/// The scene a picture shows, if it is one; pairs in the wording with `above` or `left of`.
-pub(crate) fn read(picture: &Picture) -> Option<Scene> {
-    match things(picture)[..] {
-        [one] => Some(Scene::Single { size: one.size?, thing: Thing::new(one.colour, one.shape?) }),
-        [a, b] => [
-            (a, Relation::Above, b),
-            (b, Relation::Above, a),
-            (a, Relation::LeftOf, b),
-            (b, Relation::LeftOf, a),
-        ]
-        .into_iter()
-        .find(|(first, relation, second)| holds(*relation, first, second))
-        .and_then(|(first, relation, second)| {
-            let thing = |found: Found| Some(Thing::new(found.colour, found.shape?));
-            Some(Scene::Pair { first: thing(first)?, relation, second: thing(second)? })
-        }),
-        _ => None,
-    }
-}
-
 /// Whether `first` lies `relation` `second`: along the axis on which they are farther apart.
 fn holds(relation: Relation, first: &Found, second: &Found) -> bool {
     let (x, y) = (second.centre[0] - first.centre[0], second.centre[1] - first.centre[1]);
@@ -292,10 +272,6 @@ mod tests {
             let right = share(subset, count, |sample| judge(&sample.picture, &sample.scene).wholly);
             assert!(right >= 0.99, "{subset:?}: {right}");
         }
-        let read_back = share(Subset::Training, 200, |sample| {
-            read(&sample.picture).is_some_and(|scene| scene.agrees(&sample.scene))
-        });
-        assert!(read_back >= 0.99, "{read_back}");
     }
 
     #[test]
