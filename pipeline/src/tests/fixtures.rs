@@ -344,7 +344,10 @@ impl ObjectStore for FaultyStore {
         payload: PutPayload,
         options: PutOptions,
     ) -> object_store::Result<PutResult> {
-        self.count_write()?;
+        // Leases are renewed by the clock, and what is counted must not depend on it.
+        if location.filename() != Some("lease.json") {
+            self.count_write()?;
+        }
         self.inner.put_opts(location, payload, options).await
     }
 
