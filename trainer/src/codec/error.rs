@@ -76,7 +76,7 @@ pub enum CodecError {
     #[error("there are no pictures to train the codec on")]
     NoPictures,
     /// The output is there already.
-    #[error("`{}` holds a codec already\nhint: name another `output`, or remove the folder", .0.display())]
+    #[error("`{}` is not empty\nhint: name another `output`, or remove the folder", .0.display())]
     Exists(PathBuf),
     /// The loss is not a number any more.
     #[error("the codec's loss became {loss} at step {step}; nothing was written\nhint: lower `rate`")]

@@ -56,7 +56,7 @@ pub struct Codec {
 
 #[derive(Clone, Debug)]
 enum Network {
-    Kl(AutoencoderKl),
+    Kl(Box<AutoencoderKl>),
     Patch(PatchAutoencoder),
 }
 
@@ -179,7 +179,7 @@ impl Codec {
         width: usize,
     ) -> Result<Posterior, CodecError> {
         let multiple = self.downsampling();
-        if height == 0 || width == 0 || height % multiple != 0 || width % multiple != 0 {
+        if height == 0 || width == 0 || !height.is_multiple_of(multiple) || !width.is_multiple_of(multiple) {
             return Err(CodecError::Size { height, width, multiple });
         }
         expect_values(3 * images * height * width, rgb.len())?;
@@ -286,7 +286,7 @@ impl Network {
 
     fn build(builder: &mut Builder<'_>, architecture: &Architecture) -> Result<Self, WeightsError> {
         Ok(match architecture {
-            Architecture::AutoencoderKl(shape) => Self::Kl(AutoencoderKl::build(builder, shape)?),
+            Architecture::AutoencoderKl(shape) => Self::Kl(Box::new(AutoencoderKl::build(builder, shape)?)),
             Architecture::Patch(shape) => Self::Patch(PatchAutoencoder::build(builder, shape)?),
         })
     }

@@ -350,4 +350,11 @@ fn a_run_that_cannot_finish_leaves_nothing() {
     let other = train(&Squares::new(1, 64), &config, &device, &()).unwrap_err();
     assert_eq!(other.to_string(), "`size` is 32, the pictures are 64 pixels");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    let nameless = VaeTrainConfig { output: "..".into(), ..config.clone() };
+    let nameless = train(&pictures, &nameless, &device, &()).unwrap_err();
+    assert!(nameless.to_string().starts_with("`output` must name a folder"), "{nameless}");
+    fs::create_dir(&config.output).unwrap();
+    fs::write(config.output.join("notes"), "mine").unwrap();
+    let taken = train(&pictures, &config, &device, &()).unwrap_err();
+    assert!(matches!(taken, CodecError::Exists(_)), "{taken}");
 }

@@ -15,7 +15,7 @@ use crate::schedule::Schedule;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct VaeTrainConfig {
-    /// Folder of the codec to be made; must not hold one.
+    /// Folder of the codec to be made; absent or empty.
     pub output: PathBuf,
     /// Updates.
     pub steps: u64,
@@ -193,7 +193,7 @@ impl VaeTrainConfig {
         within("mse", self.mse, 0.0, f64::MAX)?;
         within("kl", self.kl, 0.0, f64::MAX)?;
         let multiple = architecture.downsampling();
-        if self.size % multiple != 0 {
+        if !self.size.is_multiple_of(multiple) {
             let (height, width) = (self.size, self.size);
             return Err(CodecError::Size { height, width, multiple });
         }

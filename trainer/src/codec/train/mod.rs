@@ -136,9 +136,16 @@ fn check(pictures: &dyn Pictures, config: &VaeTrainConfig) -> Result<(), CodecEr
         let reason = format!("is {}, the pictures are {} pixels", config.size, pictures.size());
         return Err(CodecError::Setting { key: "size", reason });
     }
-    match config.output.join(CONFIG_FILE).exists() {
-        true => Err(CodecError::Exists(config.output.clone())),
-        false => Ok(()),
+    if config.output.file_name().is_none() {
+        let reason = format!("must name a folder, it is `{}`", config.output.display());
+        return Err(CodecError::Setting { key: "output", reason });
+    }
+    match fs::read_dir(&config.output).map(|mut files| files.next().is_none()) {
+        Ok(false) => Err(CodecError::Exists(config.output.clone())),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(CodecError::File { path: config.output.clone(), source: error })
+        }
+        _ => Ok(()),
     }
 }
 
