@@ -57,7 +57,7 @@ pub struct Codec {
 #[derive(Clone, Debug)]
 enum Network {
     Kl(Box<AutoencoderKl>),
-    Patch(PatchAutoencoder),
+    Patch(Box<PatchAutoencoder>),
 }
 
 /// Where the bytes of the weights are, so that a copy is the same file.
@@ -287,7 +287,7 @@ impl Network {
     fn build(builder: &mut Builder<'_>, architecture: &Architecture) -> Result<Self, WeightsError> {
         Ok(match architecture {
             Architecture::AutoencoderKl(shape) => Self::Kl(Box::new(AutoencoderKl::build(builder, shape)?)),
-            Architecture::Patch(shape) => Self::Patch(PatchAutoencoder::build(builder, shape)?),
+            Architecture::Patch(shape) => Self::Patch(Box::new(PatchAutoencoder::build(builder, shape)?)),
         })
     }
 
