@@ -14,7 +14,7 @@ use crate::commit::{Location, blocking};
 use crate::config::TrainTokenizer;
 use crate::error::{BoxError, PipelineError};
 use crate::observer::{Event, Observer};
-use crate::operators::items::{Choice, Part, from_columns};
+use crate::operators::items::{Choice, texts_from_columns};
 use crate::plan::{PreprocessPlan, run_session};
 use crate::source::{Columns, SourcePlan};
 
@@ -77,13 +77,9 @@ async fn sample_unit(
     let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
     let choice = Choice { seed: plan.config.seed, source: &source.config.name, path: &path };
     while let Some(batch) = batches.next().await.transpose()? {
-        for item in from_columns(&batch, source.config.shape, &choice)? {
-            for part in item.parts {
-                if let Part::Text(text) = part {
-                    bytes += text.len() as u64;
-                    texts.push(text);
-                }
-            }
+        for text in texts_from_columns(&batch, source.config.shape, &choice)? {
+            bytes += text.len() as u64;
+            texts.push(text);
             if bytes >= each {
                 return Ok(());
             }

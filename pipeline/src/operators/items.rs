@@ -105,6 +105,22 @@ fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
     Ok((0..batch.num_rows()).map(item).collect())
 }
 
+/// The texts of a batch of text columns alone. A row without the text its shape needs gives none.
+pub(crate) fn texts_from_columns(
+    batch: &RecordBatch,
+    shape: Shape,
+    choice: &Choice<'_>,
+) -> Result<Vec<String>, PipelineError> {
+    if shape == Shape::Pair {
+        let captions = Captions::of(batch)?;
+        let items = heads(batch)?;
+        let rows = items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Row);
+        return Ok(rows.filter_map(|(row, item)| captions.of_row(row, item, choice).ok()).collect());
+    }
+    let parts = from_columns(batch, shape, choice)?.into_iter().flat_map(|item| item.parts);
+    Ok(parts.filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None }).collect())
+}
+
 /// The parts of a row of a batch.
 type PartsOf<'a> = dyn Fn(usize, &Item) -> Result<Vec<Part>, Reject> + 'a;
 

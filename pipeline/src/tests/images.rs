@@ -5,7 +5,10 @@ use std::sync::Arc;
 use schemas::Order;
 
 use super::fixtures::{Job, OneStore, config, corpus, documents, manifest, pairs, png, rejects, rows};
-use crate::{PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, pictures};
+use crate::{
+    PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, TokenizerConfig, TrainTokenizer,
+    pictures,
+};
 
 fn archive(samples: &[(&str, &str, Vec<u8>)]) -> Vec<u8> {
     let mut builder = tar::Builder::new(Vec::new());
@@ -47,6 +50,21 @@ async fn archives_become_pairs_of_both_orders() {
         (manifest.features, manifest.codec.expect("a codec").downsampling),
         (vec!["latents".to_owned()], 4)
     );
+}
+
+#[tokio::test]
+async fn a_tokenizer_learns_from_captions() {
+    let samples: Vec<_> = (0..20).map(|key| (format!("k{key:02}"), png(20, 30, [0; 3]))).collect();
+    let samples: Vec<_> =
+        samples.iter().map(|(key, image)| (key.as_str(), "heron heron", image.clone())).collect();
+    let job = Job::new(&corpus(&[("in/a.tar", &archive(&samples))]).await);
+    let train = Some(TrainTokenizer { vocabulary: 270, sample_bytes: 1 << 20 });
+    let tokenizer = TokenizerConfig { model: None, train };
+    let config = PreprocessConfig { tokenizer, ..config(vec![pairs("pics", "in/*.tar")]) };
+    let report = job.run(config).await.expect("runs");
+    assert_eq!((report.statistics.documents, report.statistics.rejected), (20, 0));
+    // BOS, two words, BOI, four patches, EOI, EOS: each word became one token.
+    assert_eq!(report.statistics.tokens, 20 * 6);
 }
 
 #[tokio::test]
