@@ -152,11 +152,11 @@ fn time_step(session: &Session) -> anyhow::Result<f64> {
     Ok(begin.elapsed().as_secs_f64() / TIMED as f64)
 }
 
-/// A row as the demo's are: five documents of 24 to 27 positions.
+/// A row as the demo's are: six documents of 24 to 27 positions.
 fn row(vocabulary: Vocabulary) -> Result<Row, schemas::RowError> {
     let layout = RowLayout { context: CONTEXT, patch: 2, vocabulary };
     let (mut tokens, mut spans, mut images, mut sources) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    for (document, words) in [4, 7, 4, 7, 4].into_iter().enumerate() {
+    for (document, words) in [4, 7, 4, 7, 4, 7].into_iter().enumerate() {
         let document = document as u32;
         let text = |start: usize, end: usize| Span {
             document,
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn the_row_is_one() {
         let row = row(Vocabulary::text(VOCABULARY)).unwrap();
-        assert_eq!(row.images().len(), 5);
-        assert!(row.used() > 120);
+        assert_eq!(row.images().len(), 6);
+        assert!(row.used() > 150);
     }
 }

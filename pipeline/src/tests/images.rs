@@ -6,8 +6,8 @@ use schemas::Order;
 
 use super::fixtures::{Job, OneStore, config, corpus, documents, manifest, pairs, png, rejects, rows};
 use crate::{
-    PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, TokenizerConfig, TrainTokenizer,
-    pictures,
+    PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, TokenizerConfig,
+    TrainTokenizer, pictures,
 };
 
 fn archive(samples: &[(&str, &str, Vec<u8>)]) -> Vec<u8> {
