@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 /// Train one transformer on text and images: next-token loss on text, diffusion loss on images.
 #[derive(Debug, Parser)]
-#[command(name = "transfusion", version, about, max_term_width = 110, disable_help_subcommand = true)]
+#[command(name = "transfusion", version, max_term_width = 110, disable_help_subcommand = true)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,
@@ -41,11 +41,9 @@ pub(crate) struct Global {
 /// When to use colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
-    /// In a terminal.
+    // In a terminal.
     Auto,
-    /// Always.
     Always,
-    /// Never.
     Never,
 }
 
@@ -180,9 +178,7 @@ pub(crate) struct VerifyArgs {
     pub(crate) uri: String,
 }
 
-/// Draw and write from a checkpoint
-///
-/// A prompt is drawn as a picture, a picture is described in words; with neither, a document is made from nothing.
+/// Draw prompts and describe pictures from a checkpoint
 #[derive(Debug, Args)]
 pub(crate) struct SampleArgs {
     /// A run (its newest whole checkpoint) or a step folder in it
@@ -241,9 +237,9 @@ pub(crate) struct SampleArgs {
 /// How to go from one denoising step to the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Method {
-    /// Ancestral sampling.
+    // Ancestral sampling.
     Ddpm,
-    /// Denoising diffusion implicit models.
+    // Denoising diffusion implicit models.
     Ddim,
 }
 
@@ -259,9 +255,8 @@ impl From<Method> for trainer::sample::Method {
 /// Which weights of a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Weights {
-    /// The average where there is one, else the last.
+    // The average where there is one, else the last.
     Best,
-    /// The last.
     Last,
 }
 

@@ -2,7 +2,7 @@
 
 mod row;
 
-pub(crate) use row::{RowView, drawn, row_json};
+pub(crate) use row::{RowView, content, drawn, name_of, origin, row_json, summary};
 
 /// Colours, or none. Every use marks what is readable without them too.
 #[derive(Clone, Copy, Debug)]
@@ -66,7 +66,7 @@ pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
     for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index) % 3 == 0 {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);

@@ -1,7 +1,10 @@
 //! `inspect`: looks into a dataset or a shard.
 
+mod html;
 mod query;
 mod summary;
+
+use std::path::Path;
 
 use anyhow::{Context, anyhow};
 use schemas::shard::Shard;
@@ -23,6 +26,9 @@ pub(crate) fn run(args: &InspectArgs, session: &Session) -> anyhow::Result<Outco
 
 async fn inspect(args: &InspectArgs, session: &Session) -> anyhow::Result<()> {
     let found = Found::open(session.stores.place(&args.uri)?).await?;
+    if let Some(path) = &args.html {
+        return write_page(args, path, &found, session).await;
+    }
     match (args.row, &args.sql) {
         (Some(row), _) => show_row(args, &found, row, session).await,
         (_, Some(sql)) => query::run(&found, sql, session).await,
@@ -52,22 +58,50 @@ struct Drawn {
     tokenizer: Option<Tokenizer>,
 }
 
-async fn show_row(args: &InspectArgs, found: &Found, index: u64, session: &Session) -> anyhow::Result<()> {
+impl Drawn {
+    fn view(&self, args: &InspectArgs) -> RowView<'_> {
+        let (metadata, tokenizer) = (self.shard.metadata(), self.tokenizer.as_ref());
+        RowView { row: &self.row, metadata, tokenizer, pieces: args.pieces, full: args.full }
+    }
+}
+
+async fn find_row(args: &InspectArgs, found: &Found, index: u64, session: &Session) -> anyhow::Result<Drawn> {
     let given = match &args.tokenizer {
         Some(uri) => Some(read_tokenizer(&session.stores.place(uri)?).await?),
         None => None,
     };
-    let found = match found {
-        Found::Dataset(dataset) => dataset_row(dataset, index, given).await?,
-        Found::Shard(place, shard) => shard_row(place, shard, index, given).await?,
+    match found {
+        Found::Dataset(dataset) => dataset_row(dataset, index, given).await,
+        Found::Shard(place, shard) => shard_row(place, shard, index, given).await,
+    }
+}
+
+/// The report as a page, with `--row` or the first rows drawn.
+async fn write_page(args: &InspectArgs, path: &Path, found: &Found, session: &Session) -> anyhow::Result<()> {
+    const ROWS: u64 = 3;
+    let Found::Dataset(dataset) = found else {
+        return Err(hinted(
+            anyhow!("`--html` shows a dataset, not a lone shard"),
+            "name the dataset's folder",
+        ));
     };
-    let view = RowView {
-        row: &found.row,
-        metadata: found.shard.metadata(),
-        tokenizer: found.tokenizer.as_ref(),
-        pieces: args.pieces,
-        full: args.full,
+    let rows = match args.row {
+        Some(row) => vec![row],
+        None => (0..dataset.manifest.statistics.rows.min(ROWS)).collect(),
     };
+    let mut page = html::Page::of(dataset);
+    for index in rows {
+        let drawn = find_row(args, found, index, session).await?;
+        page.row(index, &drawn.place, &drawn.view(args));
+    }
+    std::fs::write(path, page.finish()).with_context(|| format!("cannot write `{}`", path.display()))?;
+    session.printer.note(&format!("page: {}", path.display()));
+    Ok(())
+}
+
+async fn show_row(args: &InspectArgs, found: &Found, index: u64, session: &Session) -> anyhow::Result<()> {
+    let found = find_row(args, found, index, session).await?;
+    let view = found.view(args);
     let printer = &session.printer;
     if printer.json() {
         let mut value = json!({ "uri": args.uri, "row": index, "shard": found.place });

@@ -31,7 +31,8 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
     let made = pack(config, args.dry_run, session, &stop);
     match made {
         Err(error) if stopped(&error) && stop.signal().is_some() => {
-            session.printer.note(&format!("{error}; go on with: transfusion preprocess {}", args.config));
+            let again = settings::spelled(&args.config, &args.set);
+            session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}"));
             Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
         }
         Err(error) => Err(error),
@@ -79,6 +80,8 @@ async fn plan(config: PreprocessConfig, session: &Session, stop: &Stop) -> anyho
         ));
     }
     let output = session.stores.place(&config.output).context("cannot open the output")?;
+    // Shows now, and not after the corpus has been read, that a bucket is missing or closed.
+    output.join("manifest.json").read_if_there().await.context("cannot use the output")?;
     let output = Location { store: output.store, prefix: output.path, local: output.local };
     let mut environment = Environment::new(session.stores.clone(), output, session.threads);
     environment.stop = stop.flag();

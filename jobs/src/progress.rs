@@ -76,9 +76,19 @@ impl Progress {
 
     /// What stands behind the bar.
     pub(crate) fn message(&self, message: String) {
+        self.put_message(message);
+        self.line_if_due();
+    }
+
+    /// Both at once.
+    pub(crate) fn update(&self, done: u64, message: String) {
+        self.put_message(message);
+        self.set(done);
+    }
+
+    fn put_message(&self, message: String) {
         self.bar.iter().for_each(|bar| bar.set_message(message.clone()));
         self.lock().message = message;
-        self.line_if_due();
     }
 
     /// Takes the bar away.
@@ -117,7 +127,7 @@ impl Drop for Progress {
 
 fn style(unit: Unit) -> ProgressStyle {
     let counts = match unit {
-        Unit::Bytes => "{bytes}/{total_bytes} {bytes_per_sec}".to_owned(),
+        Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}".to_owned(),
         Unit::Things(name) => format!("{name} {{human_pos}}/{{human_len}}"),
     };
     let template = format!("{{prefix}} {{bar:24}} {counts}, {{eta}} left  {{wide_msg}}");

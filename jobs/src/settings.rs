@@ -12,6 +12,15 @@ use serde::de::DeserializeOwned;
 
 use crate::errors::hinted;
 
+/// `CONFIG --set ...` as it was given, quoted for a shell, for messages that say how to go on.
+pub(crate) fn spelled(config: &str, sets: &[String]) -> String {
+    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,".contains(c));
+    let quoted =
+        |text: &str| if plain(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) };
+    let sets = sets.iter().map(|set| format!(" --set {}", quoted(set)));
+    format!("{}{}", quoted(config), sets.collect::<String>())
+}
+
 /// What a config is for: the folder of `configs/` that its presets lie in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -333,6 +342,12 @@ mod tests {
                 other => panic!("nothing reads configs/{other}"),
             }
         }
+    }
+
+    #[test]
+    fn a_command_is_spelled_so_that_a_shell_reads_it_back() {
+        let sets = ["steps=3".to_owned(), "source.a.uri=x/*.tar".to_owned()];
+        assert_eq!(spelled("a.toml", &sets), "a.toml --set steps=3 --set 'source.a.uri=x/*.tar'");
     }
 
     #[test]

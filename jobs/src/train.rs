@@ -1,6 +1,6 @@
 //! `train`: streams shards, trains, keeps checkpoints.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
     let name = plan.config().run.clone();
     let run = train(plan, session, &stop, &|_, _| {})?;
     let signal = stop.signal().filter(|_| run.stopped);
-    finish(&run, &name, &args.config, session)?;
+    finish(&run, &name, &settings::spelled(&args.config, &args.set), session)?;
     Ok(signal.map_or(Outcome::Done, Outcome::Stopped))
 }
 
@@ -171,8 +171,7 @@ impl<'a> Watcher<'a> {
     fn step(&self, report: &StepReport) {
         let mut recent = self.recent.lock().expect("no holder of this lock panics");
         recent.add(report);
-        self.progress.message(step_text(&recent, report));
-        self.progress.set(report.step);
+        self.progress.update(report.step, step_text(&recent, report));
     }
 
     fn emit(&self, value: Value) {
@@ -242,7 +241,7 @@ fn resident_bytes() -> Option<u64> {
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
-fn finish(run: &Run, name: &PathBuf, config: &str, session: &Session) -> anyhow::Result<()> {
+fn finish(run: &Run, name: &Path, config: &str, session: &Session) -> anyhow::Result<()> {
     let printer = &session.printer;
     printer.event(&json!({
         "event": if run.stopped { "stopped" } else { "finished" },

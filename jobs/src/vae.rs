@@ -170,8 +170,7 @@ impl VaeObserver for Watcher {
                 // Whoever read the events may have gone; the job goes on.
                 let _ = self.printer.event(&json!({ "event": "step", "step": step.step, "steps": step.steps, "loss": step.loss,
                     "l1": step.l1, "mse": step.mse, "kl": step.kl, "gradient_norm": step.gradient_norm, "rate": step.rate }));
-                self.progress.message(step_text(step));
-                self.progress.set(step.step);
+                self.progress.update(step.step, step_text(step));
             }
             VaeEvent::Measuring { done, of } => {
                 self.progress.message(format!(

@@ -90,12 +90,8 @@ fn report(verdict: &Verdict, session: &Session) -> anyhow::Result<()> {
         return printer.document(verdict);
     }
     let palette = printer.palette();
-    let looked = format!(
-        "{}, {}, {}",
-        count(verdict.objects, "object"),
-        bytes(verdict.bytes),
-        count(verdict.rows, "row")
-    );
+    let rows = if verdict.rows > 0 { format!(", {}", count(verdict.rows, "row")) } else { String::new() };
+    let looked = format!("{}, {}{rows}", count(verdict.objects, "object"), bytes(verdict.bytes));
     let mut text = String::new();
     for damage in &verdict.damage {
         text.push_str(&format!("{} {}: {}\n", palette.error("damaged"), damage.object, damage.problem));

@@ -41,7 +41,11 @@ impl Run {
 /// The program in `folder`, knowing nothing of the machine's own AWS settings.
 fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_transfusion"));
-    command.current_dir(folder).env("HOME", folder).env("AWS_EC2_METADATA_DISABLED", "true").env("COLUMNS", "100");
+    command
+        .current_dir(folder)
+        .env("HOME", folder)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+        .env("COLUMNS", "100");
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
         command.env_remove(name);
     }
@@ -56,7 +60,11 @@ fn run(folder: &Path, arguments: &[&str]) -> Run {
 fn finish(command: &mut Command) -> Run {
     let output = command.output().expect("the program starts");
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    Run { code: output.status.code().unwrap_or(-1), stdout: text(&output.stdout), stderr: text(&output.stderr) }
+    Run {
+        code: output.status.code().unwrap_or(-1),
+        stdout: text(&output.stdout),
+        stderr: text(&output.stderr),
+    }
 }
 
 fn folder() -> TempDir {
@@ -81,7 +89,9 @@ uri = "lines.jsonl"
 impl Dataset {
     fn pack() -> Self {
         let folder = folder();
-        let line = |number: u32| format!("{{\"text\": \"line {number} of the sample, said {} times\"}}\n", number % 7);
+        let line = |number: u32| {
+            format!("{{\"text\": \"line {number} of the sample, said {} times\"}}\n", number % 7)
+        };
         let mut lines: String = (0..60).map(line).collect();
         lines.push_str("this is no JSON\n");
         fs::write(folder.path().join("lines.jsonl"), lines).expect("a file");
@@ -119,8 +129,19 @@ fn damage(path: &Path) {
 fn help_is_as_written_down() {
     let golden = repository().join("tests/golden/help");
     let pages = [
-        "", "preprocess", "inspect", "verify", "vae", "vae train", "vae encode", "vae decode", "train", "sample",
-        "completions", "man",
+        "",
+        "demo",
+        "preprocess",
+        "inspect",
+        "verify",
+        "vae",
+        "vae train",
+        "vae encode",
+        "vae decode",
+        "train",
+        "sample",
+        "completions",
+        "man",
     ];
     let here = folder();
     for page in pages {
@@ -164,8 +185,9 @@ fn usage_errors_exit_2() {
 fn missing_files_are_named() {
     let here = folder();
     let run = |arguments: &[&str]| run(here.path(), arguments);
-    run(&["preprocess", "absent.toml"]).fails_with("cannot read the config `absent.toml`", "built in");
-    run(&["train", "absent.toml"]).fails_with("cannot read the config `absent.toml`", "built in");
+    run(&["preprocess", "absent.toml"])
+        .fails_with("cannot read the config `absent.toml`", "presets: samples");
+    run(&["train", "absent.toml"]).fails_with("cannot read the config `absent.toml`", "presets: samples");
     run(&["inspect", "absent"]).fails_with("no dataset at `absent`: there is no such folder", "preprocess");
     run(&["inspect", "absent.arrow"]).exits(2);
     run(&["verify", "absent"]).fails_with("no dataset at `absent`", "preprocess");
@@ -176,8 +198,10 @@ fn missing_files_are_named() {
 fn wrong_keys_name_file_line_and_the_nearest() {
     let here = folder();
     fs::write(here.path().join("a.toml"), "seed = 1\ncontxt = 64\n").expect("a file");
-    run(here.path(), &["preprocess", "a.toml"]).fails_with("a.toml:2:1: unknown key `contxt`", "did you mean `context`?");
-    run(here.path(), &["train", "samples", "--set", "stps=3"]).fails_with("`--set stps=3`: unknown key `stps`", "`steps`");
+    run(here.path(), &["preprocess", "a.toml"])
+        .fails_with("a.toml:2:1: unknown key `contxt`", "did you mean `context`?");
+    run(here.path(), &["train", "samples", "--set", "stps=3"])
+        .fails_with("`--set stps=3`: unknown key `stps`", "`steps`");
     run(here.path(), &["train", "sampels"]).fails_with("`sampels`", "`samples`");
     assert!(!here.path().join("out").exists() && !here.path().join("runs").exists());
 }
@@ -185,7 +209,8 @@ fn wrong_keys_name_file_line_and_the_nearest() {
 #[test]
 fn without_credentials_nothing_is_waited_for() {
     let here = folder();
-    run(here.path(), &["inspect", "s3://bucket/x"]).fails_with("cannot open `s3://bucket`", "AWS_ACCESS_KEY_ID");
+    run(here.path(), &["inspect", "s3://bucket/x"])
+        .fails_with("cannot open `s3://bucket`", "AWS_ACCESS_KEY_ID");
 }
 
 #[test]
@@ -222,9 +247,13 @@ fn a_dataset_is_looked_into_and_found_whole() {
     let row = dataset.run(&["inspect", "out", "--row", "0"]).exits(0).stdout;
     assert!(row.contains("‹BOS›") && row.contains("lines.jsonl · row 0"), "{row}");
     let row = dataset.run(&["inspect", "out", "--row", "0", "--json"]).exits(0).json();
-    assert_eq!(row["spans"][0]["text"].as_str().map(|text| text.starts_with("line 0 of the sample")), Some(true));
+    assert_eq!(
+        row["spans"][0]["text"].as_str().map(|text| text.starts_with("line 0 of the sample")),
+        Some(true)
+    );
     let rows = json["content"]["statistics"]["rows"].as_u64().expect("a number");
-    let counted = dataset.run(&["inspect", "out", "--json", "--sql", "select count(*) as n from rows"]).exits(0);
+    let counted =
+        dataset.run(&["inspect", "out", "--json", "--sql", "select count(*) as n from rows"]).exits(0);
     assert_eq!(counted.json()["n"].as_u64(), Some(rows));
     dataset.run(&["inspect", "out", "--row", "9999"]).fails_with("no row 9,999", "rows are 0 to");
     dataset.run(&["inspect", "out", "--sql", "drop table rows"]).exits(2);

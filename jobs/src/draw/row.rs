@@ -34,7 +34,8 @@ pub(crate) fn drawn(view: &RowView<'_>, palette: Palette, width: usize) -> Strin
     text
 }
 
-fn summary(view: &RowView<'_>) -> String {
+/// Positions, documents and images of a row in one line.
+pub(crate) fn summary(view: &RowView<'_>) -> String {
     let row = view.row;
     let (all, used) = (row.tokens().len() as u64, u64::from(row.used()));
     format!(
@@ -72,9 +73,15 @@ fn modality_of(spans: &[Span], position: usize) -> Modality {
 }
 
 fn heading(view: &RowView<'_>, span: &Span, palette: Palette) -> String {
-    let Some(source) = view.row.sources().get(span.document as usize) else {
-        return format!("{}\n", palette.dim("padding"));
-    };
+    match origin(view, span) {
+        None => format!("{}\n", palette.dim("padding")),
+        Some(origin) => format!("{}  {origin}\n", palette.bold(&format!("document {}", span.document))),
+    }
+}
+
+/// Where the document of a span came from; `None` for padding.
+pub(crate) fn origin(view: &RowView<'_>, span: &Span) -> Option<String> {
+    let source = view.row.sources().get(span.document as usize)?;
     let name = view.metadata.sources.get(usize::from(source.source)).map_or("?", String::as_str);
     let file = view.metadata.files.get(source.file as usize).map_or("?", String::as_str);
     let mut origin = format!("{} · {} · row {}", visible(name), visible(file), thousands(source.row));
@@ -89,30 +96,36 @@ fn heading(view: &RowView<'_>, span: &Span, palette: Palette) -> String {
     if source.first_token > 0 {
         origin.push_str(&format!(" · goes on from position {}", thousands(source.first_token)));
     }
-    format!("{}  {origin}\n", palette.bold(&format!("document {}", span.document)))
+    Some(origin)
 }
 
 fn span_lines(view: &RowView<'_>, span: &Span, palette: Palette, width: usize) -> String {
     let place = format!("  {:>6}-{:<6}", span.start, span.end() - 1);
-    let context = if span.loss || span.modality == Modality::Padding { "" } else { " (context only)" };
+    let text = content(view, span);
     match span.modality {
-        Modality::Padding => format!(
-            "{}\n",
-            palette.dim(&format!("{place} ·  padding  {}", count(span.len.into(), "position")))
-        ),
-        Modality::Image => {
-            let what = span.image.map_or_else(String::new, |image| image_text(view, image, span));
-            format!("{place} {}  {}    {what}{context}\n", palette.image("█"), palette.image("image"))
-        }
+        Modality::Padding => format!("{}\n", palette.dim(&format!("{place} ·  padding  {text}"))),
+        Modality::Image => format!("{place} {}  {}    {text}\n", palette.image("█"), palette.image("image")),
         Modality::Text => {
             let label = format!("{place} {}  {}     ", palette.text("─"), palette.text("text"));
             let indent = columns_of(&place) + 13;
-            let text = format!("{}{context}", span_text(view, span));
             let room = width.saturating_sub(indent).max(20);
             let lines = if view.full { wrap(&text, room) } else { shorten(wrap(&text, room)) };
             let joined = lines.join(&format!("\n{}", " ".repeat(indent)));
             format!("{label}{joined}\n")
         }
+    }
+}
+
+/// What stands in a span: its text, or the size of its picture.
+pub(crate) fn content(view: &RowView<'_>, span: &Span) -> String {
+    let context = if span.loss { "" } else { " (context only)" };
+    match span.modality {
+        Modality::Padding => count(span.len.into(), "position"),
+        Modality::Image => {
+            let what = span.image.map_or_else(String::new, |image| image_text(view, image, span));
+            format!("{what}{context}")
+        }
+        Modality::Text => format!("{}{context}", span_text(view, span)),
     }
 }
 
@@ -252,7 +265,8 @@ fn span_text_raw(view: &RowView<'_>, span: &Span) -> Option<String> {
     view.tokenizer.map(|tokenizer| tokenizer.decode(&ids))
 }
 
-fn name_of(modality: Modality) -> &'static str {
+/// `text`, `image` or `padding`.
+pub(crate) fn name_of(modality: Modality) -> &'static str {
     match modality {
         Modality::Text => "text",
         Modality::Image => "image",

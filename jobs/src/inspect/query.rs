@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use arrow::record_batch::RecordBatch;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
+use datafusion::error::DataFusionError;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
 use schemas::{RowLayout, shard_schema};
@@ -24,16 +25,16 @@ pub(super) async fn run(found: &Found, sql: &str, session: &Session) -> anyhow::
     context.register_table("rows", table(&context, &places, layout)?)?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let failed = || "cannot run the query".to_owned();
-    let frame = context.sql_with_options(sql, read_only).await.with_context(failed).hint(columns)?;
+    let failed = |error: DataFusionError| anyhow!("cannot run the query: {}", error.find_root().message());
+    let frame = context.sql_with_options(sql, read_only).await.map_err(failed).hint(columns)?;
     if session.printer.json() {
-        let mut batches = frame.execute_stream().await.with_context(failed)?;
+        let mut batches = frame.execute_stream().await.map_err(failed)?;
         while let Some(batch) = batches.next().await {
-            print_json(&batch.with_context(failed)?, session)?;
+            print_json(&batch.map_err(failed)?, session)?;
         }
         return Ok(());
     }
-    let shown = frame.to_string().await.with_context(failed)?;
+    let shown = frame.to_string().await.map_err(failed)?;
     session.printer.data(&format!("{shown}\n"))
 }
 

@@ -66,12 +66,13 @@ pub(super) fn dataset_text(dataset: &Dataset, palette: Palette, width: usize) ->
     let manifest = &dataset.manifest;
     let mut text = format!("{} {}\n", palette.bold("dataset"), dataset.place.uri);
     text.push_str(&facts(&dataset_facts(dataset), palette));
-    text.push_str(&format!("\n{}\n{}", palette.bold("counts"), counts(manifest, palette)));
-    if let Some(refused) = rejects(&manifest.sources, palette) {
-        text.push_str(&format!("\n{}\n{refused}", palette.bold("rejected and remarked")));
+    text.push_str(&format!("\n{}\n{}", palette.bold("counts"), table(&counts(manifest), palette)));
+    let refused = rejects(&manifest.sources);
+    if refused.len() > 1 {
+        text.push_str(&format!("\n{}\n{}", palette.bold("rejected and remarked"), table(&refused, palette)));
     }
-    for source in &manifest.sources {
-        text.push_str(&histograms(source, palette, width));
+    for (title, entries) in manifest.sources.iter().flat_map(histograms) {
+        text.push_str(&format!("\n{}\n{}", palette.bold(&title), bars(&entries, width)));
     }
     text.push_str(&format!(
         "\n{}\n{}",
@@ -114,11 +115,12 @@ fn facts(lines: &[(&str, String)], palette: Palette) -> String {
     lines.iter().map(|(name, value)| format!("  {} {value}\n", palette.dim(&format!("{name:<11}")))).collect()
 }
 
-fn dataset_facts(dataset: &Dataset) -> Vec<(&'static str, String)> {
+/// What the dataset is, as names and values.
+pub(super) fn dataset_facts(dataset: &Dataset) -> Vec<(&'static str, String)> {
     let manifest = &dataset.manifest;
     vec![
         ("manifest", format!("{}, checksum {}", dataset.name, short(&dataset.checksum))),
-        ("format", format!("{}, written by {}", manifest.format, manifest.program)),
+        ("format", format!("{}, written by version {}", manifest.format, manifest.program)),
         ("context", format!("{} positions, patch {}", thousands(manifest.context.into()), manifest.patch)),
         ("vocabulary", vocabulary(manifest.vocabulary)),
         (
@@ -157,7 +159,8 @@ fn codec(codec: &CodecRecord) -> String {
     )
 }
 
-fn counts(manifest: &Manifest, palette: Palette) -> String {
+/// The counts of each source and of all, below a heading.
+pub(super) fn counts(manifest: &Manifest) -> Vec<Vec<String>> {
     let heading = ["source", "read", "kept", "documents", "images", "text", "patches", "padding"];
     let mut rows = vec![heading.map(str::to_owned).to_vec()];
     for source in &manifest.sources {
@@ -172,10 +175,11 @@ fn counts(manifest: &Manifest, palette: Palette) -> String {
     let numbers = [read, kept, all.documents, all.images, all.tokens, all.patches].map(thousands);
     let padding = percent(all.padding, all.tokens + all.patches + all.padding);
     rows.push([vec!["all".to_owned()], numbers.to_vec(), vec![padding]].concat());
-    table(&rows, palette)
+    rows
 }
 
-fn rejects(sources: &[SourceRecord], palette: Palette) -> Option<String> {
+/// Rows that were not taken, or taken with a remark, below a heading.
+pub(super) fn rejects(sources: &[SourceRecord]) -> Vec<Vec<String>> {
     let mut rows = vec![["source", "reason", "rows", "of those read"].map(str::to_owned).to_vec()];
     for source in sources {
         let of = &source.statistics;
@@ -196,21 +200,19 @@ fn rejects(sources: &[SourceRecord], palette: Palette) -> Option<String> {
             add("copies dropped", of.deduplicated);
         }
     }
-    (rows.len() > 1).then(|| table(&rows, palette))
+    rows
 }
 
-fn histograms(source: &SourceRecord, palette: Palette, width: usize) -> String {
-    let of = &source.statistics;
-    let mut text = String::new();
-    let mut add = |title: &str, histogram: &Histogram| {
-        // One bucket of zeros says nothing.
-        if histogram.buckets.keys().any(|&bound| bound > 0) {
-            text.push_str(&format!("\n{}\n{}", palette.bold(title), bars(&buckets(histogram), width)));
-        }
-    };
-    add(&format!("{}: documents by length in positions", visible(&source.name)), &of.document_length);
-    add(&format!("{}: rows by number of images", visible(&source.name)), &of.images_per_row);
-    text
+/// Title and buckets of each histogram that says something.
+pub(super) fn histograms(source: &SourceRecord) -> Vec<(String, Vec<(String, u64)>)> {
+    let (name, of) = (visible(&source.name), &source.statistics);
+    let both = [
+        (format!("{name}: documents by length in positions"), &of.document_length),
+        (format!("{name}: rows by number of images"), &of.images_per_row),
+    ];
+    // Nothing but zeros says nothing.
+    let telling = both.into_iter().filter(|(_, histogram)| histogram.buckets.keys().any(|&bound| bound > 0));
+    telling.map(|(title, histogram)| (title, buckets(histogram))).collect()
 }
 
 /// Every bucket from the first to the last, empty ones too, so that the shape is true.

@@ -29,6 +29,7 @@ pub(super) fn write(
     let document = json!({
         "checkpoint": sampler.checkpoint.folder(),
         "step": sampler.checkpoint.state().step,
+        "output": folder,
         "settings": sampler.config,
         "samples": entries,
     });

@@ -37,12 +37,24 @@ pub(super) fn open(bucket: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
     if profile.access_key.is_none() && !finds_credentials(&environment) {
         return Err(no_credentials());
     }
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(super::retry());
-    builder = builder.with_conditional_put(S3ConditionalPut::ETagMatch);
-    if environment("AWS_TIMEOUT").is_none() {
-        builder = builder.with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "300 seconds");
-    }
+    let builder = AmazonS3Builder::new()
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "300 seconds")
+        .with_conditional_put(S3ConditionalPut::ETagMatch);
+    let builder =
+        with_variables(builder, std::env::vars()).with_bucket_name(bucket).with_retry(super::retry());
     Ok(Arc::new(profile.apply(builder).build()?))
+}
+
+/// Takes the `AWS_` variables that are set. The builder's own `from_env` fails of empty ones.
+fn with_variables(
+    builder: AmazonS3Builder,
+    variables: impl Iterator<Item = (String, String)>,
+) -> AmazonS3Builder {
+    let wanted = variables.filter(|(name, value)| name.starts_with("AWS_") && !value.is_empty());
+    wanted.fold(builder, |builder, (name, value)| match name.to_ascii_lowercase().parse() {
+        Ok(key) => builder.with_config(key, value),
+        Err(_) => builder,
+    })
 }
 
 fn read_credentials(environment: Environment<'_>) -> anyhow::Result<Option<String>> {
@@ -278,6 +290,14 @@ aws_session_token = token
     #[test]
     fn keys_of_the_environment_make_a_dynamic_profile_harmless() {
         assert!(read(&[("AWS_PROFILE", "sso"), ("AWS_ACCESS_KEY_ID", "AK")]).is_ok());
+    }
+
+    #[test]
+    fn empty_variables_count_as_unset() {
+        let variables = [("AWS_ALLOW_HTTP", ""), ("AWS_REGION", "eu-north-1"), ("PATH", "/bin")];
+        let variables = variables.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let builder = with_variables(AmazonS3Builder::new(), variables.into_iter());
+        assert_eq!(builder.get_config_value(&AmazonS3ConfigKey::Region), owned("eu-north-1"));
     }
 
     #[test]

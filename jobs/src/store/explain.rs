@@ -53,13 +53,13 @@ pub(crate) fn explain(error: &Error) -> (String, Option<String>) {
         Some(ErrorKind::IsADirectory | ErrorKind::NotADirectory) => {
             ("it is a folder where a file should be, or the other way round".to_owned(), None)
         }
+        _ if matches!(error, Error::NotFound { .. }) => line("it does not exist", "check the address"),
         _ => (plain(error, &text), None),
     }
 }
 
 fn plain(error: &Error, text: &str) -> String {
     match error {
-        Error::NotFound { .. } => "it does not exist".to_owned(),
         Error::AlreadyExists { .. } => "it exists already".to_owned(),
         Error::PermissionDenied { .. } => "permission denied".to_owned(),
         _ => first_line(text),

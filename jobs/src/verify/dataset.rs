@@ -264,8 +264,5 @@ fn belongs(name: &str, manifest: &Manifest) -> bool {
     let folder = name.split('/').next().unwrap_or_default();
     name == manifest.tokenizer.path
         || manifest_version(name).is_some()
-        || matches!(
-            folder,
-            "commits" | "rejects" | "validation" | "job.json" | "lease.json" | "lock" | "log.jsonl"
-        )
+        || matches!(folder, "commits" | "rejects" | "validation" | "job.json" | "lease.json" | ".lock")
 }
