@@ -103,6 +103,17 @@ impl Artist<'_> {
     }
 }
 
+/// A picture after the codec and back.
+///
+/// # Errors
+///
+/// If the codec can't take it.
+pub(crate) fn through(codec: &Codec, picture: &Picture) -> anyhow::Result<Picture> {
+    let side = SIDE / codec.downsampling();
+    let latent = codec.encode(&to_planes(picture), 1, SIDE).context("the codec failed")?;
+    Ok(from_planes(&codec.decode(&latent, 1, side, side).context("the codec failed")?))
+}
+
 /// -1..1, channel, row, column.
 fn to_planes(picture: &Picture) -> Vec<f32> {
     // Through bytes, as a picture that is read from a file.

@@ -57,6 +57,20 @@ impl Questions {
         Answers { drawn: drawn.collect(), told: told.collect() }
     }
 
+    /// The true drawings that are still right after `change`: what a codec leaves possible.
+    pub(crate) fn survivors(
+        seed: u64,
+        drawings: u64,
+        mut change: impl FnMut(&Picture) -> anyhow::Result<Picture>,
+    ) -> anyhow::Result<Tally> {
+        let corpus = Corpus { seed: seed.wrapping_add(2 * FRESH), subset: Subset::Training };
+        let mut right = Vec::new();
+        for sample in (0..drawings).map(|index| corpus.sample(index)) {
+            right.push(judge(&change(&sample.picture)?, &sample.scene).wholly);
+        }
+        Ok(Tally::count(right))
+    }
+
     /// The share of true drawings that the scorer calls wholly right: it is trusted from 99 % up.
     pub(crate) fn scorer_check(seed: u64, drawings: u64) -> Tally {
         let corpus = Corpus { seed: seed.wrapping_add(2 * FRESH), subset: Subset::Training };

@@ -213,11 +213,16 @@ impl Demo<'_> {
             let settings: VaeConfig = settings::load(Kind::Vae, &config, &[])?;
             vae::learn(&settings, demo.session, demo.stop)?;
             let codec = Codec::load(&demo.folder.0.join("codec"), &device(&demo.session.device)?)?;
+            let kept = Questions::survivors(demo.recipe.seed, demo.recipe.codec_drawings, |picture| {
+                artist::through(&codec, picture)
+            })?;
             let what = format!(
-                "{} parameters, {} of {} pictures",
+                "{} parameters, {} of {} pictures; {} of {} drawings are still right after it",
                 thousands(codec.weight_bytes() as u64 / 4),
                 count(demo.recipe.codec_steps, "step"),
-                recipe::CODEC_BATCH
+                recipe::CODEC_BATCH,
+                kept.right,
+                kept.of
             );
             Ok((codec, what))
         })
@@ -349,12 +354,16 @@ impl Demo<'_> {
     }
 
     fn summary(&self, parameters: u64, seconds: f64) -> Vec<String> {
-        vec![
+        let (parameters, seconds) = (thousands(parameters), duration(seconds));
+        let lead = if self.recipe.is_quick() {
             format!(
-                "A model of {} parameters learned to draw and to describe shapes in {}.",
-                thousands(parameters),
-                duration(seconds)
-            ),
+                "A quick run: every step once in {seconds}, far too short for the model to learn to draw."
+            )
+        } else {
+            format!("A model of {parameters} parameters learned to draw and to describe shapes in {seconds}.")
+        };
+        vec![
+            lead,
             format!(
                 "One transformer reads and writes both: text token by token, pictures as 16 patches that it denoises \
                  together (Transfusion, arXiv 2408.11039). {} captioned pictures were drawn for it; a codec, a \

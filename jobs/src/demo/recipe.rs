@@ -14,6 +14,8 @@ pub(crate) struct Recipe {
     pub(crate) pictures: u64,
     /// Updates of the codec.
     pub(crate) codec_steps: u64,
+    /// True drawings that are sent through the codec and back, to see what it leaves possible.
+    pub(crate) codec_drawings: u64,
     /// Updates of the model.
     pub(crate) steps: u64,
     /// Moments at which the same prompts are drawn while it trains.
@@ -46,8 +48,9 @@ impl Recipe {
     pub(crate) const fn full(seed: u64) -> Self {
         Self {
             pictures: 98_304,
-            codec_steps: 1800,
-            steps: 9000,
+            codec_steps: 1200,
+            codec_drawings: 500,
+            steps: 9500,
             looks: 9,
             seen: 100,
             held_out: 50,
@@ -61,6 +64,7 @@ impl Recipe {
         Self {
             pictures: 1024,
             codec_steps: 40,
+            codec_drawings: 20,
             steps: 40,
             looks: 2,
             seen: 8,
@@ -68,6 +72,11 @@ impl Recipe {
             scorer_drawings: 200,
             seed,
         }
+    }
+
+    /// Whether it is too short to learn from.
+    pub(crate) fn is_quick(&self) -> bool {
+        self.steps <= Self::quick(self.seed).steps
     }
 
     /// The config of `vae train`.

@@ -14,7 +14,7 @@
 use serde::Serialize;
 
 use super::drawing::{Outline, Picture, SIDE};
-use super::scene::{BACKGROUND, Colour, Relation, Scene, Shape, Size, Thing};
+use super::scene::{BACKGROUND, Colour, Relation, Scene, Shape, Size};
 
 /// Least overlap of a component with its best template that still makes it a shape.
 const OVERLAP_FLOOR: f32 = 0.70;
@@ -224,6 +224,7 @@ fn overlap(cover: &[f32], template: &Outline, centre: [f32; 2]) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::super::drawing::{Corpus, Placed, Sample, Subset, draw};
+    use super::super::scene::Thing;
     use super::*;
 
     fn samples(subset: Subset, count: u64) -> impl Iterator<Item = Sample> {
