@@ -158,6 +158,12 @@ pub(crate) fn is_shard_name(uri: &str) -> bool {
 
 /// The error for a URI that leads to nothing of ours.
 pub(crate) fn nothing_at(place: &Place) -> anyhow::Error {
+    let is_run =
+        |path: &std::path::PathBuf| path.join("checkpoints").is_dir() || path.join("state.json").is_file();
+    if place.local.as_ref().is_some_and(is_run) {
+        let what = anyhow!("`{}` is a run or a checkpoint, not a dataset", place.uri);
+        return hinted(what, "`transfusion verify` checks it, `transfusion sample` draws from it");
+    }
     let missing = place.local.as_ref().is_some_and(|path| !path.exists());
     let why = if missing { "there is no such folder" } else { "there is no `manifest.json`" };
     hinted(

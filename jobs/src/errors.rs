@@ -110,6 +110,9 @@ impl Account {
             let hint = cause.downcast_ref::<PipelineError>().and_then(PipelineError::hint);
             hint.iter().for_each(|hint| account.add_hint(hint));
         }
+        if account.hints.is_empty() && error.chain().any(is_not_found) {
+            account.add_hint("check the path");
+        }
         account
     }
 
@@ -146,6 +149,11 @@ pub(crate) fn report(printer: &Printer, error: &anyhow::Error) -> ExitCode {
     ExitCode::from(2)
 }
 
+fn is_not_found(cause: &(dyn std::error::Error + 'static)) -> bool {
+    let io = cause.downcast_ref::<std::io::Error>();
+    io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound)
+}
+
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     let io = |cause: &(dyn std::error::Error + 'static)| {
         cause.downcast_ref::<std::io::Error>().map(std::io::Error::kind)
@@ -176,6 +184,12 @@ mod tests {
             account,
             Account { lines: vec!["tokenizer differs".into()], hints: vec!["pack again".into()] }
         );
+    }
+
+    #[test]
+    fn a_missing_file_has_a_hint_at_least() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        assert_eq!(Account::of(&missing.into()).hints, ["check the path"]);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 use trainer::config::{ModelChoice, TrainConfig};
 use trainer::model::Transfusion;
@@ -13,7 +13,7 @@ use trainer::stream::Location;
 
 use crate::cli::TrainArgs;
 use crate::draw::{bytes, count, percent, thousands};
-use crate::errors::Outcome;
+use crate::errors::{Outcome, hinted};
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
@@ -44,6 +44,13 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
 ///
 /// Whatever keeps the run from starting.
 pub(crate) fn plan(config: TrainConfig, resume: bool, session: &Session) -> anyhow::Result<TrainPlan> {
+    if let Some(codec) = config.codec.as_deref().filter(|path| !path.is_dir()) {
+        let missing = anyhow!("`codec` is `{}`, and there is no such folder", codec.display());
+        return Err(hinted(
+            missing,
+            "name the codec that packed the data; `transfusion vae train` makes one",
+        ));
+    }
     let locations: Vec<Location> =
         config.data.iter().map(|data| location(&data.uri, session)).collect::<anyhow::Result<_>>()?;
     Ok(TrainPlan::try_new(config, &locations, resume)?)

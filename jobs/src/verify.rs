@@ -12,6 +12,9 @@ use crate::errors::Outcome;
 use crate::session::Session;
 use crate::store::Place;
 
+/// The dataset that `split.validation` sets aside, inside the other one.
+const VALIDATION: &str = "validation";
+
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Damage {
@@ -43,6 +46,16 @@ impl Verdict {
         Self { kind, uri: place.uri.clone(), ..Self::default() }
     }
 
+    /// Takes in what was found of a part in the folder `name`.
+    fn absorb(&mut self, name: &str, part: Self) {
+        self.objects += part.objects;
+        self.bytes += part.bytes;
+        self.rows += part.rows;
+        let inside = |damage: Damage| Damage { object: format!("{name}/{}", damage.object), ..damage };
+        self.damage.extend(part.damage.into_iter().map(inside));
+        self.notes.extend(part.notes.into_iter().map(|note| format!("{name}: {note}")));
+    }
+
     fn damaged(&mut self, object: &str, problem: impl ToString) {
         self.damage.push(Damage { object: object.to_owned(), problem: problem.to_string() });
     }
@@ -61,7 +74,14 @@ async fn verify(place: Place, session: &Session) -> anyhow::Result<Verdict> {
         return lone_shard(&place).await;
     }
     match newest_manifest(&place).await? {
-        Some(file) => dataset::verify(&place, file, session.threads).await,
+        Some(file) => {
+            let mut verdict = dataset::verify(&place, file, session.threads).await?;
+            let validation = place.join(VALIDATION);
+            if let Some(file) = newest_manifest(&validation).await? {
+                verdict.absorb(VALIDATION, dataset::verify(&validation, file, session.threads).await?);
+            }
+            Ok(verdict)
+        }
         None if run::is_one(&place) => run::verify(&place),
         None => Err(nothing_at(&place)),
     }

@@ -221,6 +221,11 @@ impl PipelineError {
             Self::Sql { .. } => {
                 "column names are case-sensitive, and quoted with double quotes where they are no plain words".to_owned()
             }
+            Self::Tokenizer { .. } => {
+                "set `tokenizer.model` to a SentencePiece model or a `tokenizer.json`, or have one trained with \
+                 `tokenizer.train = { vocabulary = 1024 }`"
+                    .to_owned()
+            }
             Self::NoCodec { .. } => "set `codec.path` to a codec; `transfusion vae train` makes one".to_owned(),
             Self::CodecShape { .. } => "change `codec.size` or `codec.patch`".to_owned(),
             Self::OtherConfig { .. } => "choose another `output`, or delete what is there".to_owned(),
