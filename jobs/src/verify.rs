@@ -75,10 +75,10 @@ async fn verify(place: Place, session: &Session) -> anyhow::Result<Verdict> {
     }
     match newest_manifest(&place).await? {
         Some(file) => {
-            let mut verdict = dataset::verify(&place, file, session.threads).await?;
+            let mut verdict = dataset::verify(&place, file, session).await?;
             let validation = place.join(VALIDATION);
             if let Some(file) = newest_manifest(&validation).await? {
-                verdict.absorb(VALIDATION, dataset::verify(&validation, file, session.threads).await?);
+                verdict.absorb(VALIDATION, dataset::verify(&validation, file, session).await?);
             }
             Ok(verdict)
         }
@@ -119,7 +119,7 @@ fn report(verdict: &Verdict, session: &Session) -> anyhow::Result<()> {
     verdict.notes.iter().for_each(|note| text.push_str(&format!("{} {note}\n", palette.dim("note"))));
     text.push_str(&match verdict.damage.len() {
         0 => format!("{} {} {}: {looked} checked\n", palette.good("whole"), verdict.kind, verdict.uri),
-        n => format!("{} {}: {} in {looked}\n", verdict.kind, verdict.uri, count(n as u64, "damage")),
+        n => format!("{} {}: {n} damaged, {looked} checked\n", verdict.kind, verdict.uri),
     });
     printer.data(&text)
 }

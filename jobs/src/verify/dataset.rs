@@ -12,10 +12,12 @@ use schemas::{
 use super::Verdict;
 use crate::dataset::{ManifestFile, open_shard};
 use crate::draw::{count, thousands};
+use crate::progress::{Progress, Unit};
+use crate::session::Session;
 use crate::store::Place;
 
 /// Checks all of a dataset. Damage is collected; only what makes looking impossible is an error.
-pub(super) async fn verify(place: &Place, file: ManifestFile, threads: usize) -> anyhow::Result<Verdict> {
+pub(super) async fn verify(place: &Place, file: ManifestFile, session: &Session) -> anyhow::Result<Verdict> {
     let mut verdict = Verdict::new("dataset", place);
     (verdict.objects, verdict.bytes) = (1, file.bytes.len() as u64);
     let manifest = match Manifest::from_bytes(&file.bytes) {
@@ -26,7 +28,7 @@ pub(super) async fn verify(place: &Place, file: ManifestFile, threads: usize) ->
         }
     };
     check_tokenizer(place, &manifest, &mut verdict).await?;
-    let total = check_shards(place, &manifest, threads, &mut verdict).await?;
+    let total = check_shards(place, &manifest, session, &mut verdict).await?;
     if verdict.damage.is_empty() {
         check_counts(&file.name, &manifest, &total, &mut verdict);
     }
@@ -81,19 +83,22 @@ pub(super) struct Tally {
 async fn check_shards(
     place: &Place,
     manifest: &Manifest,
-    threads: usize,
+    session: &Session,
     verdict: &mut Verdict,
 ) -> anyhow::Result<Tally> {
     let jobs =
         manifest.shards.iter().map(|record| check_shard(place.join(&record.path), record.clone(), manifest));
     // Each shard is held whole while it is checked, so few at a time.
-    let mut results = futures::stream::iter(jobs).buffered(threads.min(4));
+    let mut results = futures::stream::iter(jobs).buffered(session.threads.min(4));
+    let bytes = manifest.shards.iter().map(|shard| shard.bytes).sum();
+    let progress = Progress::new(&session.printer, "verify", Unit::Bytes, 0, bytes);
     let mut total = Tally::default();
     while let Some((path, result)) = results.try_next().await? {
         verdict.objects += 1;
         match result {
             Err(problem) => verdict.damaged(&path, problem),
             Ok((bytes, tally)) => {
+                progress.add(bytes);
                 verdict.bytes += bytes;
                 verdict.rows += tally.rows;
                 total.rows += tally.rows;
