@@ -73,6 +73,10 @@ pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop, look: Look<
 
 fn location(uri: &str, session: &Session) -> anyhow::Result<Location> {
     let place = session.stores.place(uri).with_context(|| format!("cannot open the dataset `{uri}`"))?;
+    if place.local.is_none() {
+        // Tells a missing or closed bucket from a missing dataset.
+        session.runtime.block_on(place.join("manifest.json").read_if_there())?;
+    }
     Ok(Location { uri: place.uri, store: place.store, prefix: place.path, local: place.local })
 }
 

@@ -12,8 +12,8 @@ const CREDENTIALS: &str =
 
 /// Cause and hint.
 pub(crate) fn explain(error: &Error) -> (String, Option<String>) {
-    let text = error.to_string();
-    let says = |what: &str| text.contains(what);
+    let (text, whole) = (error.to_string(), with_causes(error));
+    let says = |what: &str| whole.contains(what);
     let line = |line: &str, hint: &str| (line.to_owned(), Some(hint.to_owned()));
     if says("NoSuchBucket") || says("ContainerNotFound") || says("The specified bucket does not exist") {
         return line(
@@ -64,6 +64,17 @@ fn plain(error: &Error, text: &str) -> String {
         Error::PermissionDenied { .. } => "permission denied".to_owned(),
         _ => first_line(text),
     }
+}
+
+/// Some messages leave out their cause, which says more.
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(current) = cause {
+        text.push_str(&format!(": {current}"));
+        cause = current.source();
+    }
+    text
 }
 
 fn first_line(text: &str) -> String {
@@ -122,6 +133,13 @@ mod tests {
             assert_eq!(line, expected);
             assert!(hint.is_some(), "{expected} has no hint");
         }
+    }
+
+    #[test]
+    fn a_cause_that_the_message_leaves_out_is_found() {
+        let cause = anyhow::anyhow!("URL scheme is not allowed").context("builder error");
+        let (line, _) = explain(&Error::Generic { store: "S3", source: cause.into() });
+        assert_eq!(line, "the endpoint is http://, which is not allowed unasked");
     }
 
     #[test]
