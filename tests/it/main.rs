@@ -4,4 +4,5 @@ mod architecture;
 mod cli;
 mod conformance;
 mod demo;
+mod preprocess;
 mod support;

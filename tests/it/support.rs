@@ -81,3 +81,112 @@ fn row(number: u32) -> Row {
     ];
     Row::try_new(tokens, spans, vec![latent], sources, &LAYOUT).expect("the row keeps the format")
 }
+
+/// One run of the binary.
+pub(crate) struct Run {
+    command: std::process::Command,
+}
+
+/// What it gave.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// Exit code, `None` after a signal.
+    pub(crate) code: Option<i32>,
+    /// Data.
+    pub(crate) stdout: String,
+    /// Text for people.
+    pub(crate) stderr: String,
+}
+
+impl Run {
+    /// The binary with these arguments, without the caller's credentials and colours.
+    pub(crate) fn new(arguments: &[&str]) -> Self {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_transfusion"));
+        command.args(arguments).env("NO_COLOR", "1").current_dir(repository());
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("AWS_")) {
+            command.env_remove(name);
+        }
+        Self { command }
+    }
+
+    /// Further variables of the environment.
+    pub(crate) fn environment(mut self, variables: &[(String, String)]) -> Self {
+        self.command.envs(variables.iter().cloned());
+        self
+    }
+
+    /// Starts it without waiting.
+    pub(crate) fn spawn(mut self) -> std::process::Child {
+        use std::process::Stdio;
+        self.command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts")
+    }
+
+    /// Runs it to its end.
+    pub(crate) fn run(mut self) -> Outcome {
+        let output = self.command.output().expect("the binary starts");
+        Outcome {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
+impl Outcome {
+    /// # Panics
+    ///
+    /// If the exit code is another one; the message shows what the command said.
+    pub(crate) fn expect_code(&self, code: i32) {
+        assert_eq!(self.code, Some(code), "stdout:\n{}\nstderr:\n{}", self.stdout, self.stderr);
+    }
+}
+
+/// BLAKE3 of every file below a folder by its path there.
+pub(crate) fn digest_of_folder(folder: &Path) -> std::collections::BTreeMap<String, String> {
+    let mut digests = std::collections::BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).expect("a readable folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(folder).expect("below the folder").to_string_lossy().into_owned();
+            // Locks and logs are no part of a dataset.
+            if !name.ends_with(".lock") && !name.ends_with(".log") {
+                digests.insert(name, schemas::content_hash(&std::fs::read(&path).expect("a file")));
+            }
+        }
+    }
+    digests
+}
+
+/// The environment that makes the binary use the test's S3 server.
+pub(crate) fn s3_environment() -> Option<Vec<(String, String)>> {
+    let pairs = [
+        ("AWS_ENDPOINT_URL", s3()?),
+        ("AWS_ACCESS_KEY_ID", "testing".to_owned()),
+        ("AWS_SECRET_ACCESS_KEY", "testing".to_owned()),
+        ("AWS_REGION", "us-east-1".to_owned()),
+        ("AWS_ALLOW_HTTP", "true".to_owned()),
+    ];
+    Some(pairs.map(|(name, value)| (name.to_owned(), value)).to_vec())
+}
+
+/// Makes a bucket of its own for a test and gives its name.
+pub(crate) fn bucket(python: &Path, test: &str) -> String {
+    let name = format!("{test}-{}", std::process::id());
+    tool(python, "bucket", &[&name]);
+    name
+}
+
+/// Runs a verb of `tests/python/s3.py`.
+pub(crate) fn tool(python: &Path, verb: &str, arguments: &[&str]) -> String {
+    let script = repository().join("tests/python/s3.py");
+    let mut command = std::process::Command::new(python);
+    command.arg(script).arg(verb).args(arguments).envs(s3_environment().expect("an S3 server"));
+    let output = command.output().expect("Python runs");
+    assert!(output.status.success(), "{verb}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
