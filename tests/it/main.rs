@@ -1,5 +1,6 @@
 //! What crosses crates, and whole commands.
 
+mod afterwards;
 mod architecture;
 mod cli;
 mod conformance;
