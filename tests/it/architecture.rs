@@ -55,6 +55,28 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The source files of a library that are no test's.
+fn product_sources(library: &str) -> Vec<PathBuf> {
+    let folder = repository().join(library).join("src");
+    let all = sources(&folder);
+    let mut tests = BTreeSet::new();
+    for path in &all {
+        let text = fs::read_to_string(path).expect("a source file");
+        let lines: Vec<&str> = text.lines().map(str::trim).collect();
+        let after_mark = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").map(|pair| pair[1]);
+        tests.extend(
+            after_mark.filter_map(|line| Some(line.rsplit_once("mod ")?.1.strip_suffix(';')?.to_owned())),
+        );
+    }
+    let is_test = |path: &PathBuf| {
+        let below = path.strip_prefix(&folder).expect("below the folder");
+        below.iter().any(|part| {
+            tests.contains(Path::new(part).file_stem().unwrap_or_default().to_str().unwrap_or(""))
+        })
+    };
+    all.into_iter().filter(|path| !is_test(path)).collect()
+}
+
 #[test]
 fn the_pipeline_has_never_heard_of_burn_and_the_trainer_not_of_datafusion() {
     let graph = lock_graph();
@@ -73,7 +95,7 @@ fn schemas_does_no_io_and_knows_no_runtime() {
     for name in ["tokio", "object_store", "futures", "datafusion", "burn", "reqwest", "memmap2"] {
         assert!(!direct.contains(name), "schemas depends on {name}");
     }
-    for path in sources(&repository().join("schemas/src")) {
+    for path in product_sources("schemas") {
         let text = fs::read_to_string(&path).expect("a source file");
         let product = text.split("#[cfg(test)]").next().unwrap_or_default();
         for word in ["std::fs", "std::net", "std::env", "async fn", "std::time"] {
@@ -85,7 +107,7 @@ fn schemas_does_no_io_and_knows_no_runtime() {
 #[test]
 fn only_jobs_touches_arguments_and_terminal() {
     for library in ["schemas", "pipeline", "trainer"] {
-        for path in sources(&repository().join(library).join("src")) {
+        for path in product_sources(library) {
             let text = fs::read_to_string(&path).expect("a source file");
             let product = text.split("#[cfg(test)]").next().unwrap_or_default();
             for word in ["env::args", "println!(", "eprintln!(", "print!(", "process::exit"] {

@@ -11,17 +11,21 @@ use crate::support::{Run, bucket, digest_of_folder, python, s3_environment, samp
 /// A corpus of several files and forms, made by code: about 900 documents of changing length.
 pub(crate) fn write_corpus(folder: &Path) {
     fs::create_dir_all(folder.join("with space ü")).expect("a folder");
-    let words = ["red", "circle", "above", "the", "blue", "square", "and", "a", "star", "ünïcödé", "日本", "<s>"];
+    let words =
+        ["red", "circle", "above", "the", "blue", "square", "and", "a", "star", "ünïcödé", "日本", "<s>"];
     for file in 0..3usize {
         let mut lines = String::new();
         for row in 0..300usize {
             let length = 1 + (row * 37 + file * 11) % 90;
-            let text: Vec<_> = (0..length).map(|word| words[(row * 7 + word * 5 + file) % words.len()]).collect();
-            let line = serde_json::json!({"id": format!("{file}-{row}"), "text": text.join(" "), "length": length});
+            let text: Vec<_> =
+                (0..length).map(|word| words[(row * 7 + word * 5 + file) % words.len()]).collect();
+            let line =
+                serde_json::json!({"id": format!("{file}-{row}"), "text": text.join(" "), "length": length});
             lines.push_str(&format!("{line}\n"));
         }
-        lines.push_str("{\"text\": \"cut off\n{\"text\": \"\"}\n\n");
-        let path = if file == 1 { "with space ü/part 1.jsonl".to_owned() } else { format!("part-{file}.jsonl") };
+        lines.push_str("{\"text\": \"cut off\n{\"text\": \"\", \"length\": 9}\n\n");
+        let path =
+            if file == 1 { "with space ü/part 1.jsonl".to_owned() } else { format!("part-{file}.jsonl") };
         fs::write(folder.join(path), lines).expect("a corpus file");
     }
 }
@@ -48,7 +52,8 @@ fn threads_do_not_change_a_byte_and_counts_add_up() {
     let mut digests = Vec::new();
     for threads in ["1", "2", "8"] {
         let output = folder.path().join(format!("out-{threads}"));
-        let config = config(folder.path(), output.to_str().expect("a path"), corpus.to_str().expect("a path"));
+        let config =
+            config(folder.path(), output.to_str().expect("a path"), corpus.to_str().expect("a path"));
         let run = Run::new(&["preprocess", config.to_str().expect("a path"), "--threads", threads]).run();
         run.expect_code(0);
         digests.push(digest_of_folder(&output));
@@ -135,7 +140,8 @@ fn the_golden_ids_stand_in_the_shards() {
     let golden = fs::read_to_string(samples.join("tokenizer/tokenizer-golden.jsonl")).expect("golden ids");
     let golden: Vec<Value> = golden.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(golden.len(), 234);
-    let lines: String = golden.iter().map(|line| format!("{}\n", serde_json::json!({"text": line["text"]}))).collect();
+    let lines: String =
+        golden.iter().map(|line| format!("{}\n", serde_json::json!({"text": line["text"]}))).collect();
     fs::write(folder.path().join("golden.jsonl"), lines).expect("a corpus");
     let tokenizer = samples.join("tokenizer/llama2-tokenizer.model");
     let output = folder.path().join("out");
@@ -147,7 +153,9 @@ fn the_golden_ids_stand_in_the_shards() {
     );
     fs::write(folder.path().join("golden.toml"), text).expect("a config");
     let config = folder.path().join("golden.toml");
-    Run::new(&["preprocess", config.to_str().expect("a path"), "--set", "max-reject-share=1"]).run().expect_code(0);
+    Run::new(&["preprocess", config.to_str().expect("a path"), "--set", "max-reject-share=1"])
+        .run()
+        .expect_code(0);
 
     let mut documents = BTreeMap::<u64, Vec<u64>>::new();
     for shard in manifest(&output)["shards"].as_array().expect("shards") {
@@ -156,7 +164,8 @@ fn the_golden_ids_stand_in_the_shards() {
         for row in rows {
             for span in row["spans"].as_array().expect("spans").iter().filter(|span| span["modality"] == 0) {
                 let source = &row["sources"][span["document"].as_u64().expect("a document") as usize];
-                let (start, len) = (span["start"].as_u64().expect("start"), span["len"].as_u64().expect("len"));
+                let (start, len) =
+                    (span["start"].as_u64().expect("start"), span["len"].as_u64().expect("len"));
                 let ids = &row["tokens"].as_array().expect("tokens")[start as usize..(start + len) as usize];
                 let ids = ids.iter().map(|id| id.as_u64().expect("an id"));
                 documents.entry(source["row"].as_u64().expect("a row")).or_default().extend(ids);
@@ -164,7 +173,8 @@ fn the_golden_ids_stand_in_the_shards() {
         }
     }
     for (row, expected) in golden.iter().enumerate() {
-        let mut ids: Vec<u64> = expected["ids_bos"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect();
+        let mut ids: Vec<u64> =
+            expected["ids_bos"].as_array().expect("ids").iter().filter_map(Value::as_u64).collect();
         ids.push(2);
         let found = documents.get(&(row as u64));
         // A text of nothing is no document.
@@ -177,7 +187,12 @@ fn the_golden_ids_stand_in_the_shards() {
 
 fn tool_json(python: &Path, shard: &Path) -> Vec<Value> {
     let script = crate::support::repository().join("tests/python/read_shard.py");
-    let output = std::process::Command::new(python).arg(script).arg("pyarrow").arg(shard).output().expect("Python runs");
+    let output = std::process::Command::new(python)
+        .arg(script)
+        .arg("pyarrow")
+        .arg(shard)
+        .output()
+        .expect("Python runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("JSON")
 }

@@ -61,7 +61,7 @@ fn row(number: u32) -> Row {
     let spans = vec![
         span(0, 0, 3, Modality::Text, None, true),
         span(1, 3, 2, Modality::Text, None, true),
-        span(1, 5, 4, Modality::Image, Some(0), number % 3 != 0),
+        span(1, 5, 4, Modality::Image, Some(0), !number.is_multiple_of(3)),
         span(1, 9, 4, Modality::Text, None, true),
         span(2, 13, 3, Modality::Padding, None, false),
     ];

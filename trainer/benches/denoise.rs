@@ -81,7 +81,7 @@ fn anew(model: &Transfusion, text: usize, patches: usize) {
     let image_of_patch = vec![0; patches].into();
     let input = PatchInput { values: vec![0.5; patches * 32], times: vec![500], image_of_patch };
     let input_nd = model.embed(&vec![7; n].into(), &places, &input);
-    let images = if patches > 0 { vec![text..n] } else { Vec::new() };
+    let images = (patches > 0).then_some(text..n).into_iter().collect();
     let segments = [Segment { queries: 0..n, keys: 0..n, images }];
     let hidden_nd = model.hidden(input_nd, &(0..n as u32).collect::<Vec<_>>(), &segments.into());
     let last = [n as u32 - 1].into();

@@ -316,7 +316,7 @@ mod tests {
             _ => false,
         };
         others.retain(|other| {
-            !other.agrees(scene) && !(same(other) && pair_things(scene) == pair_things(other))
+            !(other.agrees(scene) || same(other) && pair_things(scene) == pair_things(other))
         });
         others
     }
