@@ -2,7 +2,7 @@
 //!
 //! A [`Codec`] is a folder of two files in the layout of diffusers, `config.json` and
 //! `diffusion_pytorch_model.safetensors`. There are two networks, `AutoencoderKL` (files of diffusers are read as they are) and
-//! the small `PatchAutoencoder`; [`train`] makes either. [`Codec::encode`] gives latents of unit size, which is
+//! the small `PatchAutoencoder`; [`train()`] makes either. [`Codec::encode`] gives latents of unit size, which is
 //! what datasets hold and models learn; [`Codec::decode`] takes them. A picture's latent is the mean of
 //! its distribution and has the same bits in any batch and at any number of threads.
 

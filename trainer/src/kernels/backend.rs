@@ -28,22 +28,22 @@ use super::{
 /// The operations with a version of our own.
 #[backend_extension(Autodiff, Flex)]
 pub(crate) trait Kernels: Backend {
-    /// [`super::linear`].
+    /// [`super::linear()`].
     fn linear(x: FloatTensor<Self>, weight: FloatTensor<Self>) -> FloatTensor<Self>;
     /// [`super::rms_norm`].
     fn rms_norm(x: FloatTensor<Self>, gain: FloatTensor<Self>, epsilon: f32) -> FloatTensor<Self>;
-    /// [`super::swiglu`].
+    /// [`super::swiglu()`].
     fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
-    /// [`super::rotate`].
+    /// [`super::rotate()`].
     fn rotate(x: FloatTensor<Self>, rotary: Rotary) -> FloatTensor<Self>;
-    /// [`super::attention`].
+    /// [`super::attention()`].
     fn attend(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         segments: Arc<[Segment]>,
     ) -> FloatTensor<Self>;
-    /// [`super::cross_entropy`].
+    /// [`super::cross_entropy()`].
     fn cross_entropy(
         hidden: FloatTensor<Self>,
         weight: FloatTensor<Self>,

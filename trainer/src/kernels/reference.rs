@@ -13,7 +13,7 @@ use burn::tensor::{
 
 use super::types::{Rotary, Segment, Target};
 
-/// [`super::linear`].
+/// [`super::linear()`].
 pub fn linear(x_ni: Tensor<2>, weight_oi: Tensor<2>) -> Tensor<2> {
     x_ni.matmul(weight_oi.transpose())
 }
@@ -24,12 +24,12 @@ pub fn rms_norm(x_nd: Tensor<2>, gain_d: Tensor<1>, epsilon: f64) -> Tensor<2> {
     x_nd * scale_n1 * gain_d.unsqueeze()
 }
 
-/// [`super::swiglu`].
+/// [`super::swiglu()`].
 pub fn swiglu(gate_nf: Tensor<2>, up_nf: Tensor<2>) -> Tensor<2> {
     silu(gate_nf) * up_nf
 }
 
-/// [`super::rotate`].
+/// [`super::rotate()`].
 pub fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
     let [n, h, d] = x_nhd.dims();
     let half = d / 2;
@@ -48,7 +48,7 @@ pub fn rotate(x_nhd: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
     )
 }
 
-/// [`super::attention`].
+/// [`super::attention()`].
 pub fn attention(q_nhd: Tensor<3>, k_mhd: Tensor<3>, v_mhd: Tensor<3>, segments: &[Segment]) -> Tensor<3> {
     let [n, h, d] = q_nhd.dims();
     let device = q_nhd.device();
@@ -88,7 +88,7 @@ fn hidden(segment: &Segment, device: &Device) -> Tensor<2, Bool> {
     Tensor::from_data(TensorData::new(hidden, [segment.queries.len(), keys]), device)
 }
 
-/// [`super::cross_entropy`].
+/// [`super::cross_entropy()`].
 pub fn cross_entropy(hidden_nd: Tensor<2>, weight_vd: Tensor<2>, targets: &[Target]) -> Tensor<1> {
     let device = hidden_nd.device();
     let rows: Vec<u32> = targets.iter().map(|target| target.row).collect();

@@ -19,14 +19,14 @@ pub(crate) trait CodecKernels: Backend {
         bias: FloatTensor<Self>,
         window: Window,
     ) -> FloatTensor<Self>;
-    /// [`super::group_norm`].
+    /// [`super::group_norm()`].
     fn group_norm(
         x: FloatTensor<Self>,
         gain: FloatTensor<Self>,
         shift: FloatTensor<Self>,
         norm: Norm,
     ) -> FloatTensor<Self>;
-    /// [`super::silu`].
+    /// [`super::silu()`].
     fn silu_4(x: FloatTensor<Self>) -> FloatTensor<Self>;
 }
 

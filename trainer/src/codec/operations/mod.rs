@@ -66,7 +66,7 @@ pub(crate) fn group_norm(x_nhwc: Tensor<4>, gain_c: Tensor<1>, shift_c: Tensor<1
     Tensor::from_dispatch(Native::group_norm(x, gain, shift, norm))
 }
 
-/// What [`group_norm`] is told beside its tensors.
+/// What [`group_norm()`] is told beside its tensors.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Norm {
     pub(crate) groups: usize,

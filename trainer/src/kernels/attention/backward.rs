@@ -130,13 +130,13 @@ struct Scratch {
 /// Sixteen queries of one head.
 #[derive(Default)]
 struct Panel {
-    /// Scaled queries and gradients of the output, [dimension][query].
+    /// Scaled queries and gradients of the output, `[dimension][query]`.
     queries: Vec<f32>,
     d_outputs: Vec<f32>,
-    /// The same, [query][dimension], padded to whole panels.
+    /// The same, `[query][dimension]`, padded to whole panels.
     query_rows: Vec<f32>,
     d_output_rows: Vec<f32>,
-    /// Gradient of the queries before scaling, [dimension][query].
+    /// Gradient of the queries before scaling, `[dimension][query]`.
     dq: Vec<f32>,
     normalizers: [f32; LANES],
     deltas: [f32; LANES],

@@ -81,10 +81,10 @@ struct Scratch {
     /// Keys and values of a block, one head, contiguous.
     keys: Vec<f32>,
     values: Vec<f32>,
-    /// Queries and outputs by panel, [dimension][query].
+    /// Queries and outputs by panel, `[dimension][query]`.
     queries: Vec<f32>,
     outputs: Vec<f32>,
-    /// One panel of scores, [key][query].
+    /// One panel of scores, `[key][query]`.
     scores: Vec<f32>,
     /// Running maximum and sum by query.
     running: Vec<Running>,
