@@ -62,7 +62,7 @@ pub(crate) enum Command {
     Man(ManArgs),
 }
 
-/// Draw a corpus, train on it with all the jobs below, and report: about 13 minutes on two cores
+/// Draw a corpus, train on it with all the jobs below, and report
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
     /// Folder for all that is made; the parts of an earlier demo in it are replaced
