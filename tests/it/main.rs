@@ -6,4 +6,5 @@ mod cli;
 mod conformance;
 mod demo;
 mod preprocess;
+mod skipped;
 mod support;

@@ -48,7 +48,7 @@ impl Recipe {
     pub(crate) const fn full(seed: u64) -> Self {
         Self {
             pictures: 98_304,
-            codec_steps: 1200,
+            codec_steps: 2250,
             codec_drawings: 500,
             steps: 9500,
             looks: 9,
