@@ -8,9 +8,9 @@ use std::process::Command;
 
 use schemas::Row;
 use schemas::shard::{Compression, Shard, ShardMetadata, ShardWriter};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use crate::support::{LAYOUT, python, repository, rows};
+use crate::support::{LAYOUT, as_json, python, repository, rows};
 
 const ROWS: u32 = 150;
 
@@ -34,25 +34,6 @@ fn write(path: &Path, compression: Compression) -> Vec<Row> {
     rows.iter().for_each(|row| writer.push(row.clone()).expect("a row"));
     writer.finish().expect("a shard");
     rows
-}
-
-/// A row as JSON, in the form that `tests/python/read_shard.py` prints.
-fn as_json(row: &Row) -> Value {
-    let spans = row.spans().iter().map(|span| {
-        json!({"document": span.document, "start": span.start, "len": span.len,
-               "modality": span.modality as u8, "image": span.image, "loss": span.loss})
-    });
-    let images = row.images().iter().map(|image| {
-        let latent: Vec<f32> = image.values.iter().map(|value| value.to_f32()).collect();
-        json!({"channels": image.channels, "height": image.height, "width": image.width,
-               "moments": image.moments, "latent": latent})
-    });
-    let sources = row.sources().iter().map(|source| {
-        json!({"source": source.source, "file": source.file, "row": source.row, "id": source.id,
-               "first_token": source.first_token, "order": source.order as u8})
-    });
-    json!({"tokens": row.tokens(), "spans": spans.collect::<Vec<_>>(), "images": images.collect::<Vec<_>>(),
-           "sources": sources.collect::<Vec<_>>()})
 }
 
 fn both(test: impl Fn(&Path, &[Row])) {

@@ -3,6 +3,7 @@
 mod afterwards;
 mod architecture;
 mod cli;
+mod compat;
 mod conformance;
 mod demo;
 mod preprocess;

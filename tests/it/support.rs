@@ -82,6 +82,25 @@ fn row(number: u32) -> Row {
     Row::try_new(tokens, spans, vec![latent], sources, &LAYOUT).expect("the row keeps the format")
 }
 
+/// A row as JSON, in the form that `tests/python/read_shard.py` prints.
+pub(crate) fn as_json(row: &Row) -> Value {
+    let spans = row.spans().iter().map(|span| {
+        json!({"document": span.document, "start": span.start, "len": span.len,
+               "modality": span.modality as u8, "image": span.image, "loss": span.loss})
+    });
+    let images = row.images().iter().map(|image| {
+        let latent: Vec<f32> = image.values.iter().map(|value| value.to_f32()).collect();
+        json!({"channels": image.channels, "height": image.height, "width": image.width,
+               "moments": image.moments, "latent": latent})
+    });
+    let sources = row.sources().iter().map(|source| {
+        json!({"source": source.source, "file": source.file, "row": source.row, "id": source.id,
+               "first_token": source.first_token, "order": source.order as u8})
+    });
+    json!({"tokens": row.tokens(), "spans": spans.collect::<Vec<_>>(), "images": images.collect::<Vec<_>>(),
+           "sources": sources.collect::<Vec<_>>()})
+}
+
 /// One run of the binary.
 pub(crate) struct Run {
     command: std::process::Command,
