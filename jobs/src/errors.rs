@@ -111,7 +111,7 @@ impl Account {
             hint.iter().for_each(|hint| account.add_hint(hint));
         }
         if account.hints.is_empty() && error.chain().any(is_not_found) {
-            account.add_hint("check the path");
+            account.add_hint("check the path or the address");
         }
         account
     }
@@ -151,7 +151,9 @@ pub(crate) fn report(printer: &Printer, error: &anyhow::Error) -> ExitCode {
 
 fn is_not_found(cause: &(dyn std::error::Error + 'static)) -> bool {
     let io = cause.downcast_ref::<std::io::Error>();
+    let store = cause.downcast_ref::<object_store::Error>();
     io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound)
+        || store.is_some_and(|store| matches!(store, object_store::Error::NotFound { .. }))
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -189,7 +191,7 @@ mod tests {
     #[test]
     fn a_missing_file_has_a_hint_at_least() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        assert_eq!(Account::of(&missing.into()).hints, ["check the path"]);
+        assert_eq!(Account::of(&missing.into()).hints, ["check the path or the address"]);
     }
 
     #[test]

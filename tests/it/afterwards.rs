@@ -1,6 +1,7 @@
 //! What a user does with what a quick demo leaves: looks at it, samples, trains on, and meets damage. One demo serves all tests here.
 
 use std::fs;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
@@ -51,7 +52,9 @@ fn the_report_loads_nothing_and_shows_every_command() {
     }
     let scores: Value =
         serde_json::from_slice(&fs::read(DEMO.path.join("scores.json")).expect("scores")).expect("JSON");
-    assert!(scores.is_object() || scores.is_array(), "{scores}");
+    let lines = scores["scores"].as_array().expect("a list of scores");
+    assert_eq!(lines.len(), 5, "{scores}");
+    assert!(scores["seconds"].as_f64().is_some_and(|seconds| seconds > 0.0), "{scores}");
 }
 
 #[test]
@@ -151,8 +154,8 @@ fn weights(run: &Path) -> std::collections::BTreeMap<String, String> {
     digests
 }
 
-/// Starts a run and kills it with SIGKILL as soon as its log has `lines` lines.
-fn kill_at(arguments: &[&str], log: &Path, lines: usize) {
+/// Starts a run and kills it with SIGKILL as soon as its log has `lines` lines. Whether it was still running then.
+fn kill_at(arguments: &[&str], log: &Path, lines: usize) -> bool {
     let mut child = Run::new(arguments).spawn();
     let begin = Instant::now();
     loop {
@@ -164,7 +167,7 @@ fn kill_at(arguments: &[&str], log: &Path, lines: usize) {
         std::thread::yield_now();
     }
     let _ = child.kill();
-    child.wait().expect("the child ends");
+    child.wait().expect("the child ends").signal() == Some(9)
 }
 
 /// A run killed with SIGKILL and resumed has the losses and weights of one that was left alone, bit for bit, at 1 and at 2 threads.
@@ -187,9 +190,8 @@ fn killed_and_resumed_equals_left_alone() {
         let mut arguments = train_arguments(&run, threads);
         arguments.push("--resume".to_owned());
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        for lines in kills {
-            kill_at(&arguments, &run.join("log.jsonl"), lines);
-        }
+        let killed = kills.map(|lines| kill_at(&arguments, &run.join("log.jsonl"), lines));
+        assert!(killed[0] && killed[1], "the runs ended before they were killed: {killed:?}");
         Run::new(&arguments).run().expect_code(0);
         assert_eq!(losses(&run), expected_losses, "{threads} threads");
         assert_eq!(weights(&run), expected_weights, "{threads} threads");

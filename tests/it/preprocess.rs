@@ -132,6 +132,67 @@ fn a_bucket_that_is_not_there_is_one_clear_error() {
     assert!(!run.stderr.contains("testing"), "credentials leak: {}", run.stderr);
 }
 
+/// A server of its own that asks for keys, unlike the one that the other tests share.
+struct Guarded {
+    server: std::process::Child,
+    endpoint: String,
+}
+
+impl Guarded {
+    fn start(python: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .expect("a free port")
+            .local_addr()
+            .expect("bound")
+            .port();
+        let server = std::process::Command::new(python)
+            .args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()])
+            .env("INITIAL_NO_AUTH_ACTION_COUNT", "0")
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .expect("moto starts");
+        let mut guarded = Self { server, endpoint: format!("http://127.0.0.1:{port}") };
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(guarded.server.try_wait().expect("a child").is_none(), "moto ended");
+            std::thread::yield_now();
+        }
+        guarded
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+#[test]
+fn a_wrong_key_is_named_and_never_shown() {
+    let (Some(mut environment), Some(python)) = (s3_environment(), python()) else { return };
+    let server = Guarded::start(&python);
+    for (name, value) in &mut environment {
+        match name.as_str() {
+            "AWS_ENDPOINT_URL" => value.clone_from(&server.endpoint),
+            "AWS_SECRET_ACCESS_KEY" => "hunter2hunter2".clone_into(value),
+            _ => {}
+        }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = config(folder.path(), "s3://bucket/out", "s3://bucket/raw");
+    let config = config.to_str().expect("a path");
+    for arguments in
+        [&["preprocess", config][..], &["inspect", "s3://bucket/out"], &["verify", "s3://bucket/out"]]
+    {
+        let run = Run::new(arguments).environment(&environment).run();
+        run.expect_code(2);
+        assert!(run.stderr.contains("access key (403)"), "{arguments:?}: {}", run.stderr);
+        assert!(run.stderr.contains("hint: check AWS_ACCESS_KEY_ID"), "{arguments:?}: {}", run.stderr);
+        assert!(!run.stderr.contains("hunter2"), "the secret leaks: {}", run.stderr);
+    }
+}
+
 /// The golden ids stand in the written shards, read back by pyarrow.
 #[test]
 fn the_golden_ids_stand_in_the_shards() {

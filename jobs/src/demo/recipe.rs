@@ -47,10 +47,10 @@ impl Recipe {
     /// What the scores are measured on.
     pub(crate) const fn full(seed: u64) -> Self {
         Self {
-            pictures: 98_304,
+            pictures: 196_608,
             codec_steps: 2250,
             codec_drawings: 500,
-            steps: 9500,
+            steps: 16_500,
             looks: 9,
             seen: 100,
             held_out: 50,

@@ -53,7 +53,7 @@ pub(crate) fn explain(error: &Error) -> (String, Option<String>) {
         Some(ErrorKind::IsADirectory | ErrorKind::NotADirectory) => {
             ("it is a folder where a file should be, or the other way round".to_owned(), None)
         }
-        _ if matches!(error, Error::NotFound { .. }) => line("it does not exist", "check the address"),
+        _ if matches!(error, Error::NotFound { .. }) => ("it does not exist".to_owned(), None),
         _ => (plain(error, &text), None),
     }
 }

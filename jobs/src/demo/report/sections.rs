@@ -284,8 +284,9 @@ pub(super) fn stages(stages: &[Stage]) -> String {
     section(
         "What ran",
         &format!(
-            "The jobs that anyone would run, {} in all. The configs lie beside this page, and each command does its \
-             step again, run from the folder that the demo was started in.",
+            "The jobs that anyone would run, {} in all. The configs lie beside this page. Each command works again from \
+             the folder that the demo was started in; what is finished is never overwritten, so give vae train and \
+             train a new place with --set output=DIR and --set run=DIR.",
             duration(total)
         ),
         &if stages.is_empty() { String::new() } else { format!("<ol class=\"stages\">\n{rows}</ol>\n") },
