@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use half::f16;
 use schemas::{Latent, Modality, Order, Provenance, Row, RowLayout, Span, Vocabulary};
+use serde_json::{Value, json};
 
 /// The root of the repository.
 pub(crate) fn repository() -> &'static Path {
