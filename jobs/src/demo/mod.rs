@@ -51,6 +51,8 @@ const MARK: &str = "demo.json";
 const PARTS: [&str; 6] = ["pictures", "codec", "dataset", "run", "samples", "examples"];
 /// Least share of true drawings, in per cent, that a scorer must call right to be believed.
 const TRUSTED: f64 = 99.0;
+/// The version of Burn, which has no constant for it; a test compares it with the lock file.
+const BURN: &str = "0.22.1";
 
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs, session: &Session) -> anyhow::Result<Outcome> {
@@ -377,8 +379,11 @@ impl Demo<'_> {
         let fact = |name: &str, value: String| (name.to_owned(), value);
         vec![
             fact("program", program()),
-            fact("tensors", "Burn 0.22.1, backend flex, f32".to_owned()),
-            fact("plans and shards", "DataFusion 55.2.0, Arrow 59.3.2".to_owned()),
+            fact("tensors", format!("Burn {BURN}, backend flex, f32")),
+            fact(
+                "plans and shards",
+                format!("DataFusion {}, Arrow {}", datafusion::DATAFUSION_VERSION, arrow::ARROW_VERSION),
+            ),
             fact("processor", processor()),
             fact("threads", self.session.threads.to_string()),
             fact("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
@@ -483,6 +488,12 @@ mod tests {
         fs::write(demo.join("notes.txt"), "mine").unwrap();
         claim(&demo).unwrap();
         assert!(!demo.join("run").exists() && demo.join("notes.txt").exists());
+    }
+
+    #[test]
+    fn the_report_names_the_version_of_burn_that_is_locked() {
+        let lock = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.lock")).unwrap();
+        assert!(lock.contains(&format!("name = \"burn\"\nversion = \"{BURN}\"\n")), "burn is not {BURN}");
     }
 
     #[test]
