@@ -3,10 +3,12 @@
 //! Keys are kebab-case, unknown ones are refused. [`crate::PreprocessPlan::try_new`] turns a configuration into what
 //! will be done: defaults are filled in, addresses resolved, files listed.
 
+use schemas::Markers;
 use schemas::shard::Compression;
 use serde::{Deserialize, Serialize};
 
 use crate::PipelineError;
+use crate::bpe::RESERVED;
 use crate::document::Shape;
 use crate::picture::PictureRules;
 
@@ -91,6 +93,41 @@ pub struct TokenizerConfig {
     pub model: Option<String>,
     /// Train one instead.
     pub train: Option<TrainTokenizer>,
+    /// The piece that begins every document, e.g. `<s>`; by default the one that the file names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos: Option<String>,
+    /// The piece that ends every document, e.g. `</s>`; by default the one that the file names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos: Option<String>,
+}
+
+impl TokenizerConfig {
+    pub(crate) fn markers(&self) -> Markers {
+        Markers { bos: self.bos.clone(), eos: self.eos.clone() }
+    }
+
+    /// What can be known of a tokenizer that is still to be trained: it has these markers and no others, and its bytes.
+    /// A file's markers are checked when it is opened.
+    fn check(&self) -> Result<(), PipelineError> {
+        const TRAINED: [&str; 2] = ["<s>", "</s>"];
+        if let Some(TrainTokenizer { vocabulary, .. }) = self.train
+            && vocabulary <= RESERVED
+        {
+            let expected = format!("more than the {RESERVED} ids of markers and bytes");
+            return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
+        }
+        let known = |piece: &String| self.train.is_none() || TRAINED.contains(&piece.as_str());
+        for (key, piece) in [("tokenizer.bos", &self.bos), ("tokenizer.eos", &self.eos)] {
+            if let Some(piece) = piece.as_ref().filter(|piece| !known(piece)) {
+                return Err(wrong(
+                    key,
+                    format!("`{piece}`"),
+                    "`<s>` or `</s>`, which a trained tokenizer has",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A byte-level BPE trained on the texts and captions of the sources.
@@ -274,7 +311,7 @@ impl PreprocessConfig {
             (Some(_), Some(_)) => {
                 return Err(wrong("tokenizer.train", "set", "nothing beside `tokenizer.model`"));
             }
-            _ => {}
+            _ => self.tokenizer.check()?,
         }
         if self.sources.is_empty() {
             return Err(wrong("source", "absent", "at least one `[[source]]`"));
@@ -348,7 +385,8 @@ mod tests {
     }
 
     fn config(sources: Vec<SourceConfig>) -> PreprocessConfig {
-        let tokenizer = TokenizerConfig { model: Some("tokenizer.model".to_owned()), train: None };
+        let model = Some("tokenizer.model".to_owned());
+        let tokenizer = TokenizerConfig { model, ..TokenizerConfig::default() };
         PreprocessConfig { tokenizer, sources, ..PreprocessConfig::default() }
     }
 

@@ -18,8 +18,11 @@ mod config;
 mod deduplicate;
 pub mod document;
 mod error;
+mod identity;
 mod job;
 mod lease;
+mod limit;
+mod meter;
 mod observer;
 mod operators;
 pub mod pack;
@@ -30,6 +33,7 @@ mod read;
 pub mod reject;
 mod rejects;
 mod report;
+mod retry;
 #[cfg(test)]
 pub(crate) mod samples;
 mod source;
@@ -37,6 +41,7 @@ mod source;
 mod tests;
 mod train;
 mod units;
+mod version;
 
 pub use commit::Location;
 pub use config::{
@@ -49,6 +54,6 @@ pub use job::preprocess;
 pub use observer::{Event, Observer, Silent};
 pub use pictures::{PictureRequest, PictureSet, pictures};
 pub use plan::{Environment, PreprocessPlan, UnitSummary};
-pub use rejects::RejectLine;
-pub use report::{Report, SourceReport};
+pub use rejects::{RejectLine, RejectTable};
+pub use report::{OperatorReport, Report, RetryReport, SourceReport};
 pub use units::Resolver;

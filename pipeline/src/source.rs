@@ -31,6 +31,7 @@ use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::table::{KIND, Table, system_fields};
 use crate::read::{Input, infer, parquet};
 use crate::units::{Listing, Resolver, Unit, list, plan_units};
+use crate::version::Settled;
 
 /// A source with its files, columns and units.
 #[derive(Debug)]
@@ -38,6 +39,9 @@ pub(crate) struct SourcePlan {
     pub(crate) index: u16,
     pub(crate) config: SourceConfig,
     pub(crate) listing: Listing,
+    /// What earlier versions of the dataset have of it.
+    pub(crate) settled: Settled,
+    /// Units to do.
     pub(crate) units: Vec<Unit>,
     pub(crate) files: Arc<UnitFiles>,
     table: Arc<Table>,
@@ -49,10 +53,10 @@ pub(crate) struct SourcePlan {
 pub(crate) struct UnitFiles(HashMap<String, Vec<String>>);
 
 impl UnitFiles {
-    fn new(units: &[Unit], listing: &Listing) -> Self {
+    fn new<'a>(units: impl IntoIterator<Item = &'a Unit>, listing: &Listing) -> Self {
         let names =
             |unit: &Unit| listing.files[unit.files.clone()].iter().map(|file| file.below.clone()).collect();
-        Self(units.iter().map(|unit| (unit.id.clone(), names(unit))).collect())
+        Self(units.into_iter().map(|unit| (unit.id.clone(), names(unit))).collect())
     }
 
     /// The paths of a unit's files below their source's fixed prefix.
@@ -73,14 +77,32 @@ pub(crate) async fn plan_source(
     unit_bytes: u64,
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
+    let mut source = plan_columns(index, config, resolver).await?;
+    let (listing, input) = (&source.listing, &source.input);
+    source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
+    source.name_files();
+    Ok(source)
+}
+
+/// Lists a source and finds its columns. Its units are still to be planned.
+pub(crate) async fn plan_columns(
+    index: u16,
+    config: &SourceConfig,
+    resolver: &dyn Resolver,
+) -> Result<SourcePlan, PipelineError> {
     let listing = list(config, resolver).await?;
-    let handle = tokio::runtime::Handle::current();
-    let input = Input { store: listing.store.clone(), handle, split: config.document };
-    let units = plan_units(&config.name, index, &listing, &input, unit_bytes).await?;
-    let table = find_columns(config, &listing, &input, false).await?;
-    let files = Arc::new(UnitFiles::new(&units, &listing));
-    let mut source =
-        SourcePlan { index, config: config.clone(), listing, units, files, table: Arc::new(table), input };
+    let input = Input::new(listing.store.clone(), config.document);
+    let table = Arc::new(find_columns(config, &listing, &input, false).await?);
+    let mut source = SourcePlan {
+        index,
+        config: config.clone(),
+        listing,
+        settled: Settled::default(),
+        units: Vec::new(),
+        files: Arc::default(),
+        table,
+        input,
+    };
     // A column that no sample row has may still come; only then is the whole source looked at.
     if let Err(PipelineError::NoColumn { .. }) = source.rows(&[], Columns::Document).await {
         source.table = Arc::new(find_columns(config, &source.listing, &source.input, true).await?);
@@ -136,6 +158,11 @@ fn quoted(name: &str) -> String {
 }
 
 impl SourcePlan {
+    /// Makes the names of the files of all units known, once these have their own names.
+    pub(crate) fn name_files(&mut self) {
+        self.files = Arc::new(UnitFiles::new(self.settled.units.iter().chain(&self.units), &self.listing));
+    }
+
     pub(crate) fn decode(&self, rules: PictureRules, seed: u64, pool: Arc<ThreadPool>) -> Decode {
         Decode {
             source: self.config.name.clone(),

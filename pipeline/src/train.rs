@@ -31,7 +31,7 @@ pub(crate) async fn tokenizer(
     observer: &Arc<dyn Observer>,
 ) -> Result<Tokenizer, PipelineError> {
     if let Some(bytes) = output.read(FILE).await? {
-        return Tokenizer::from_bytes(&bytes).map_err(failed);
+        return Tokenizer::with_markers(&bytes, &plan.config.tokenizer.markers()).map_err(failed);
     }
     let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
     let each = (settings.sample_bytes / units.max(1) as u64).max(64 << 10);
@@ -44,7 +44,7 @@ pub(crate) async fn tokenizer(
     let trained =
         blocking(move || pool.install(|| crate::bpe::train(&texts, settings.vocabulary)).map_err(failed))
             .await?;
-    let tokenizer = Tokenizer::from_bytes(&trained).map_err(failed)?;
+    let tokenizer = Tokenizer::with_markers(&trained, &plan.config.tokenizer.markers()).map_err(failed)?;
     observer.event(Event::TokenizerTrained { vocabulary: tokenizer.vocabulary_size(), bytes });
     Ok(tokenizer)
 }

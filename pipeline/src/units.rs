@@ -8,6 +8,7 @@
 //! cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
 //! padding of the rows that are open when it ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -66,7 +67,7 @@ pub(crate) struct Listing {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The glob below the fixed prefix, or the file's name: the address without its root.
     pub(crate) pattern: String,
-    /// The files, sorted by the bytes of `below`.
+    /// The files, sorted by the bytes of `below`; behind those of an earlier version of the dataset, if there is one.
     pub(crate) files: Vec<InputFile>,
 }
 
@@ -83,7 +84,12 @@ pub(crate) struct Unit {
     pub(crate) bytes: u64,
     /// The part of its only file, where that is a large one.
     pub(crate) part: Option<FilePart>,
+    /// The rows that are read, by index of the file in the unit; all of them if `None`.
+    pub(crate) only: Option<Rows>,
 }
+
+/// Rows by index of their file in a unit.
+pub(crate) type Rows = BTreeMap<u32, BTreeSet<u64>>;
 
 impl Unit {
     /// What it reads.
@@ -231,16 +237,18 @@ fn below(prefix: &Path, path: &Path) -> String {
     path.strip_prefix(prefix).unwrap_or(path).trim_start_matches('/').to_owned()
 }
 
-/// Groups files into units and cuts large ones.
+/// Groups files into units, from the file `from` on, and cuts large ones.
 pub(crate) async fn plan_units(
     name: &str,
     source: u16,
     listing: &Listing,
+    from: usize,
     input: &Input,
     unit_bytes: u64,
 ) -> Result<Vec<Unit>, PipelineError> {
     let mut units = Vec::new();
-    for whole in group(name, source, &listing.files, unit_bytes) {
+    for mut whole in group(name, source, &listing.files[from..], unit_bytes) {
+        whole.files = whole.files.start + from..whole.files.end + from;
         let file = &listing.files[whole.files.start];
         let parts = match file.format {
             _ if whole.bytes <= unit_bytes || whole.files.len() > 1 => Vec::new(),
@@ -334,7 +342,7 @@ fn group(name: &str, source: u16, files: &[InputFile], unit_bytes: u64) -> Vec<U
 fn unit(name: &str, source: u16, files: &[InputFile], range: Range<usize>) -> Unit {
     let own = &files[range.clone()];
     let bytes = own.iter().map(|file| file.bytes).sum();
-    Unit { id: unit_id(name, &unit_hasher(own)), source, files: range, bytes, part: None }
+    Unit { id: unit_id(name, &unit_hasher(own)), source, files: range, bytes, part: None, only: None }
 }
 
 fn unit_hasher(files: &[InputFile]) -> blake3::Hasher {
@@ -347,7 +355,8 @@ fn unit_hasher(files: &[InputFile]) -> blake3::Hasher {
     hasher
 }
 
-fn unit_id(name: &str, hasher: &blake3::Hasher) -> String {
+/// The name of a unit of a source.
+pub(crate) fn unit_id(name: &str, hasher: &blake3::Hasher) -> String {
     format!("{name}-{}", &hasher.finalize().to_hex().as_str()[..16])
 }
 

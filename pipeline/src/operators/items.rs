@@ -16,7 +16,7 @@ use schemas::{Latent, row_hash};
 
 use crate::PipelineError;
 use crate::document::Shape;
-use crate::read::table::{DETAIL, FILE, KIND, Kind, REASON, ROW, UNIT};
+use crate::read::table::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT};
 use crate::reject::{Reject, RejectReason};
 
 /// A row on its way.
@@ -44,12 +44,18 @@ pub(crate) enum Part {
 }
 
 impl Item {
-    /// Makes it a refused row.
+    /// Makes it a refused row, of which the first text is shown.
     pub(crate) fn refuse(&mut self, reject: Reject) {
         self.kind = Kind::Reject;
-        self.reject = Some(reject);
+        self.reject = Some(reject.showing(first_text(&self.parts)));
         self.parts.clear();
     }
+}
+
+/// The first text of a row that is not empty.
+pub(crate) fn first_text(parts: &[Part]) -> &[u8] {
+    let texts = parts.iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
+    texts.map(String::as_bytes).find(|text| !text.is_empty()).unwrap_or_default()
 }
 
 /// The names of files in units, for choices by the hash of a row.
@@ -78,6 +84,7 @@ fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>, Pipelin
 
 fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
     let (units, reasons, details) = (texts(batch, UNIT)?, texts(batch, REASON)?, texts(batch, DETAIL)?);
+    let excerpts = texts(batch, EXCERPT)?;
     let (ids, warnings) = (texts(batch, "id")?, texts(batch, "warnings")?);
     let files = column(batch, FILE, &DataType::UInt32)?;
     let rows = column(batch, ROW, &DataType::UInt64)?;
@@ -96,7 +103,11 @@ fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
             file: files.as_primitive::<UInt32Type>().value(row),
             row: rows.as_primitive::<UInt64Type>().value(row),
             kind: Kind::of(kinds.as_primitive::<UInt8Type>().value(row)),
-            reject: reason.map(|reason| Reject::new(reason, text(&details, row).unwrap_or_default())),
+            reject: reason.map(|reason| Reject {
+                reason,
+                detail: text(&details, row).unwrap_or_default(),
+                excerpt: text(&excerpts, row).unwrap_or_default(),
+            }),
             warnings: text(&warnings, row),
             id: text(&ids, row),
             parts: Vec::new(),
@@ -266,6 +277,7 @@ pub(crate) fn to_batch(items: &[Item]) -> Result<RecordBatch, PipelineError> {
         Arc::new(UInt8Array::from_iter_values(items.iter().map(|item| item.kind as u8))),
         text(|item| item.reject.as_ref().map(|reject| reject.reason.name())),
         text(|item| item.reject.as_ref().map(|reject| reject.detail.as_str())),
+        text(|item| item.reject.as_ref().map(|reject| reject.excerpt.as_str())),
         text(|item| item.warnings.as_deref()),
         text(|item| item.id.as_deref()),
         part_column(items).map_err(failed)?,

@@ -16,14 +16,14 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::items::{Choice, Item, Part, from_batch, from_columns};
+use super::items::{Choice, Item, Part, first_text, from_batch, from_columns};
 use super::stage::{Operator, Work};
 use crate::deduplicate::Duplicates;
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape};
 use crate::observer::{Event, Observer};
 use crate::pack::Packer;
 use crate::read::table::Kind;
-use crate::reject::Reject;
+use crate::reject::{Reject, excerpt};
 use crate::rejects::RejectLine;
 use crate::source::UnitFiles;
 use crate::{PipelineError, error::BoxError};
@@ -202,7 +202,10 @@ impl Pack {
                 Err(Reject::new(crate::reject::RejectReason::BadEntry, "no reason was given"))
             }
             (Kind::Row, None) if self.is_duplicate(&item) => Ok(None),
-            (Kind::Row, None) => self.compose(&item, parts),
+            (Kind::Row, None) => {
+                let beginning = excerpt(first_text(&parts));
+                self.compose(&item, parts).map_err(|reject| Reject { excerpt: beginning, ..reject })
+            }
         };
         (item, made)
     }
@@ -326,6 +329,7 @@ impl UnitState {
             id: item.id.clone(),
             reason: reject.reason.name().to_owned(),
             detail: reject.detail.clone(),
+            excerpt: (!reject.excerpt.is_empty()).then(|| reject.excerpt.clone()),
         };
         line.append_to(&mut self.rejects).map_err(damaged)?;
         if self.rejects.len() > 1 << 20 {

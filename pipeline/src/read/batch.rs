@@ -1,23 +1,24 @@
 //! Rows of a file as record batches of the plan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, ListBuilder, RecordBatch, RecordBatchOptions, StringArray, UInt8Array,
-    UInt32Array, UInt64Array, new_null_array,
+    ArrayRef, BinaryBuilder, BooleanArray, ListBuilder, RecordBatch, RecordBatchOptions, StringArray,
+    UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::arrow::json::ReaderBuilder;
 use serde_json::{Map, Value};
 
 use super::infer::{conform, kind_name};
-use super::table::{DETAIL, FILE, ImageColumns, KIND, Kind, REASON, ROW, Table, UNIT};
+use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Table, UNIT};
 use super::{ImageRef, Input, RawRow, pictures};
 use crate::PipelineError;
 use crate::picture::PictureRules;
-use crate::reject::{Reject, RejectReason};
+use crate::reject::{Reject, RejectReason, json_beginning};
 
 /// Rows of a batch of texts, and of a batch with pictures.
 pub(crate) const TEXT_ROWS: usize = 512;
@@ -40,6 +41,8 @@ pub(crate) struct Target {
     pub(crate) file: u32,
     /// Folder of the file, which paths of pictures are relative to.
     pub(crate) folder: String,
+    /// The rows that are asked for; all of them if `None`.
+    pub(crate) only: Option<Arc<BTreeSet<u64>>>,
 }
 
 /// Everything but the columns that a reader makes itself.
@@ -57,16 +60,29 @@ impl Target {
         self.table.wants_images(&self.schema)
     }
 
+    /// Those rows of a batch as it lies in a file that are asked for, and their numbers. `first` is that of its first.
+    pub(crate) fn asked_for(
+        &self,
+        batch: &RecordBatch,
+        first: u64,
+    ) -> Result<(RecordBatch, Vec<u64>), PipelineError> {
+        let numbers = first..first + batch.num_rows() as u64;
+        let Some(only) = &self.only else { return Ok((batch.clone(), numbers.collect())) };
+        let chosen: BooleanArray = numbers.clone().map(|row| Some(only.contains(&row))).collect();
+        let batch = filter_record_batch(batch, &chosen).map_err(|error| PipelineError::Plan(error.into()))?;
+        Ok((batch, numbers.filter(|row| only.contains(row)).collect()))
+    }
+
     /// Fetches the images of rows; a row whose image can't be had is a reject.
     pub(crate) fn fetch(
         &self,
         input: &Input,
         images: Vec<Vec<ImageRef>>,
         rejects: &mut [Option<Reject>],
-    ) -> Vec<Vec<Option<Bytes>>> {
+    ) -> Result<Vec<Vec<Option<Bytes>>>, PipelineError> {
         let lengths: Vec<usize> = images.iter().map(Vec::len).collect();
-        let mut fetched =
-            pictures::resolve(input, &self.folder, images.into_iter().flatten().collect()).into_iter();
+        let flat = images.into_iter().flatten().collect();
+        let mut fetched = pictures::resolve(input, &self.folder, flat)?.into_iter();
         let mut total = 0;
         let row = |(length, reject): (usize, &mut Option<Reject>)| {
             let mut images = Vec::with_capacity(length);
@@ -85,7 +101,7 @@ impl Target {
             }
             images
         };
-        lengths.into_iter().zip(rejects).map(row).collect()
+        Ok(lengths.into_iter().zip(rejects).map(row).collect())
     }
 
     /// The batch of these rows.
@@ -110,6 +126,7 @@ impl Target {
             }
             REASON => text(|reject| reject.reason.name()),
             DETAIL => text(|reject| &reject.detail),
+            EXCERPT => text(|reject| &reject.excerpt),
             name => match (&self.table.images, name) {
                 (ImageColumns::One { .. }, "image") => Arc::new(arrow::array::BinaryArray::from_iter(
                     parts.images.iter().map(|images| first(images)),
@@ -235,7 +252,7 @@ impl<'a> RowSink<'a> {
                     images.clear();
                 }
             }
-            parts.images = self.target.fetch(self.input, images, &mut parts.rejects);
+            parts.images = self.target.fetch(self.input, images, &mut parts.rejects)?;
         }
         parts.scalars = scalars(&self.scalars, &fields)?;
         let batch = self.target.assemble(&parts)?;
@@ -286,9 +303,11 @@ impl<'a> RowSink<'a> {
             let value = fields.remove(field.name()).unwrap_or_default();
             let kind = kind_name(&value);
             let strict = self.target.table.strict.contains(field.name());
+            let plain = value.is_string() || value.is_null();
+            let beginning = if plain { Vec::new() } else { json_beginning(&value) };
             let wrong = || {
                 let detail = format!("`{}` is {kind}, expected {}", field.name(), type_name(field));
-                Reject::new(RejectReason::WrongType, detail)
+                Reject::new(RejectReason::WrongType, detail).showing(&beginning)
             };
             let value = conform(value, field.data_type(), strict).ok_or_else(wrong)?;
             conformed.insert(field.name().clone(), value);

@@ -19,6 +19,7 @@ pub(crate) mod tar;
 pub(crate) mod text;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -27,6 +28,7 @@ use tokio::runtime::Handle;
 
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
+use crate::meter::Meter;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -42,6 +44,21 @@ pub(crate) struct Input {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) handle: Handle,
     pub(crate) split: TextSplit,
+    /// Bytes of files that were read, pictures beside them not counted.
+    pub(crate) read: Arc<AtomicU64>,
+    /// The counters of the units that run.
+    pub(crate) meter: Meter,
+}
+
+impl Input {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, split: TextSplit) -> Self {
+        Self { store, handle: Handle::current(), split, read: Arc::default(), meter: Meter::default() }
+    }
+
+    /// The same with the counter of a unit.
+    pub(crate) fn of_unit(&self, unit: &str) -> Self {
+        Self { read: self.meter.start(unit), ..self.clone() }
+    }
 }
 
 /// An image of a row, as the reader met it.
@@ -78,6 +95,12 @@ impl RawRow {
     pub(crate) fn bad(row: u64, reason: RejectReason, detail: impl Into<String>) -> Self {
         let reject = Some(Reject::new(reason, detail));
         Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64 }
+    }
+
+    /// With the beginning of what was refused.
+    pub(crate) fn showing(mut self, bytes: &[u8]) -> Self {
+        self.reject = self.reject.map(|reject| reject.showing(bytes));
+        self
     }
 }
 
@@ -182,7 +205,7 @@ pub(crate) mod testing {
             part: None,
         };
         store.put(&path, bytes.into()).await.expect("put");
-        let input = Input { store, handle: Handle::current(), split };
+        let input = Input::new(store, split);
         tokio::task::spawn_blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {

@@ -151,19 +151,20 @@ pub(crate) fn read(
         Ok(stream) => stream,
         Err(error) => return Ok((1, refused(target, first, rejected(error)?, emit)?)),
     };
-    let mut row = 0;
+    let (mut row, mut read) = (0, 0);
     while let Some(batch) = input.handle.block_on(stream.next()) {
         let batch = match batch {
             Ok(batch) => batch,
-            Err(error) => return Ok((row + 1, refused(target, first + row, rejected(error)?, emit)?)),
+            Err(error) => return Ok((read + 1, refused(target, first + row, rejected(error)?, emit)?)),
         };
-        let converted = convert(input, target, &batch, first + row)?;
+        let (chosen, numbers) = target.asked_for(&batch, first + row)?;
         row += batch.num_rows() as u64;
-        if !emit(converted)? {
-            return Ok((row, false));
+        read += numbers.len() as u64;
+        if !numbers.is_empty() && !emit(convert(input, target, &chosen, numbers)?)? {
+            return Ok((read, false));
         }
     }
-    Ok((row, true))
+    Ok((read, true))
 }
 
 fn refused(target: &Target, row: u64, reject: Reject, emit: &mut Emit<'_>) -> Result<bool, PipelineError> {
@@ -176,11 +177,11 @@ fn convert(
     input: &Input,
     target: &Target,
     batch: &RecordBatch,
-    first: u64,
+    numbers: Vec<u64>,
 ) -> Result<RecordBatch, PipelineError> {
     let rows = batch.num_rows();
     let mut parts = Parts {
-        rows: (first..first + rows as u64).collect(),
+        rows: numbers,
         rejects: vec![None; rows],
         images: vec![Vec::new(); rows],
         ..Parts::default()
@@ -205,7 +206,7 @@ fn convert(
             },
             _ => vec![Vec::new(); rows],
         };
-        parts.images = target.fetch(input, images, &mut parts.rejects);
+        parts.images = target.fetch(input, images, &mut parts.rejects)?;
     }
     target.assemble(&parts)
 }

@@ -1,16 +1,17 @@
 //! An object as a plain [`Read`], decompressed.
 //!
-//! The object is asked for in ranges of 4 MiB, two ahead of the reader. Each range is a request of its own, so a
-//! connection that breaks in the middle costs one range and not the file, and is retried here a bounded number of
-//! times with growing pauses; the version that was listed is named in each request where the store has versions.
+//! The object is asked for in ranges of 4 MiB, two ahead of the reader. Each range is a request of its own; where a
+//! connection breaks in the middle, the next request goes on at the byte that did not come, a bounded number of times
+//! with growing pauses. The version that was listed is named in each request where the store has versions.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream};
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore};
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::Input;
@@ -118,50 +119,76 @@ impl Read for ObjectReader {
     }
 }
 
-/// A range of a file, asked for again a bounded number of times where the store fails.
+/// A range of a file. Where the store fails or the connection breaks, the rest is asked for again, from the last byte
+/// that came, a bounded number of times.
 pub(crate) async fn get_range(
     input: &Input,
     file: &InputFile,
     range: Range<u64>,
 ) -> Result<Bytes, PipelineError> {
-    let Range { start, end } = range;
-    let mut attempt = 0;
-    loop {
-        match try_range(&*input.store, file, start..end).await {
-            Ok(bytes) if bytes.len() as u64 == end - start => return Ok(bytes),
-            Ok(bytes) => {
-                let found = start + bytes.len() as u64;
-                return Err(PipelineError::Changed {
-                    path: file.path.to_string(),
-                    expected: file.bytes,
-                    found,
-                });
-            }
+    let mut parts = Vec::new();
+    for attempt in 1.. {
+        let at = range.start + length(&parts);
+        match read_on(&*input.store, file, at..range.end, &mut parts).await {
+            Ok(()) => break,
             Err(object_store::Error::Precondition { .. }) => return Err(changed(input, file).await),
-            Err(error @ object_store::Error::NotFound { .. }) => return Err(failed(file, error)),
-            Err(error) if attempt + 1 == ATTEMPTS => return Err(failed(file, error)),
+            Err(error @ object_store::Error::NotFound { .. }) => return Err(failed(file, at, error)),
+            Err(error) if attempt == ATTEMPTS => {
+                return Err(failed(file, range.start + length(&parts), error));
+            }
             Err(error) => {
-                tracing::debug!(path = %file.path, start, %error, "range is asked for again");
+                tracing::debug!(path = %file.path, at, %error, "the rest of a range is asked for again");
                 // A different pause for each range, so that many readers don't come back at once.
-                let jitter = start / RANGE_BYTES % 7 * 10;
-                tokio::time::sleep(Duration::from_millis((100 << attempt) + jitter)).await;
-                attempt += 1;
+                let jitter = range.start / RANGE_BYTES % 7 * 10;
+                tokio::time::sleep(Duration::from_millis((50 << attempt) + jitter)).await;
             }
         }
     }
+    let found = length(&parts);
+    if found != range.end - range.start {
+        return Err(PipelineError::Changed {
+            path: file.path.to_string(),
+            expected: file.bytes,
+            found: range.start + found,
+        });
+    }
+    input.read.fetch_add(found, Ordering::Relaxed);
+    Ok(match parts.len() {
+        1 => parts.swap_remove(0),
+        _ => parts.concat().into(),
+    })
 }
 
-async fn try_range(
+fn length(parts: &[Bytes]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+/// Appends what comes of a range.
+async fn read_on(
     store: &dyn ObjectStore,
     file: &InputFile,
     range: Range<u64>,
-) -> Result<Bytes, object_store::Error> {
+    parts: &mut Vec<Bytes>,
+) -> Result<(), object_store::Error> {
+    if range.is_empty() {
+        return Ok(());
+    }
     let options = GetOptions {
         range: Some(GetRange::Bounded(range)),
         if_match: file.e_tag.clone(),
         ..GetOptions::default()
     };
-    store.get_opts(&file.path, options).await?.bytes().await
+    let found = store.get_opts(&file.path, options).await?;
+    if let GetResultPayload::File(..) = found.payload {
+        // One read instead of one every few kilobytes.
+        parts.push(found.bytes().await?);
+        return Ok(());
+    }
+    let mut chunks = found.into_stream();
+    while let Some(chunk) = chunks.next().await {
+        parts.push(chunk?);
+    }
+    Ok(())
 }
 
 async fn changed(input: &Input, file: &InputFile) -> PipelineError {
@@ -170,6 +197,6 @@ async fn changed(input: &Input, file: &InputFile) -> PipelineError {
     PipelineError::Changed { path: file.path.to_string(), expected: file.bytes, found }
 }
 
-fn failed(file: &InputFile, source: object_store::Error) -> PipelineError {
-    PipelineError::Store { operation: "read", path: file.path.to_string(), source }
+fn failed(file: &InputFile, offset: u64, source: object_store::Error) -> PipelineError {
+    PipelineError::Read { path: file.path.to_string(), offset, source }
 }

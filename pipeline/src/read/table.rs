@@ -24,6 +24,8 @@ pub(crate) const KIND: &str = "_kind";
 pub(crate) const REASON: &str = "_reason";
 /// What was found.
 pub(crate) const DETAIL: &str = "_detail";
+/// The beginning of what was refused.
+pub(crate) const EXCERPT: &str = "_excerpt";
 
 /// What a row of the plan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +58,7 @@ pub(crate) fn system_fields() -> Vec<Field> {
         Field::new(KIND, DataType::UInt8, false),
         Field::new(REASON, DataType::Utf8, true),
         Field::new(DETAIL, DataType::Utf8, true),
+        Field::new(EXCERPT, DataType::Utf8, true),
     ]
 }
 

@@ -9,7 +9,7 @@ use std::io::{BufRead, Read};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
-use super::json::{excerpt, parse_object};
+use super::json::parse_object;
 use super::{ImageRef, MAX_PICTURE_BYTES, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::reject::{Reject, RejectReason};
@@ -171,7 +171,7 @@ fn fields(
     };
     if let Some(caption) = caption.filter(|_| pick.wants("caption")) {
         let caption = String::from_utf8(caption).map_err(|error| {
-            Reject::new(RejectReason::InvalidUtf8, format!("caption: {}", excerpt(error.as_bytes())))
+            Reject::new(RejectReason::InvalidUtf8, "the caption is not UTF-8").showing(error.as_bytes())
         })?;
         fields.insert("caption".to_owned(), Value::String(caption));
     }
@@ -182,11 +182,11 @@ fn fields(
 }
 
 fn json_fields(json: &[u8], pick: &Pick) -> Result<Map<String, Value>, Reject> {
-    let text =
-        std::str::from_utf8(json).map_err(|_| Reject::new(RejectReason::InvalidUtf8, excerpt(json)))?;
+    let invalid = |_| Reject::new(RejectReason::InvalidUtf8, "the JSON is not UTF-8").showing(json);
+    let text = std::str::from_utf8(json).map_err(invalid)?;
     let text = text.trim_start_matches('\u{feff}');
     parse_object(text, pick)
-        .map_err(|error| Reject::new(RejectReason::InvalidJson, format!("{error}: {}", excerpt(json))))
+        .map_err(|error| Reject::new(RejectReason::InvalidJson, error.to_string()).showing(json))
 }
 
 #[cfg(test)]

@@ -2,7 +2,10 @@
 
 pub(crate) mod fixtures;
 mod images;
+mod limit;
 mod resume;
+mod retry;
 mod samples;
 mod stores;
 mod text;
+mod versions;

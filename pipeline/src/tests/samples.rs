@@ -17,7 +17,11 @@ fn job(folder: &FilePath) -> Job {
 
 fn with_llama(sources: Vec<SourceConfig>) -> PreprocessConfig {
     let model = Some("tokenizer/llama2-tokenizer.model".to_owned());
-    PreprocessConfig { context: 1024, tokenizer: TokenizerConfig { model, train: None }, ..config(sources) }
+    PreprocessConfig {
+        context: 1024,
+        tokenizer: TokenizerConfig { model, ..TokenizerConfig::default() },
+        ..config(sources)
+    }
 }
 
 #[tokio::test]

@@ -49,13 +49,15 @@ async fn bytes_do_not_depend_on_the_order_of_listings_nor_on_the_codec_batch() {
     let (inputs, config) = mixed().await;
     let first = Job::new(&inputs);
     first.run(config.clone()).await.expect("runs");
-    let backwards = Faults { backwards: true, ..Faults::default() };
-    let second =
-        Job::new(&(Arc::new(FaultyStore::new(inputs, backwards)) as Arc<dyn object_store::ObjectStore>));
     let mut config = config;
     config.codec.as_mut().expect("a codec").batch = 3;
-    second.run(config).await.expect("runs");
-    assert_eq!(files(&first.output).await, files(&second.output).await);
+    for seed in 1..4 {
+        let faults = Faults { shuffled: Some(seed), ..Faults::default() };
+        let shuffled: Arc<dyn object_store::ObjectStore> = Arc::new(FaultyStore::new(inputs.clone(), faults));
+        let second = Job::new(&shuffled);
+        second.run(config.clone()).await.expect("runs");
+        assert_eq!(files(&first.output).await, files(&second.output).await, "listing {seed}");
+    }
 }
 
 #[tokio::test]
@@ -93,6 +95,26 @@ async fn reads_that_fail_now_and_then_are_repeated() {
     assert_eq!(files(&first.output).await, files(&second.output).await);
 }
 
+/// Answers that break off are gone on with at the byte that did not come; when that does not end, the error names the
+/// file and the byte.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_gone_on_with() {
+    let inputs = corpus(&[("in/0.jsonl", &lines(0))]).await;
+    let first = Job::new(&inputs);
+    let config = config(vec![texts("web", "in/*.jsonl")]);
+    first.run(config.clone()).await.expect("runs");
+    let broken = |times, bytes| {
+        let faults = Faults { broken: Some((times, bytes)), ..Faults::default() };
+        Arc::new(FaultyStore::new(inputs.clone(), faults)) as Arc<dyn object_store::ObjectStore>
+    };
+    let second = Job::new(&broken(2, 700));
+    second.run(config.clone()).await.expect("runs");
+    assert_eq!(files(&first.output).await, files(&second.output).await);
+    let error = Job::new(&broken(usize::MAX, 100)).run(config).await.expect_err("it never ends");
+    assert_eq!(error.to_string(), "reading `in/0.jsonl` failed at byte 500");
+    assert!(error.hint().expect("a hint").contains("run the same command again"));
+}
+
 /// A large object goes up in parts; when one fails, those that are there already are removed.
 #[tokio::test]
 async fn a_failed_upload_leaves_no_parts() {
@@ -101,8 +123,8 @@ async fn a_failed_upload_leaves_no_parts() {
         let faults = Faults { parts, ..Faults::default() };
         let store = Arc::new(FaultyStore::new(Arc::new(object_store::memory::InMemory::new()), faults));
         let output = crate::Location { store: store.clone(), ..memory_output() };
-        let mut file = output.temporary().expect("a file");
-        file.write_all(&vec![7; 20 << 20]).expect("writes");
+        let file = output.temporary().expect("a file");
+        file.handle().expect("a handle").write_all(&vec![7; 20 << 20]).expect("writes");
         (output.put_file("shards/big", file).await, files(&output).await, store)
     };
     let (put, found, store) = upload(None).await;

@@ -5,7 +5,7 @@ use std::io::Write;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::fixtures::{Job, config, corpus, documents, files, manifest, rejects, rows, texts};
+use super::fixtures::{Job, config, corpus, documents, files, manifest, reject_lines, rejects, rows, texts};
 use crate::{PipelineError, PreprocessConfig, SplitConfig, TextSplit, TokenizerConfig, TrainTokenizer};
 
 fn lines(count: usize) -> Vec<u8> {
@@ -33,7 +33,10 @@ async fn every_line_is_a_document_or_a_reject() {
         ("d.jsonl", 7, "invalid_json"),
     ];
     assert_eq!(rejects(&job.output).await, owned(&expected));
+    let excerpts: Vec<_> = reject_lines(&job.output).await.into_iter().map(|line| line.excerpt).collect();
+    assert_eq!(excerpts, [None, None, None, Some("[\"b\"]".to_owned()), Some("{oops".to_owned())]);
     let statistics = &report.sources[0].statistics;
+    assert!(statistics.is_balanced());
     assert_eq!((statistics.read, statistics.kept, statistics.rejected, statistics.filtered), (7, 2, 5, 0));
     assert_eq!(rows(&job.output).await[0].0.sources()[1].id.as_deref(), Some("7"));
 }
@@ -228,8 +231,8 @@ async fn of_equal_rows_the_first_is_kept() {
 async fn a_tokenizer_is_trained_on_the_corpus_once() {
     let job = Job::new(&corpus(&[("in/a.jsonl", &lines(200))]).await);
     let train = TokenizerConfig {
-        model: None,
         train: Some(TrainTokenizer { vocabulary: 300, sample_bytes: 1 << 20 }),
+        ..TokenizerConfig::default()
     };
     let trained =
         || PreprocessConfig { tokenizer: train.clone(), ..config(vec![texts("web", "in/a.jsonl")]) };
@@ -241,6 +244,33 @@ async fn a_tokenizer_is_trained_on_the_corpus_once() {
     let manifest = manifest(&job.output).await;
     assert!(manifest.vocabulary.size <= 300);
     assert!(job.output.read(&manifest.tokenizer.path).await.expect("reads").is_some());
+}
+
+/// The markers are what the configuration says, stand at both ends of every document, and are recorded.
+#[tokio::test]
+async fn bos_and_eos_are_chosen_checked_and_recorded() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", b"{\"text\":\"a<s>b\"}\n{\"text\":\"</s>\"}\n")]).await);
+    let with = |bos: &str, eos: &str| {
+        let mut config = config(vec![texts("web", "in/a.jsonl")]);
+        (config.tokenizer.bos, config.tokenizer.eos) = (Some(bos.to_owned()), Some(eos.to_owned()));
+        config
+    };
+    job.run(with("</s>", "<s>")).await.expect("runs");
+    let record = manifest(&job.output).await.tokenizer;
+    assert_eq!((record.bos, record.eos), (2, 1));
+    for (row, _) in rows(&job.output).await {
+        for (_, range) in row.documents() {
+            let tokens = &row.tokens()[range];
+            assert_eq!((tokens.first(), tokens.last()), (Some(&2), Some(&1)));
+            assert!(tokens[1..tokens.len() - 1].iter().all(|&id| id > 2), "text gave a marker: {tokens:?}");
+        }
+    }
+    // An absent piece is found before any file is looked for.
+    let mut absent = with("<s>", "<|endoftext|>");
+    absent.sources[0].uri = "nowhere/*.jsonl".to_owned();
+    let error = Job::new(&job.inputs).run(absent).await.expect_err("absent");
+    assert!(matches!(error, PipelineError::Tokenizer { .. }), "{error}");
+    assert!(error.hint().expect("a hint").contains("`tokenizer.eos`"));
 }
 
 #[tokio::test]
