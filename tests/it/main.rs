@@ -2,10 +2,14 @@
 
 mod afterwards;
 mod architecture;
+mod broken;
 mod cli;
+mod closing;
 mod compat;
 mod conformance;
 mod demo;
+mod kills;
 mod preprocess;
 mod skipped;
 mod support;
+mod versions;
