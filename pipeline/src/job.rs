@@ -87,7 +87,7 @@ async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Repo
 }
 
 /// The configuration without what the bytes don't depend on: output, limits, devices' names and the roots of
-/// addresses; tokenizer and codec by their fingerprint.
+/// addresses; tokenizer, codec and joined tables by their fingerprint.
 fn portable_config(plan: &PreprocessPlan) -> Result<Value, PipelineError> {
     let mut config =
         serde_json::to_value(&plan.config).map_err(|error| PipelineError::Format(Box::new(error)))?;
@@ -111,7 +111,7 @@ fn portable_config(plan: &PreprocessPlan) -> Result<Value, PipelineError> {
         None => config["codec"] = Value::Null,
     }
     for (index, source) in plan.sources.iter().enumerate() {
-        config["source"][index]["uri"] = source.listing.pattern.clone().into();
+        source.make_portable(&mut config["source"][index]);
     }
     Ok(config)
 }

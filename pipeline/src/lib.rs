@@ -19,6 +19,7 @@ mod deduplicate;
 pub mod document;
 mod error;
 mod job;
+mod join;
 mod lease;
 mod observer;
 mod operators;
@@ -40,8 +41,8 @@ mod units;
 
 pub use commit::Location;
 pub use config::{
-    CodecConfig, Filling, Format, PictureConfig, PreprocessConfig, SourceConfig, SplitConfig, TextSplit,
-    TokenizerConfig, TrainTokenizer,
+    CaptionChoice, CodecConfig, Filling, Format, JoinConfig, JoinKeys, PictureConfig, PreprocessConfig,
+    SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
 pub use document::Shape;
 pub use error::{BoxError, PipelineError};

@@ -1,11 +1,11 @@
-//! The bytes of pictures that a table names by path.
+//! The bytes of pictures that a table names by path, or that lie somewhere in an archive.
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::{ImageRef, Input, MAX_PICTURE_BYTES};
+use super::{ImageRef, Input, MAX_PICTURE_BYTES, stream as file_stream};
 use crate::reject::{Reject, RejectReason};
 
 /// Requests of one reader at a time.
@@ -22,10 +22,18 @@ pub(crate) fn resolve(
 }
 
 async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Option<Bytes>, Reject> {
+    let (store, folder) = match &input.folder {
+        Some(folder) => (&folder.store, folder.path.as_ref()),
+        None => (&input.store, folder),
+    };
     let path = match image {
         ImageRef::Absent => return Ok(None),
         ImageRef::Bytes(bytes) => return Ok(Some(bytes)),
         ImageRef::Path(path) => inside(folder, &path)?,
+        ImageRef::Piece(file, range) => {
+            let bytes = file_stream::get_range(input, &file, range).await;
+            return bytes.map(Some).map_err(|error| Reject::new(RejectReason::Io, error.to_string()));
+        }
     };
     let failed = |error| match error {
         object_store::Error::NotFound { .. } => {
@@ -33,7 +41,7 @@ async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Option<By
         }
         error => Reject::new(RejectReason::Io, format!("`{}` can't be read: {error}", name(folder, &path))),
     };
-    let found = input.store.get(&path).await.map_err(failed)?;
+    let found = store.get(&path).await.map_err(failed)?;
     if found.meta.size > MAX_PICTURE_BYTES {
         let detail = format!("file has {} bytes, the limit is {MAX_PICTURE_BYTES}", found.meta.size);
         return Err(Reject::new(RejectReason::ImageTooLarge, detail));
