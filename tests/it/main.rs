@@ -8,4 +8,5 @@ mod conformance;
 mod demo;
 mod preprocess;
 mod skipped;
+mod sources;
 mod support;
