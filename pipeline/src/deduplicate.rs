@@ -1,7 +1,7 @@
 //! Exact deduplication: of rows with the same content the first by (source, file, row) is kept; where there are
 //! earlier versions of the dataset, what they hold comes first, and is read again for that.
 //!
-//! The content of a row is its texts and the bytes of its pictures as they lie in the files, after `where` and
+//! The content of a row is its texts, all of its captions, and the bytes of its pictures as they lie in the files, after `where` and
 //! `select`. It is found by reading the sources once before they are packed; 16 bytes of BLAKE3 are remembered for
 //! each row, reserved from the job's memory, so a corpus with more rows than that allows ends with a clear error and
 //! not in the machine's swap.
@@ -21,7 +21,7 @@ use rayon::prelude::*;
 
 use crate::document::Shape;
 use crate::error::PipelineError;
-use crate::operators::items::{Choice, Item, Part, from_columns};
+use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
 use crate::operators::stage::{Operator, Work};
 use crate::plan::{PreprocessPlan, run_session, stage};
 use crate::read::table::Kind;
@@ -83,7 +83,9 @@ impl Operator for HashRows {
 impl Work for HashRows {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
-        let choice = Choice { seed: self.seed, source: &self.source, path: &path };
+        // Rows are compared by what they say, not by what chance makes of it.
+        let captioning = Captioning::content();
+        let choice = Choice { seed: self.seed, source: &self.source, path: &path, captioning: &captioning };
         let mut items = from_columns(&batch, self.shape, &choice)?;
         items.retain(|item| item.kind == Kind::Row);
         if items.is_empty() {

@@ -47,6 +47,16 @@ pub enum PipelineError {
         /// Path of the file.
         path: String,
     },
+    /// A source of which no file can be read.
+    #[error("no file of source `{name}` can be read; `{path}` is damaged: {what}")]
+    Unreadable {
+        /// Name of the source.
+        name: String,
+        /// Path of its first file.
+        path: String,
+        /// What is wrong with that.
+        what: String,
+    },
     /// A column that the rows don't have.
     #[error("source `{name}` has no column `{column}`; its columns are {}", quoted(available))]
     NoColumn {
@@ -56,6 +66,50 @@ pub enum PipelineError {
         column: String,
         /// The columns that are there.
         available: Vec<String>,
+    },
+    /// A column whose type can't be what the source takes it for.
+    #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
+    WrongColumn {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What is possible.
+        expected: &'static str,
+    },
+    /// A column that is of another kind in another file.
+    #[error("column `{column}` of source `{name}` is {there} and {here}")]
+    Columns {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Its type in a file: `TYPE in FILE`.
+        there: String,
+        /// Its type in another file.
+        here: String,
+    },
+    /// A joined table that can't be used.
+    #[error("`join` of source `{name}` can't be used: {what}")]
+    Join {
+        /// Name of the source.
+        name: String,
+        /// The complaint.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A record batch that no memory should be taken for.
+    #[error("a record batch of `{path}` has {bytes} bytes, more than the {limit} that are held at a time")]
+    LargeBatch {
+        /// The file.
+        path: String,
+        /// Bytes of the batch.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
     },
     /// A `where` or `select` that is no SQL, or doesn't fit the columns.
     #[error("`{clause}` of source `{name}` is not usable: {what}")]
@@ -265,12 +319,27 @@ impl PipelineError {
             }
             Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
             Self::UnknownFormat { .. } => {
-                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, also with .gz or .zst, and .parquet; \
-                 say `format = \"json-lines\"` for files that are named otherwise"
+                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, .arrow, .arrows, .feather, .ipc, also with .gz or \
+                 .zst, and .parquet; say `format = \"json-lines\"` for files that are named otherwise"
                     .to_owned()
             }
+            Self::Unreadable { .. } => {
+                "look at the file; if it is of another form than its name says, set `format`".to_owned()
+            }
             Self::NoColumn { .. } => {
-                "name the column with the source's keys `text`, `caption`, `image`, `id`, or with `select`".to_owned()
+                "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
+                 `a.b` is the field `b` of the column `a`"
+                    .to_owned()
+            }
+            Self::WrongColumn { .. } => {
+                "name another column, or make one of it with `select` (`cast(n as varchar) as text`)".to_owned()
+            }
+            Self::Columns { .. } => {
+                "take the files as two sources, or write them again with one type".to_owned()
+            }
+            Self::Join { hint, .. } => (*hint).to_owned(),
+            Self::LargeBatch { .. } => {
+                "write the file again in smaller record batches, or as Parquet".to_owned()
             }
             Self::Sql { .. } => {
                 "column names are case-sensitive, and quoted with double quotes where they are no plain words".to_owned()
@@ -307,6 +376,10 @@ impl PipelineError {
             Self::Store { source: object_store::Error::NotFound { .. }, .. }
             | Self::Read { source: object_store::Error::NotFound { .. }, .. } => {
                 "check the bucket and the key".to_owned()
+            }
+            Self::Store { source: object_store::Error::NotSupported { .. }, .. }
+            | Self::Read { source: object_store::Error::NotSupported { .. }, .. } => {
+                "the server gives no parts of a file: copy the file to a disk or an object store".to_owned()
             }
             Self::Store { source, .. } if is_no_folder(source) => {
                 "a file is in the way where a folder should be: choose another `output`".to_owned()

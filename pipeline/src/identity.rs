@@ -22,8 +22,8 @@ struct JobRecord {
     config: Value,
 }
 
-/// The configuration without output, limits, devices' names and the roots of addresses; tokenizer and codec by their
-/// fingerprint.
+/// The configuration without output, limits, devices' names and the roots of addresses; tokenizer, codec and
+/// joined tables by their fingerprint.
 pub(crate) fn portable_config(
     config: &PreprocessConfig,
     tokenizer: Option<&Tokenizer>,
@@ -52,7 +52,7 @@ pub(crate) fn portable_config(
         None => config["codec"] = Value::Null,
     }
     for (index, source) in sources.iter().enumerate() {
-        config["source"][index]["uri"] = source.listing.pattern.clone().into();
+        source.make_portable(&mut config["source"][index]);
     }
     Ok(config)
 }

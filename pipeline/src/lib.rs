@@ -20,6 +20,7 @@ pub mod document;
 mod error;
 mod identity;
 mod job;
+mod join;
 mod lease;
 mod limit;
 mod meter;
@@ -45,8 +46,8 @@ mod version;
 
 pub use commit::Location;
 pub use config::{
-    CodecConfig, Filling, Format, PictureConfig, PreprocessConfig, SourceConfig, SplitConfig, TextSplit,
-    TokenizerConfig, TrainTokenizer,
+    CaptionChoice, CodecConfig, Filling, Format, JoinConfig, JoinKeys, PictureConfig, PreprocessConfig,
+    SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
 pub use document::Shape;
 pub use error::{BoxError, PipelineError};

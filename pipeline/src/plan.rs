@@ -415,8 +415,8 @@ async fn open_tokenizer(
     Tokenizer::with_markers(&bytes, &config.markers()).map_err(|error| failed(Box::new(error)))
 }
 
-/// The one place that makes sessions. Three settings keep DataFusion from moving rows between partitions, and one
-/// takes column names as they are written.
+/// The one place that makes sessions. Four settings keep DataFusion from moving rows between partitions or out of their
+/// order, and one takes column names as they are written.
 pub(crate) fn session(
     batch_rows: usize,
     memory_bytes: Option<usize>,
@@ -429,6 +429,8 @@ pub(crate) fn session(
     let options = config.options_mut();
     options.execution.enable_file_stream_work_stealing = false;
     options.sql_parser.enable_ident_normalization = false;
+    // A source's rows stay on the side of a join that streams and keeps their order.
+    options.optimizer.join_reordering = false;
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = memory_bytes {
         runtime = runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)));

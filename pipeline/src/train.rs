@@ -75,7 +75,9 @@ async fn sample_unit(
     let mut batches = physical.execute(partition, context)?;
     let mut bytes = 0;
     let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
-    let choice = Choice { seed: plan.config.seed, source: &source.config.name, path: &path };
+    let captioning = source.captioning();
+    let choice =
+        Choice { seed: plan.config.seed, source: &source.config.name, path: &path, captioning: &captioning };
     while let Some(batch) = batches.next().await.transpose()? {
         for text in texts_from_columns(&batch, source.config.shape, &choice)? {
             bytes += text.len() as u64;

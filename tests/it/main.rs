@@ -11,5 +11,6 @@ mod demo;
 mod kills;
 mod preprocess;
 mod skipped;
+mod sources;
 mod support;
 mod versions;

@@ -11,6 +11,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Typ
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
@@ -27,7 +28,7 @@ use crate::PipelineError;
 use crate::config::Format;
 use crate::read::batch::{RowSink, Target};
 use crate::read::table::Table;
-use crate::read::{Input, Pick, parquet, read_rows};
+use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 
 /// The columns of a description: one row a file.
@@ -46,8 +47,8 @@ pub(crate) fn description_schema() -> SchemaRef {
     ]))
 }
 
-const FORMATS: [Format; 6] =
-    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Tar, Format::Coco];
+const FORMATS: [Format; 7] =
+    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Arrow, Format::Tar, Format::Coco];
 
 /// The description of a unit.
 pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> {
@@ -198,6 +199,8 @@ impl ExecutionPlan for UnitReadExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let consumer = MemoryConsumer::new(format!("UnitReadExec[{partition}]"));
+        let memory = consumer.register(context.memory_pool());
         let descriptions = self.input.execute(partition, context)?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
         let reading = Reading {
@@ -205,6 +208,7 @@ impl ExecutionPlan for UnitReadExec {
             input: self.store.clone(),
             schema: self.schema.clone(),
             sender: builder.tx(),
+            memory: Arc::new(memory),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
         builder.spawn_blocking(move || {
@@ -229,6 +233,7 @@ struct Reading {
     input: Input,
     schema: SchemaRef,
     sender: Sender<Result<RecordBatch>>,
+    memory: Arc<MemoryReservation>,
     metrics: BaselineMetrics,
 }
 
@@ -270,8 +275,10 @@ impl Reading {
 
     fn file(&self, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
         let mut emit = |batch| self.send(batch);
-        if file.format == Format::Parquet {
-            return parquet::read(&self.input, file, &target, &mut emit);
+        match file.format {
+            Format::Parquet => return parquet::read(&self.input, file, &target, &mut emit),
+            Format::Arrow => return ipc::read(&self.input, file, &target, &self.memory, &mut emit),
+            _ => {}
         }
         let pick = Pick::Only(self.table.needed(&self.schema));
         let images = self.table.wants_images(&self.schema);

@@ -1,4 +1,7 @@
-//! JSON lines, with physical line numbers, where a bad line is a row like any other.
+//! JSON lines, with physical line numbers, where a bad line is a row like any other. A `.json` file may be one list of
+//! objects instead ([`list`]).
+
+pub(crate) mod list;
 
 use std::fmt;
 use std::io::BufRead;
@@ -71,6 +74,13 @@ pub(crate) fn read(
     pick: &Pick,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
+    if file.part.is_none() && list::may_be(file) {
+        match reader.fill_buf() {
+            Ok(first) if list::begins(first) => return list::read(reader, file, pick, visit),
+            Ok(_) => {}
+            Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
+        }
+    }
     let mut line = Vec::new();
     let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: 0 });
     let mut position = part.start;

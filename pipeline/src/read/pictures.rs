@@ -1,14 +1,14 @@
-//! The bytes of pictures that a table names by path.
+//! The bytes of pictures that a table names by path, or that lie somewhere in an archive.
 //!
 //! A picture that is not there, or that its store can't give after all retries, is a reject of its row that may pass
 //! later. A store that refuses the credentials refuses every row: that stops the job.
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::ObjectStoreExt;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::{ImageRef, Input, MAX_PICTURE_BYTES};
+use super::{ImageRef, Input, MAX_PICTURE_BYTES, stream as file_stream};
 use crate::PipelineError;
 use crate::reject::{Reject, RejectReason};
 
@@ -33,12 +33,19 @@ async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Fetched, 
         ImageRef::Absent => return Ok(Ok(None)),
         ImageRef::Bytes(bytes) => return Ok(Ok(Some(bytes))),
         ImageRef::Path(path) => path,
+        ImageRef::Piece(file, range) => {
+            return file_stream::get_range(input, &file, range).await.map(|bytes| Ok(Some(bytes)));
+        }
+    };
+    let (store, folder) = match &input.folder {
+        Some(folder) => (&folder.store, folder.path.as_ref()),
+        None => (&input.store, folder),
     };
     let path = match inside(folder, &written) {
         Ok(path) => path,
         Err(reject) => return Ok(Err(reject.showing(written.as_bytes()))),
     };
-    match get(input, &path).await {
+    match get(&**store, &path).await {
         Ok(Some(bytes)) => Ok(Ok(Some(bytes))),
         Ok(None) => {
             let detail = format!("file has more than {MAX_PICTURE_BYTES} bytes");
@@ -52,8 +59,8 @@ async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Fetched, 
 }
 
 /// The bytes of a picture, `None` if it is too large.
-async fn get(input: &Input, path: &Path) -> Result<Option<Bytes>, object_store::Error> {
-    let found = input.store.get(path).await?;
+async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>, object_store::Error> {
+    let found = store.get(path).await?;
     if found.meta.size > MAX_PICTURE_BYTES {
         return Ok(None);
     }

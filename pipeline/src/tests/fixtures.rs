@@ -4,8 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
+use arrow::array::{ArrayRef, RecordBatch, StringArray, StructArray};
 use arrow::buffer::Buffer;
+use arrow::datatypes::Field;
+use arrow::ipc::writer::{FileWriter, StreamWriter};
 use async_trait::async_trait;
+use datafusion::parquet::arrow::ArrowWriter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
@@ -287,6 +291,68 @@ impl MultipartUpload for FaultyUpload {
         self.aborted.fetch_add(1, Ordering::SeqCst);
         self.inner.abort().await
     }
+}
+
+/// A Parquet file of these batches, a row group each.
+pub(crate) fn parquet(batches: &[RecordBatch]) -> Vec<u8> {
+    let mut writer = ArrowWriter::try_new(Vec::new(), batches[0].schema(), None).expect("a writer");
+    for batch in batches {
+        writer.write(batch).expect("writes");
+        writer.flush().expect("ends a row group");
+    }
+    writer.into_inner().expect("finishes")
+}
+
+/// An Arrow IPC file of these batches.
+pub(crate) fn arrow_file(batches: &[RecordBatch]) -> Vec<u8> {
+    let mut writer = FileWriter::try_new(Vec::new(), &batches[0].schema()).expect("a writer");
+    batches.iter().for_each(|batch| writer.write(batch).expect("writes"));
+    writer.into_inner().expect("finishes")
+}
+
+/// The same batches as an Arrow IPC stream.
+pub(crate) fn arrow_stream(batches: &[RecordBatch]) -> Vec<u8> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &batches[0].schema()).expect("a writer");
+    batches.iter().for_each(|batch| writer.write(batch).expect("writes"));
+    writer.into_inner().expect("finishes")
+}
+
+/// A column of texts.
+pub(crate) fn strings(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values.iter().copied()))
+}
+
+/// A batch of these columns.
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+        .expect("a batch")
+}
+
+/// A column of structs.
+pub(crate) fn structs(fields: Vec<(&str, ArrayRef)>) -> ArrayRef {
+    let fields = fields
+        .into_iter()
+        .map(|(name, column)| (Arc::new(Field::new(name, column.data_type().clone(), true)), column));
+    Arc::new(StructArray::from(fields.collect::<Vec<_>>()))
+}
+
+/// An archive of these members.
+pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, *content).expect("appends");
+    }
+    builder.into_inner().expect("finishes")
+}
+
+/// Rows read, kept, refused, filtered and set aside as copies, of the first source of a report.
+pub(crate) fn counts(report: &Report) -> [u64; 5] {
+    let counts = &report.sources[0].statistics;
+    let found = [counts.read, counts.kept, counts.rejected, counts.filtered, counts.deduplicated];
+    assert_eq!(found[0], found[1..].iter().sum::<u64>(), "every row is counted once");
+    found
 }
 
 /// A PNG of one colour.
