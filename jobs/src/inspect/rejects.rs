@@ -63,6 +63,14 @@ fn check_reason(reason: &str) -> anyhow::Result<()> {
 
 async fn tables(place: &Place, session: &Session) -> anyhow::Result<Vec<Source>> {
     let Some(dataset) = Dataset::open(place).await? else { return unfinished(place, session).await };
+    let rejected = dataset.manifest.sources.iter().any(|source| source.statistics.rejected > 0);
+    if dataset.manifest.units.is_empty() && rejected {
+        let what = anyhow!("the manifest of `{}` lists no tables of refused rows", place.uri);
+        return Err(hinted(
+            what,
+            "an earlier version of the program wrote it: look into its folder `rejects`",
+        ));
+    }
     let retried = dataset.manifest.retried_units();
     let units = dataset.manifest.units.iter();
     let source = |unit: &schemas::UnitRecord| {
