@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Format, TextSplit};
 use crate::read::columnar::United;
-use crate::read::table::{Found, KIND, REASON, ROW, Table};
+use crate::read::table::{Found, KIND, REASON, ROW, Table, system_fields};
 use crate::units::FilePart;
 
 fn batch(start: i64, rows: i64) -> RecordBatch {
@@ -149,7 +149,7 @@ fn show(batch: &RecordBatch, row: usize) -> String {
     if batch[KIND].as_primitive::<UInt8Type>().value(row) != 0 {
         return format!("{number} !{}", batch[REASON].as_string::<i32>().value(row));
     }
-    let columns = batch.columns().iter().skip(6);
+    let columns = batch.columns().iter().skip(system_fields().len());
     let values: Vec<String> =
         columns.map(|column| array_value_to_string(column, row).expect("a value")).collect();
     format!("{number} {}", values.join(" | "))
