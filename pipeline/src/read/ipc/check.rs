@@ -194,19 +194,33 @@ where
                 fields.iter().try_for_each(|child| self.column(child, Some(count))).map(|()| true)
             }
             DataType::Dictionary(keys, _) => self.fixed(count, keys.primitive_width()),
-            DataType::FixedSizeBinary(width) => self.fixed(count, usize::try_from(*width).ok()),
+            DataType::FixedSizeBinary(width) => {
+                let width = usize::try_from(*width).ok();
+                let bytes = width.and_then(|width| count.checked_mul(width)).ok_or("a column is too long")?;
+                Ok(self.buffer()? >= bytes)
+            }
             other => self.fixed(count, other.primitive_width()),
         }
     }
 
     fn fixed(&mut self, count: usize, width: Option<usize>) -> Result<bool, String> {
-        let bytes = width.and_then(|width| count.checked_mul(width)).ok_or("a column is too long")?;
-        Ok(self.buffer()? >= bytes)
+        let width = width.filter(|width| *width > 0).ok_or("a column without a width")?;
+        let bytes = count.checked_mul(width).ok_or("a column is too long")?;
+        Ok(self.whole(width)? >= bytes)
+    }
+
+    /// The next buffer, which holds whole values: Arrow takes one that doesn't for a fault of the program.
+    fn whole(&mut self, width: usize) -> Result<usize, String> {
+        let bytes = self.buffer()?;
+        if !bytes.is_multiple_of(width) {
+            return Err(format!("a buffer of {bytes} bytes for values of {width}"));
+        }
+        Ok(bytes)
     }
 
     /// `count + 1` offsets, of no values there may be none; `data`: what they lead to is a buffer.
     fn offsets(&mut self, count: usize, width: usize, data: bool) -> Result<bool, String> {
-        let found = self.buffer()?;
+        let found = self.whole(width)?;
         if data {
             self.buffer()?;
         }
@@ -214,7 +228,7 @@ where
     }
 
     fn views(&mut self, count: usize) -> Result<bool, String> {
-        let found = self.buffer()?;
+        let found = self.whole(16)?;
         let buffers = self.variadic.next().filter(|buffers| *buffers >= 0);
         for _ in 0..buffers.ok_or("a column of views without a number of buffers")? {
             self.buffer()?;
