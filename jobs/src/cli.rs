@@ -88,6 +88,9 @@ pub(crate) struct PreprocessArgs {
     /// Show units and plan, write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
+    /// Run only those refused rows of a finished dataset again that may pass now
+    #[arg(long)]
+    pub(crate) retry_rejects: bool,
 }
 
 /// What to do with an image codec.
@@ -168,6 +171,10 @@ pub(crate) struct InspectArgs {
     /// Run a query over the table `rows` (columns tokens, spans, images, sources)
     #[arg(long, value_name = "QUERY")]
     pub(crate) sql: Option<String>,
+    /// Show the rows that were refused, all or those of one reason; also of an unfinished dataset
+    #[arg(long, value_name = "REASON", num_args = 0..=1, require_equals = true, default_missing_value = "",
+          conflicts_with_all = ["row", "sql", "html"])]
+    pub(crate) rejects: Option<String>,
 }
 
 /// Check every checksum and every invariant of a dataset, a shard, a run or a checkpoint

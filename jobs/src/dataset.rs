@@ -86,8 +86,11 @@ impl Dataset {
     ///
     /// If it is missing, damaged, or of an unknown kind.
     pub(crate) async fn tokenizer(&self) -> anyhow::Result<Tokenizer> {
-        let place = self.place.join(&self.manifest.tokenizer.path);
-        read_tokenizer(&place).await
+        let record = &self.manifest.tokenizer;
+        let place = self.place.join(&record.path);
+        let bytes = place.read().await?;
+        Tokenizer::with_ids(&bytes, record.bos, record.eos)
+            .with_context(|| format!("cannot use the tokenizer `{}`", place.uri))
     }
 
     /// The shard that holds row `row` of the dataset, and the row's index in it.

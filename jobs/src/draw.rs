@@ -1,7 +1,9 @@
 //! Text for a terminal: colours, numbers, tables, bars. Pure; nothing here prints.
 
+mod counts;
 mod row;
 
+pub(crate) use counts::{Counted, balance, counts, refused};
 pub(crate) use row::{RowView, content, drawn, name_of, origin, row_json, summary};
 
 /// Colours, or none. Every use marks what is readable without them too.

@@ -2,6 +2,7 @@
 
 mod html;
 mod query;
+mod rejects;
 mod summary;
 
 use std::path::Path;
@@ -25,6 +26,9 @@ pub(crate) fn run(args: &InspectArgs, session: &Session) -> anyhow::Result<Outco
 }
 
 async fn inspect(args: &InspectArgs, session: &Session) -> anyhow::Result<()> {
+    if let Some(reason) = &args.rejects {
+        return rejects::show(&session.stores.place(&args.uri)?, reason, session).await;
+    }
     let found = Found::open(session.stores.place(&args.uri)?).await?;
     if let Some(path) = &args.html {
         return write_page(args, path, &found, session).await;
@@ -43,7 +47,11 @@ fn show_summary(found: &Found, session: &Session) -> anyhow::Result<()> {
         Found::Shard(place, shard) if printer.json() => printer.document(&summary::shard_json(place, shard)?),
         Found::Dataset(dataset) => {
             printer.data(&summary::dataset_text(dataset, printer.palette(), printer.width()))?;
-            printer.note(&format!("one row drawn: transfusion inspect {} --row 0", dataset.place.uri));
+            let uri = &dataset.place.uri;
+            printer.note(&format!("one row drawn: transfusion inspect {uri} --row 0"));
+            if dataset.manifest.sources.iter().any(|source| source.statistics.rejected > 0) {
+                printer.note(&format!("what was refused: transfusion inspect {uri} --rejects"));
+            }
             Ok(())
         }
         Found::Shard(place, shard) => printer.data(&summary::shard_text(place, shard, printer.palette())?),

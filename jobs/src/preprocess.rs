@@ -1,20 +1,20 @@
 //! `preprocess`: raw text and images to packed shards.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use object_store::ObjectStore;
 use object_store::path::Path;
 use pipeline::codec::ImageCodec;
 use pipeline::{
-    BoxError, Environment, Event, Location, Observer, PipelineError, PreprocessConfig, PreprocessPlan,
-    Report, Resolver,
+    BoxError, Environment, Event, Location, Observer, OperatorReport, PipelineError, PreprocessConfig,
+    PreprocessPlan, Report, Resolver,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::cli::PreprocessArgs;
-use crate::draw::{bytes, count, percent, thousands};
+use crate::draw::{Counted, Palette, balance, bytes, count, counts, refused, table, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
@@ -28,11 +28,12 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
     let config: PreprocessConfig = settings::load(Kind::Preprocess, &args.config, &args.set)?;
     let stop = Stop::listen()?;
     let output = config.output.clone();
-    let made = pack(config, args.dry_run, session, &stop);
-    match made {
+    let mode = Mode { dry_run: args.dry_run, retry_rejects: args.retry_rejects };
+    match pack(config, mode, session, &stop) {
         Err(error) if stopped(&error) && stop.signal().is_some() => {
             let again = settings::spelled(&args.config, &args.set);
-            session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}"));
+            let retry = if args.retry_rejects { " --retry-rejects" } else { "" };
+            session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}{retry}"));
             Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
         }
         Err(error) => Err(error),
@@ -44,6 +45,15 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
     }
 }
 
+/// What is done of a job.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Mode {
+    /// Nothing; the plan is shown.
+    pub(crate) dry_run: bool,
+    /// Only rows that were refused before.
+    pub(crate) retry_rejects: bool,
+}
+
 /// Packs a dataset. `None` for a dry run.
 ///
 /// # Errors
@@ -51,13 +61,13 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
 /// Whatever the job failed of.
 pub(crate) fn pack(
     config: PreprocessConfig,
-    dry_run: bool,
+    mode: Mode,
     session: &Session,
     stop: &Stop,
 ) -> anyhow::Result<Option<Report>> {
     session.runtime.block_on(async {
-        let plan = plan(config, session, stop).await?;
-        if dry_run {
+        let plan = plan(config, mode, session, stop).await?;
+        if mode.dry_run {
             show_plan(&plan, session).await?;
             return Ok(None);
         }
@@ -72,7 +82,12 @@ pub(crate) fn pack(
     })
 }
 
-async fn plan(config: PreprocessConfig, session: &Session, stop: &Stop) -> anyhow::Result<PreprocessPlan> {
+async fn plan(
+    config: PreprocessConfig,
+    mode: Mode,
+    session: &Session,
+    stop: &Stop,
+) -> anyhow::Result<PreprocessPlan> {
     if config.output.is_empty() {
         return Err(hinted(
             anyhow!("the config names no `output`"),
@@ -85,6 +100,7 @@ async fn plan(config: PreprocessConfig, session: &Session, stop: &Stop) -> anyho
     let output = Location { store: output.store, prefix: output.path, local: output.local };
     let mut environment = Environment::new(session.stores.clone(), output, session.threads);
     environment.stop = stop.flag();
+    environment.retry_rejects = mode.retry_rejects;
     environment.codec = open_codec(&config, session).await?;
     Ok(PreprocessPlan::try_new(config, environment).await?)
 }
@@ -140,51 +156,30 @@ fn finish(report: &Report, output: &str, session: &Session) -> anyhow::Result<()
     let printer = &session.printer;
     printer.event(&json!({ "event": "finished", "output": output, "report": report }))?;
     if !printer.json() {
-        report_lines(report, output).iter().for_each(|line| printer.note(line));
+        let lines = report_lines(report, output, session.verbose, printer.palette_of_notes());
+        lines.iter().for_each(|line| printer.note(line));
     }
     Ok(())
 }
 
-fn report_lines(report: &Report, output: &str) -> Vec<String> {
+fn report_lines(report: &Report, output: &str, verbose: bool, palette: Palette) -> Vec<String> {
+    let mut lines = fate_lines(report, output);
     let all = &report.statistics;
-    let mut lines = Vec::new();
-    if report.already_complete {
-        lines.push(format!("{output} was finished before: nothing was done"));
-    } else if report.reused_units > 0 {
-        lines.push(format!(
-            "{} of {} had been finished before",
-            report.reused_units,
-            count(report.units as u64, "unit")
-        ));
-    }
-    if report.changed_files > 0 {
-        let files = count(report.changed_files as u64, "input file");
-        lines.push(format!("warning: {files} changed since; pack into another `output` to take them in"));
-    }
-    let positions = all.tokens + all.patches + all.padding;
     lines.push(format!(
-        "{output}: {} of {}, {}, {}, {} padding, in {} ({})",
+        "{output}: {} of {} in {} ({}), {}",
         count(all.rows, "row"),
         count(all.documents, "document"),
-        count(all.tokens, "text position"),
-        count(all.images, "image"),
-        percent(all.padding, positions),
         count(report.shards as u64, "shard"),
-        bytes(report.bytes)
+        bytes(report.bytes),
+        report.manifest_name
     ));
-    for source in &report.sources {
-        let of = &source.statistics;
-        let reasons: Vec<String> =
-            of.rejects.iter().map(|(reason, number)| format!("{reason} {}", thousands(*number))).collect();
-        if !reasons.is_empty() {
-            lines.push(format!(
-                "  {}: {} of {} rows rejected: {}",
-                source.name,
-                of.rejected,
-                of.read,
-                reasons.join(", ")
-            ));
-        }
+    let sources: Vec<Counted<'_>> =
+        report.sources.iter().map(|source| (source.name.as_str(), &source.statistics)).collect();
+    lines.push(table(&counts(&sources), palette).trim_end().to_owned());
+    lines.push(format!("  {}", balance(&sources)));
+    let refused = refused(&sources);
+    if refused.len() > 1 {
+        lines.push(table(&refused, palette).trim_end().to_owned());
     }
     if let Some(validation) = &report.validation {
         lines.push(format!(
@@ -193,78 +188,220 @@ fn report_lines(report: &Report, output: &str) -> Vec<String> {
             count(validation.documents, "document")
         ));
     }
+    if verbose && !report.operators.is_empty() {
+        lines.push(table(&operators(&report.operators), palette).trim_end().to_owned());
+    }
     lines.push(format!("look at it with: transfusion inspect {output} --row 0"));
+    if report.sources.iter().any(|source| source.statistics.rejected > 0) {
+        lines.push(format!("and at what was refused: transfusion inspect {output} --rejects"));
+    }
     lines
+}
+
+/// What this start has done.
+fn fate_lines(report: &Report, output: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    if report.already_complete {
+        lines.push(format!("{output} was finished before: nothing was done"));
+    } else if report.reused_units > 0 {
+        let units = count(report.units as u64, "unit");
+        lines.push(format!("{} of {units} had been finished before", report.reused_units));
+    }
+    if report.added_files > 0 {
+        let files = count(report.added_files as u64, "input file");
+        lines.push(format!("{files} added, as {}; what was there is untouched", report.manifest_name));
+    }
+    if let Some(retried) = report.retried {
+        lines.push(match retried.rows {
+            0 => "no row was refused for a reason that may pass".to_owned(),
+            _ => format!(
+                "{} run again: {} passed, {} refused again",
+                count(retried.rows, "row"),
+                thousands(retried.passed),
+                thousands(retried.rejected)
+            ),
+        });
+    }
+    if report.waiting_files > 0 {
+        let files = count(report.waiting_files as u64, "new input file");
+        lines.push(format!("{files} left out: start without `--retry-rejects` to add what is new"));
+    }
+    lines
+}
+
+/// What the operators of the plan measured, below a heading.
+fn operators(reports: &[OperatorReport]) -> Vec<Vec<String>> {
+    let mut rows = vec![["operator", "rows out", "compute time"].map(str::to_owned).to_vec()];
+    let measured =
+        |report: &&OperatorReport| report.output_rows.is_some() || report.compute_nanoseconds.is_some();
+    for report in reports.iter().filter(measured) {
+        rows.push(vec![
+            report.name.clone(),
+            report.output_rows.map_or_else(|| "-".to_owned(), thousands),
+            report.compute_nanoseconds.map_or_else(|| "-".to_owned(), compute_time),
+        ]);
+    }
+    rows
+}
+
+/// A time that may be short: `12 ms`, `3.2 s`.
+fn compute_time(nanoseconds: u64) -> String {
+    match nanoseconds / 1_000_000 {
+        milliseconds @ 0..1000 => format!("{milliseconds} ms"),
+        _ => duration(Duration::from_nanos(nanoseconds)),
+    }
 }
 
 /// Shows events as they come.
 struct Watcher {
     printer: Printer,
     progress: Progress,
-    rows: AtomicU64,
-    rejected: AtomicU64,
-    tokens: AtomicU64,
-    images: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+/// What has been seen of a job.
+#[derive(Debug)]
+struct Seen {
+    units: u64,
+    of_units: u64,
+    rows: u64,
+    rejected: u64,
+    tokens: u64,
+    images: u64,
+    bytes: u64,
+    of_bytes: u64,
+    /// When the units were started.
+    started: Instant,
+    last_event: Instant,
+}
+
+/// Between two events of progress on stdout.
+const EVENT_EVERY: Duration = Duration::from_secs(1);
+
+impl Seen {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            units: 0,
+            of_units: 0,
+            rows: 0,
+            rejected: 0,
+            tokens: 0,
+            images: 0,
+            bytes: 0,
+            of_bytes: 0,
+            started: now,
+            last_event: now,
+        }
+    }
+
+    fn message(&self) -> String {
+        let rejected = match self.rejected {
+            0 => String::new(),
+            rejected => format!(", {} rejected", thousands(rejected)),
+        };
+        format!(
+            "unit {} of {}, {}, {} tokens, {}{rejected}",
+            thousands(self.units),
+            thousands(self.of_units),
+            count(self.rows, "row"),
+            thousands(self.tokens),
+            count(self.images, "image")
+        )
+    }
+
+    /// The numbers of the progress line, for events.
+    fn numbers(&self, event: &str) -> Value {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let rate = self.bytes as f64 / seconds.max(1e-9);
+        let left = self.of_bytes.saturating_sub(self.bytes) as f64 / rate;
+        json!({
+            "event": event, "units": self.units, "of_units": self.of_units, "rows": self.rows,
+            "rejected": self.rejected, "tokens": self.tokens, "images": self.images, "bytes": self.bytes,
+            "of_bytes": self.of_bytes, "mb_per_second": rate / 1e6, "seconds": seconds,
+            "seconds_left": left.is_finite().then_some(left),
+        })
+    }
 }
 
 impl Watcher {
     fn new(printer: &Printer) -> Self {
         let progress = Progress::new(printer, "preprocess", Unit::Bytes, 0, 0);
-        let zero = AtomicU64::default;
-        Self {
-            printer: printer.clone(),
-            progress,
-            rows: zero(),
-            rejected: zero(),
-            tokens: zero(),
-            images: zero(),
+        Self { printer: printer.clone(), progress, seen: Mutex::new(Seen::new()) }
+    }
+
+    fn see(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().expect("no holder of this lock panics")
+    }
+
+    fn emit(&self, value: &Value) {
+        // Whoever read the events may have gone; the job goes on.
+        drop(self.printer.event(value));
+    }
+
+    fn planned(&self, version: u32, units: usize, reused: usize, bytes: u64) {
+        let mut seen = self.see();
+        (seen.units, seen.of_units, seen.of_bytes) = (reused as u64, units as u64, bytes);
+        seen.started = Instant::now();
+        self.progress.set_total(bytes);
+        self.progress.message(seen.message());
+        self.emit(&json!({
+            "event": "planned", "version": version, "units": units, "reused": reused, "bytes": bytes,
+        }));
+    }
+
+    fn read(&self, bytes: u64) {
+        let mut seen = self.see();
+        seen.bytes = bytes;
+        self.progress.update(bytes, seen.message());
+        if seen.last_event.elapsed() >= EVENT_EVERY {
+            seen.last_event = Instant::now();
+            self.emit(&seen.numbers("progress"));
         }
     }
 
-    fn message(&self) -> String {
-        let of = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let rejected = of(&self.rejected);
-        let rejected =
-            if rejected > 0 { format!(", {} rejected", thousands(rejected)) } else { String::new() };
-        let (rows, tokens, images) = (of(&self.rows), of(&self.tokens), of(&self.images));
-        format!("{}, {} tokens, {}{rejected}", count(rows, "row"), thousands(tokens), count(images, "image"))
+    fn unit_done(&self, unit: &str) {
+        let mut seen = self.see();
+        seen.units += 1;
+        let mut event = seen.numbers("unit");
+        event["unit"] = unit.into();
+        self.emit(&event);
+    }
+
+    fn tokenizer_trained(&self, vocabulary: u32, learned: u64) {
+        self.emit(&json!({ "event": "tokenizer", "vocabulary": vocabulary, "bytes": learned }));
+        if !self.printer.json() {
+            let (ids, learned) = (thousands(vocabulary.into()), bytes(learned));
+            self.printer.note(&format!("tokenizer: {ids} ids, learned from {learned}"));
+        }
+    }
+
+    fn lease_found(&self, wait: Duration) {
+        self.emit(&json!({ "event": "lease", "wait_seconds": wait.as_secs_f64() }));
+        if !self.printer.json() {
+            let wait = duration(wait);
+            self.printer.note(&format!(
+                "the output has a writer's lease: waiting up to {wait} to see whether that writer is alive"
+            ));
+        }
     }
 }
 
 impl Observer for Watcher {
     fn event(&self, event: Event) {
-        // Whoever read the events may have gone; the job goes on.
-        let emit = |value: serde_json::Value| drop(self.printer.event(&value));
         match event {
-            Event::Planned { units, reused, bytes } => {
-                self.progress.set_total(bytes);
-                emit(json!({ "event": "planned", "units": units, "reused": reused, "bytes": bytes }));
-            }
-            Event::TokenizerTrained { vocabulary, bytes: read } => {
-                emit(json!({ "event": "tokenizer", "vocabulary": vocabulary, "bytes": read }));
-                let learned = bytes(read);
-                if !self.printer.json() {
-                    self.printer.note(&format!(
-                        "tokenizer: {} ids, learned from {learned}",
-                        thousands(vocabulary.into())
-                    ));
-                }
-            }
+            Event::LeaseFound { wait } => self.lease_found(wait),
+            Event::Planned { version, units, reused, bytes } => self.planned(version, units, reused, bytes),
+            Event::TokenizerTrained { vocabulary, bytes } => self.tokenizer_trained(vocabulary, bytes),
             Event::Rows { rows, rejected, tokens, images } => {
-                for (to, more) in [
-                    (&self.rows, rows),
-                    (&self.rejected, rejected),
-                    (&self.tokens, tokens),
-                    (&self.images, images),
-                ] {
-                    to.fetch_add(more, Ordering::Relaxed);
-                }
-                self.progress.message(self.message());
+                let mut seen = self.see();
+                seen.rows += rows;
+                seen.rejected += rejected;
+                seen.tokens += tokens;
+                seen.images += images;
             }
-            Event::UnitDone { unit, bytes } => {
-                self.progress.add(bytes);
-                emit(json!({ "event": "unit", "unit": unit, "bytes": bytes }));
-            }
+            Event::Read { bytes } => self.read(bytes),
+            Event::UnitDone { unit, .. } => self.unit_done(&unit),
             _ => {}
         }
     }

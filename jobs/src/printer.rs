@@ -82,6 +82,11 @@ impl Printer {
         Palette::new(self.settings.colour_out)
     }
 
+    /// Colours of stderr.
+    pub(crate) fn palette_of_notes(&self) -> Palette {
+        Palette::new(self.settings.colour_err)
+    }
+
     /// Text to stdout.
     pub(crate) fn data(&self, text: &str) -> anyhow::Result<()> {
         self.bars.suspend(|| write_all(&mut io::stdout().lock(), text)).context("cannot write to stdout")

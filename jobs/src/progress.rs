@@ -144,14 +144,19 @@ fn line(label: &str, unit: Unit, state: &State, elapsed: Duration) -> String {
         Unit::Things(name) => format!("{name} "),
     };
     let mut text = format!("{label}: {name}{}", amount(state.done));
+    let seconds = elapsed.as_secs_f64();
     if state.total > 0 {
         let share = 100.0 * state.done as f64 / state.total as f64;
         text.push_str(&format!(" of {} ({share:.0} %)", amount(state.total)));
         let made = state.done.saturating_sub(state.first) as f64;
         if made > 0.0 && state.done < state.total {
-            let left = elapsed.as_secs_f64() / made * (state.total - state.done) as f64;
+            let left = seconds / made * (state.total - state.done) as f64;
             text.push_str(&format!(", {} left", duration(Duration::from_secs_f64(left))));
         }
+    }
+    if unit == Unit::Bytes && seconds > 0.0 {
+        let rate = state.done.saturating_sub(state.first) as f64 / seconds / 1e6;
+        text.push_str(&format!(", {rate:.1} MB/s"));
     }
     if !state.message.is_empty() {
         text.push_str(&format!(", {}", state.message));
@@ -196,6 +201,6 @@ mod tests {
     fn an_unknown_total_is_left_out() {
         let state =
             State { done: 3_000_000, first: 0, total: 0, message: String::new(), last_line: Instant::now() };
-        assert_eq!(line("read", Unit::Bytes, &state, Duration::from_secs(1)), "read: 3.0 MB");
+        assert_eq!(line("read", Unit::Bytes, &state, Duration::from_secs(2)), "read: 3.0 MB, 1.5 MB/s");
     }
 }

@@ -62,8 +62,12 @@ impl Sampler {
         };
         let model = checkpoint.model(which, &device(&session.device)?)?;
         let (name, bytes) = checkpoint.tokenizer()?;
-        let tokenizer = Tokenizer::from_bytes(&bytes)
-            .with_context(|| format!("cannot use `{name}` of the checkpoint"))?;
+        let state = checkpoint.state();
+        let tokenizer = match (state.bos, state.eos) {
+            (Some(bos), Some(eos)) => Tokenizer::with_ids(&bytes, bos, eos),
+            _ => Tokenizer::from_bytes(&bytes),
+        };
+        let tokenizer = tokenizer.with_context(|| format!("cannot use `{name}` of the checkpoint"))?;
         let mut sampler =
             Self { model, tokenizer, codec: None, size: None, config: settings(args), checkpoint };
         if sampler.knows_images() {

@@ -16,6 +16,8 @@ use crate::store::Stores;
 pub(crate) struct Session {
     /// Where to print.
     pub(crate) printer: Printer,
+    /// Whether more than usual is told.
+    pub(crate) verbose: bool,
     /// Cores to use.
     pub(crate) threads: usize,
     /// Name of the device that computes.
@@ -40,7 +42,8 @@ impl Session {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
         let runtime = runtime.context("cannot start the runtime")?;
-        Ok(Self { printer, threads, device: global.device.clone(), stores: Arc::default(), runtime })
+        let (verbose, device) = (global.verbose > 0, global.device.clone());
+        Ok(Self { printer, verbose, threads, device, stores: Arc::default(), runtime })
     }
 }
 

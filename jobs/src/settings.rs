@@ -180,7 +180,8 @@ fn describe(place: &str, message: &str) -> anyhow::Error {
     if let Some(field) = message.strip_prefix("missing field `").and_then(|rest| rest.split('`').next()) {
         return hinted(anyhow!("{place}: the key `{field}` is missing"), format!("add `{field} = ...`"));
     }
-    anyhow!("{place}: {}", message.replace('\n', ", "))
+    let hint = "values are TOML: 64, 0.5, true, \"text\", [\"a\", \"b\"]";
+    hinted(anyhow!("{place}: {}", message.replace('\n', ", ")), hint)
 }
 
 fn quoted(message: &str) -> Vec<&str> {

@@ -97,9 +97,11 @@ impl Stores {
         let host = host.ok_or_else(|| anyhow!("`{uri}` names no bucket"))?;
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
         let root = format!("{scheme}://{host}{port}");
-        // `Url` percent-encodes the path; the path as written is what the store knows.
+        // `Url` percent-encodes the path; the path as written is what a store knows. An address of the web has been
+        // encoded by whoever wrote it.
         let path = uri[scheme.len() + 3..].split_once('/').map_or("", |(_, path)| path);
-        let path = Path::parse(path).with_context(|| format!("`{uri}` has a path that no store has"))?;
+        let path = if scheme.starts_with("http") { Path::from_url_path(path) } else { Path::parse(path) };
+        let path = path.with_context(|| format!("`{uri}` has a path that no store has"))?;
         let store = self.store(&root, || open(scheme, host, &root))?;
         Ok(Place { store, path, local: None, uri: uri.to_owned() })
     }
@@ -241,6 +243,11 @@ mod tests {
     fn https_is_one_exact_address() {
         let place = Stores::default().place("https://example.org:8443/a/b.arrow").unwrap();
         assert_eq!(place.path.as_ref(), "a/b.arrow");
+        for written in
+            ["https://example.org/trip%20data/%C3%BC.jsonl", "https://example.org/trip data/ü.jsonl"]
+        {
+            assert_eq!(Stores::default().place(written).unwrap().path.as_ref(), "trip data/ü.jsonl");
+        }
     }
 
     #[test]

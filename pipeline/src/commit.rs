@@ -2,18 +2,20 @@
 //!
 //! On a disk an object is written to a temporary file beside its place, synced, and renamed (or linked, where it must
 //! not exist yet). On a store it is one put, or a multipart upload that shows nothing until it is complete and whose
-//! parts are removed when it fails. Shards are named by their content, so writing one twice is harmless; everything
-//! that must be decided once is put create-only.
+//! parts are removed when it fails; until then it lies in a file without a name, which the operating system removes
+//! however the process ends. Shards are named by their content, so writing one twice is harmless; everything that must
+//! be decided once is put create-only.
 
+use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error as StoreError, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use schemas::ShardRecord;
+use schemas::{RejectsRecord, ShardRecord};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -46,6 +48,54 @@ pub(crate) struct Commit {
     pub(crate) shards: [Vec<ShardRecord>; SPLITS],
     /// Its counts.
     pub(crate) report: UnitReport,
+    /// Its table of refused rows, where it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rejects: Option<RejectsRecord>,
+    /// What it ran again, where it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) retries: Option<Retried>,
+}
+
+impl Commit {
+    /// Whether it ran rows again that were all refused as before: then nothing is to be remembered.
+    pub(crate) fn is_in_vain(&self) -> bool {
+        self.retries.as_ref().is_some_and(|retried| retried.rejects == self.report.statistics[0].rejects)
+    }
+}
+
+/// Refused rows of an earlier unit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Retried {
+    /// The unit that refused them.
+    pub(crate) unit: String,
+    /// How many, by reason.
+    pub(crate) rejects: BTreeMap<String, u64>,
+}
+
+impl Retried {
+    /// Number of rows.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rejects.values().sum()
+    }
+}
+
+/// A file that becomes an object of the dataset.
+#[derive(Debug)]
+pub(crate) enum Temporary {
+    /// On the disk of the dataset; renamed to its place.
+    Named(NamedTempFile),
+    /// Anywhere; its bytes are sent to the store.
+    Unnamed(File),
+}
+
+impl Temporary {
+    /// A handle to write to. There is one place in the file for all handles.
+    pub(crate) fn handle(&self) -> io::Result<File> {
+        match self {
+            Self::Named(file) => file.as_file().try_clone(),
+            Self::Unnamed(file) => file.try_clone(),
+        }
+    }
 }
 
 pub(crate) fn commit_name(unit: &str) -> String {
@@ -62,6 +112,7 @@ impl Location {
     /// The path of an object, for a message.
     pub(crate) fn show(&self, name: &str) -> String {
         match &self.local {
+            Some(local) if name.is_empty() => local.display().to_string(),
             Some(local) => local.join(name).display().to_string(),
             None => self.path(name).to_string(),
         }
@@ -133,14 +184,17 @@ impl Location {
     }
 
     /// A temporary file for an object that is to be written here. Blocks.
-    pub(crate) fn temporary(&self) -> Result<NamedTempFile, PipelineError> {
+    pub(crate) fn temporary(&self) -> Result<Temporary, PipelineError> {
+        if self.local.is_some() {
+            return self.named_temporary().map(Temporary::Named);
+        }
+        let file = tempfile::tempfile();
+        file.map(Temporary::Unnamed).map_err(|error| self.io_error("create a temporary file for", "", error))
+    }
+
+    fn named_temporary(&self) -> Result<NamedTempFile, PipelineError> {
         let mut builder = tempfile::Builder::new();
-        let Some(local) = &self.local else {
-            return builder
-                .tempfile()
-                .map_err(|error| self.io_error("create a temporary file for", "", error));
-        };
-        let folder = local.join(TEMPORARY);
+        let folder = self.local.clone().unwrap_or_default().join(TEMPORARY);
         // What is renamed into the dataset has the rights of any other new file.
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
@@ -150,7 +204,7 @@ impl Location {
     }
 
     fn temporary_with(&self, name: &str, bytes: &[u8]) -> Result<NamedTempFile, PipelineError> {
-        let mut file = self.temporary()?;
+        let mut file = self.named_temporary()?;
         file.write_all(bytes).map_err(|error| self.io_error("write", name, error))?;
         Ok(file)
     }
@@ -173,13 +227,17 @@ impl Location {
     }
 
     /// Gives a finished temporary file its place. Its content decides its name, so it may exist.
-    pub(crate) async fn put_file(&self, name: &str, file: NamedTempFile) -> Result<(), PipelineError> {
-        if self.local.is_some() {
-            let (location, name) = (self.clone(), name.to_owned());
-            return blocking(move || location.persist(file, &name, false).map(|_| ())).await;
-        }
-        let mut source =
-            file.reopen().map_err(|error| self.io_error("read the temporary file of", name, error))?;
+    pub(crate) async fn put_file(&self, name: &str, file: Temporary) -> Result<(), PipelineError> {
+        let mut source = match file {
+            Temporary::Named(file) => {
+                let (location, name) = (self.clone(), name.to_owned());
+                return blocking(move || location.persist(file, &name, false).map(|_| ())).await;
+            }
+            Temporary::Unnamed(file) => file,
+        };
+        source
+            .seek(SeekFrom::Start(0))
+            .map_err(|error| self.io_error("read the temporary file of", name, error))?;
         let mut first = Vec::new();
         self.read_part(&mut source, &mut first, name)?;
         if first.len() < PART_BYTES {

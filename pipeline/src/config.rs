@@ -3,10 +3,14 @@
 //! Keys are kebab-case, unknown ones are refused. [`crate::PreprocessPlan::try_new`] turns a configuration into what
 //! will be done: defaults are filled in, addresses resolved, files listed.
 
+use std::collections::BTreeMap;
+
+use schemas::Markers;
 use schemas::shard::Compression;
 use serde::{Deserialize, Serialize};
 
 use crate::PipelineError;
+use crate::bpe::RESERVED;
 use crate::document::Shape;
 use crate::picture::PictureRules;
 
@@ -91,6 +95,41 @@ pub struct TokenizerConfig {
     pub model: Option<String>,
     /// Train one instead.
     pub train: Option<TrainTokenizer>,
+    /// The piece that begins every document, e.g. `<s>`; by default the one that the file names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bos: Option<String>,
+    /// The piece that ends every document, e.g. `</s>`; by default the one that the file names.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eos: Option<String>,
+}
+
+impl TokenizerConfig {
+    pub(crate) fn markers(&self) -> Markers {
+        Markers { bos: self.bos.clone(), eos: self.eos.clone() }
+    }
+
+    /// What can be known of a tokenizer that is still to be trained: it has these markers and no others, and its bytes.
+    /// A file's markers are checked when it is opened.
+    fn check(&self) -> Result<(), PipelineError> {
+        const TRAINED: [&str; 2] = ["<s>", "</s>"];
+        if let Some(TrainTokenizer { vocabulary, .. }) = self.train
+            && vocabulary <= RESERVED
+        {
+            let expected = format!("more than the {RESERVED} ids of markers and bytes");
+            return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
+        }
+        let known = |piece: &String| self.train.is_none() || TRAINED.contains(&piece.as_str());
+        for (key, piece) in [("tokenizer.bos", &self.bos), ("tokenizer.eos", &self.eos)] {
+            if let Some(piece) = piece.as_ref().filter(|piece| !known(piece)) {
+                return Err(wrong(
+                    key,
+                    format!("`{piece}`"),
+                    "`<s>` or `</s>`, which a trained tokenizer has",
+                ));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A byte-level BPE trained on the texts and captions of the sources.
@@ -179,10 +218,27 @@ pub enum Format {
     Csv,
     /// Parquet.
     Parquet,
+    /// Arrow IPC, the file form (Feather version 2 is that) and the stream form.
+    Arrow,
     /// WebDataset: files of one key are one row.
     Tar,
     /// The captions file of COCO: `images` and `annotations`.
     Coco,
+}
+
+impl Format {
+    /// The name in configs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::JsonLines => "json-lines",
+            Self::Text => "text",
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+            Self::Tar => "tar",
+            Self::Coco => "coco",
+        }
+    }
 }
 
 /// What is a document in plain text.
@@ -198,7 +254,86 @@ pub enum TextSplit {
     Line,
 }
 
-/// Where rows come from.
+/// What becomes of a row with several captions. Captions that are null or blank don't count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CaptionChoice {
+    /// One of them is taken, by hash of the row: one document.
+    #[default]
+    Hash,
+    /// All of them, a line each, are the caption of one document.
+    All,
+    /// Each of them makes a document of its own with the row's image. All name the same row; which part stands first is
+    /// chosen for each.
+    Each,
+}
+
+/// Text around captions, in which `{caption}` stands for the caption.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "a template is a text or a list of texts")]
+pub enum Template {
+    /// One for all.
+    One(String),
+    /// Of several, one is taken for each caption by hash of the row.
+    Several(Vec<String>),
+}
+
+impl Template {
+    /// What stands for the caption.
+    pub const PLACE: &str = "{caption}";
+
+    pub(crate) fn texts(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Several(texts) => texts,
+        }
+    }
+}
+
+/// A table with further columns for a source's rows, found by a key: a left outer join.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct JoinConfig {
+    /// Address of the table: a file, a folder or a glob.
+    pub uri: String,
+    /// The columns whose values, as text, must be equal.
+    pub on: JoinKeys,
+    /// The columns to take; by default all but the keys.
+    pub columns: Vec<String>,
+    /// The form of its files; by default their names tell.
+    pub format: Option<Format>,
+}
+
+/// The columns that a join compares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(
+    untagged,
+    expecting = "`on` is a column, or a table of the source's columns and the joined table's, `{ key = \"image_id\" }`"
+)]
+pub enum JoinKeys {
+    /// A column of this name on both sides.
+    Same(String),
+    /// Columns of the source, each with its name in the joined table. All must be equal.
+    Renamed(BTreeMap<String, String>),
+}
+
+impl Default for JoinKeys {
+    fn default() -> Self {
+        Self::Renamed(BTreeMap::new())
+    }
+}
+
+impl JoinKeys {
+    /// Names in the source and in the joined table.
+    pub(crate) fn pairs(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Same(name) => vec![(name.clone(), name.clone())],
+            Self::Renamed(names) => names.iter().map(|(own, other)| (own.clone(), other.clone())).collect(),
+        }
+    }
+}
+
+/// Where rows come from. A key that names a column may name a field of one: `meta.caption`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SourceConfig {
@@ -219,17 +354,28 @@ pub struct SourceConfig {
     pub weight: f64,
     /// Column of the text, `text` by default.
     pub text: Option<String>,
-    /// Column of the caption, `caption` by default. Of a list of captions one is taken, by hash of the row.
+    /// Column of the caption, or of a list of captions; `caption` by default.
     pub caption: Option<String>,
-    /// Column of the image: bytes, a struct of `bytes` and `path`, or a path relative to the file. By default the
-    /// first of `image`, `file_name`, `jpg`, `png`, `path` that is there.
+    /// What becomes of several captions. Where it is set and `caption` is not, a list in the column `captions` comes
+    /// before the column `caption`.
+    pub captions: Option<CaptionChoice>,
+    /// Text around each caption.
+    pub template: Option<Template>,
+    /// Column of the image: bytes, a struct of `bytes` and `path`, or a path. By default the first of `image`,
+    /// `file_name`, `jpg`, `png`, `path` that is there.
     pub image: Option<String>,
+    /// Address of the folder that paths of images start from; by default that of the file which names them.
+    pub folder: Option<String>,
     /// Column of the row's own id; by default `id` or `key` where there is one.
     pub id: Option<String>,
-    /// Column of the texts of an interleaved document, a list as long as `images`; `texts` by default.
+    /// Column of the texts of an interleaved document, a list; by default `texts` or `text_list`.
     pub texts: Option<String>,
-    /// Column of the images of an interleaved document, a list as long as `texts`; `images` by default.
+    /// Column of the images of an interleaved document, a list; by default `images` or `image_info`. Each image stands
+    /// at its place in the list, behind the text of the same place, or, where it has a `matched_text_index`, before the
+    /// text of that number.
     pub images: Option<String>,
+    /// A table with further columns.
+    pub join: Option<JoinConfig>,
     /// What is a document in plain text.
     pub document: TextSplit,
 }
@@ -246,10 +392,14 @@ impl Default for SourceConfig {
             weight: 1.0,
             text: None,
             caption: None,
+            captions: None,
+            template: None,
             image: None,
+            folder: None,
             id: None,
             texts: None,
             images: None,
+            join: None,
             document: TextSplit::File,
         }
     }
@@ -274,7 +424,7 @@ impl PreprocessConfig {
             (Some(_), Some(_)) => {
                 return Err(wrong("tokenizer.train", "set", "nothing beside `tokenizer.model`"));
             }
-            _ => {}
+            _ => self.tokenizer.check()?,
         }
         if self.sources.is_empty() {
             return Err(wrong("source", "absent", "at least one `[[source]]`"));
@@ -313,7 +463,7 @@ impl PreprocessConfig {
     }
 }
 
-/// Checks names, addresses and weights of a list of sources.
+/// Checks a list of sources as far as that needs no store.
 pub(crate) fn check_sources(sources: &[SourceConfig]) -> Result<(), PipelineError> {
     for (index, source) in sources.iter().enumerate() {
         let name = &source.name;
@@ -329,14 +479,99 @@ pub(crate) fn check_sources(sources: &[SourceConfig]) -> Result<(), PipelineErro
                 "a name that no other source has",
             ));
         }
-        if source.uri.is_empty() {
-            return Err(wrong(format!("source.{name}.uri"), "empty", "an address or a path"));
-        }
-        if !(source.weight.is_finite() && source.weight > 0.0) {
-            return Err(wrong(format!("source.{name}.weight"), source.weight, "a number over 0"));
-        }
+        source.check()?;
     }
     Ok(())
+}
+
+impl SourceConfig {
+    fn wrong(&self, key: &str, found: impl ToString, expected: impl Into<String>) -> PipelineError {
+        wrong(format!("source.{}.{key}", self.name), found, expected)
+    }
+
+    fn check(&self) -> Result<(), PipelineError> {
+        if self.uri.is_empty() {
+            return Err(self.wrong("uri", "empty", "an address or a path"));
+        }
+        if !(self.weight.is_finite() && self.weight > 0.0) {
+            return Err(self.wrong("weight", self.weight, "a number over 0"));
+        }
+        self.check_keys()?;
+        self.check_template()?;
+        self.check_join()
+    }
+
+    /// The keys that name columns, each with its value and the shapes that have such a column.
+    fn column_keys(&self) -> [(&'static str, Option<&str>, &'static [Shape]); 7] {
+        const ALL: &[Shape] = &[Shape::Text, Shape::Pair, Shape::Interleaved];
+        [
+            ("text", self.text.as_deref(), &[Shape::Text]),
+            ("caption", self.caption.as_deref(), &[Shape::Pair]),
+            ("image", self.image.as_deref(), &[Shape::Pair]),
+            ("texts", self.texts.as_deref(), &[Shape::Interleaved]),
+            ("images", self.images.as_deref(), &[Shape::Interleaved]),
+            ("folder", self.folder.as_deref(), &[Shape::Pair, Shape::Interleaved]),
+            ("id", self.id.as_deref(), ALL),
+        ]
+    }
+
+    /// A key that would have no effect is refused: whoever wrote it expected one.
+    fn check_keys(&self) -> Result<(), PipelineError> {
+        for (key, value, shapes) in self.column_keys() {
+            let Some(value) = value else { continue };
+            if value.is_empty() {
+                return Err(self.wrong(key, "empty", "a name"));
+            }
+            if !shapes.contains(&self.shape) {
+                return Err(self.wrong(key, format!("`{value}`"), self.only_for(shapes)));
+            }
+            if self.select.is_some() && ["text", "caption", "texts", "id"].contains(&key) {
+                let expected = format!("nothing beside `select`, in which `{value} as {key}` says the same");
+                return Err(self.wrong(key, format!("`{value}`"), expected));
+            }
+        }
+        if self.shape != Shape::Pair && (self.captions.is_some() || self.template.is_some()) {
+            let key = if self.captions.is_some() { "captions" } else { "template" };
+            return Err(self.wrong(key, "set", self.only_for(&[Shape::Pair])));
+        }
+        Ok(())
+    }
+
+    fn only_for(&self, shapes: &[Shape]) -> String {
+        let names: Vec<String> = shapes.iter().map(|shape| format!("`{}`", shape.name())).collect();
+        format!("it only where `shape` is {}, here it is `{}`", names.join(" or "), self.shape.name())
+    }
+
+    fn check_template(&self) -> Result<(), PipelineError> {
+        let Some(template) = &self.template else { return Ok(()) };
+        if template.texts().is_empty() {
+            return Err(self.wrong("template", "an empty list", "at least one template"));
+        }
+        match template.texts().iter().find(|text| !text.contains(Template::PLACE)) {
+            Some(text) => {
+                let expected = "a text with `{caption}` where the caption belongs";
+                Err(self.wrong("template", format!("`{text}`"), expected))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_join(&self) -> Result<(), PipelineError> {
+        let Some(join) = &self.join else { return Ok(()) };
+        if join.uri.is_empty() {
+            return Err(self.wrong("join.uri", "empty", "an address or a path of a table"));
+        }
+        let keys = join.on.pairs();
+        if keys.is_empty() || keys.iter().any(|(own, other)| own.is_empty() || other.is_empty()) {
+            let expected = "the column that both have, or `{ column = \"column of the table\" }`";
+            return Err(self.wrong("join.on", "empty", expected));
+        }
+        if let Some(format @ (Format::Text | Format::Tar | Format::Coco)) = join.format {
+            let expected = "a form of tables: `json-lines`, `csv`, `parquet` or `arrow`";
+            return Err(self.wrong("join.format", format!("`{}`", format.name()), expected));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -348,7 +583,8 @@ mod tests {
     }
 
     fn config(sources: Vec<SourceConfig>) -> PreprocessConfig {
-        let tokenizer = TokenizerConfig { model: Some("tokenizer.model".to_owned()), train: None };
+        let model = Some("tokenizer.model".to_owned());
+        let tokenizer = TokenizerConfig { model, ..TokenizerConfig::default() };
         PreprocessConfig { tokenizer, sources, ..PreprocessConfig::default() }
     }
 

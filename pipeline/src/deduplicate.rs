@@ -1,6 +1,7 @@
-//! Exact deduplication: of rows with the same content the first by (source, file, row) is kept.
+//! Exact deduplication: of rows with the same content the first by (source, file, row) is kept; where there are
+//! earlier versions of the dataset, what they hold comes first, and is read again for that.
 //!
-//! The content of a row is its texts and the bytes of its pictures as they lie in the files, after `where` and
+//! The content of a row is its texts, all of its captions, and the bytes of its pictures as they lie in the files, after `where` and
 //! `select`. It is found by reading the sources once before they are packed; 16 bytes of BLAKE3 are remembered for
 //! each row, reserved from the job's memory, so a corpus with more rows than that allows ends with a clear error and
 //! not in the machine's swap.
@@ -12,7 +13,7 @@ use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, UInt32A
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::MemoryConsumer;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
@@ -20,11 +21,12 @@ use rayon::prelude::*;
 
 use crate::document::Shape;
 use crate::error::PipelineError;
-use crate::operators::items::{Choice, Item, Part, from_columns};
+use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
 use crate::operators::stage::{Operator, Work};
 use crate::plan::{PreprocessPlan, run_session, stage};
 use crate::read::table::Kind;
 use crate::source::{Columns, SourcePlan, UnitFiles};
+use crate::units::Unit;
 
 const HASH_BYTES: i32 = 16;
 
@@ -81,7 +83,9 @@ impl Operator for HashRows {
 impl Work for HashRows {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
-        let choice = Choice { seed: self.seed, source: &self.source, path: &path };
+        // Rows are compared by what they say, not by what chance makes of it.
+        let captioning = Captioning::content();
+        let choice = Choice { seed: self.seed, source: &self.source, path: &path, captioning: &captioning };
         let mut items = from_columns(&batch, self.shape, &choice)?;
         items.retain(|item| item.kind == Kind::Row);
         if items.is_empty() {
@@ -114,33 +118,66 @@ fn content(item: &Item) -> [u8; 16] {
     hash
 }
 
-/// Reads all sources and finds the copies.
+/// Reads all sources and finds the copies: first what earlier versions hold, then what is to be done.
 pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineError> {
     let context = run_session(plan.environment.memory_bytes)?.task_ctx();
     let reservation = MemoryConsumer::new("deduplicate").register(context.memory_pool());
-    let (mut seen, mut duplicates) = (HashSet::new(), Duplicates::default());
+    let mut found =
+        Found { plan, context, reservation, seen: HashSet::new(), duplicates: Duplicates::default() };
     for source in &plan.sources {
-        let physical = hashes(plan, source).await?;
-        let units = stream::iter(source.units.iter().enumerate())
+        found.add(source, &source.settled.units).await?;
+    }
+    // A copy in what is settled was not packed, or is refused: neither is anything to be done about.
+    found.duplicates = Duplicates::default();
+    for source in &plan.sources {
+        found.add(source, &source.units).await?;
+    }
+    Ok(found.duplicates)
+}
+
+struct Found<'a> {
+    plan: &'a PreprocessPlan,
+    context: Arc<TaskContext>,
+    reservation: MemoryReservation,
+    seen: HashSet<u128>,
+    duplicates: Duplicates,
+}
+
+impl Found<'_> {
+    async fn add(&mut self, source: &SourcePlan, units: &[Unit]) -> Result<(), PipelineError> {
+        let physical = hashes(self.plan, source, units).await?;
+        let hashed = stream::iter(units.iter().enumerate())
             .map(|(partition, unit)| {
-                let (physical, context) = (physical.clone(), context.clone());
+                let (physical, context) = (physical.clone(), self.context.clone());
                 async move { unit_hashes(physical, partition, context).await.map(|rows| (unit, rows)) }
             })
-            .buffered(plan.environment.threads);
-        let mut units = std::pin::pin!(units);
-        while let Some((unit, rows)) = units.try_next().await? {
-            reservation.try_grow(rows.len() * ROW_BYTES)?;
+            .buffered(self.plan.environment.threads);
+        let mut hashed = std::pin::pin!(hashed);
+        while let Some((unit, rows)) = hashed.try_next().await? {
+            self.reservation.try_grow(rows.len() * ROW_BYTES)?;
+            // A row that was refused is not in the dataset, even if it could be now.
+            let refused = self.plan.refused.get(&unit.id);
+            let refused = |file: u32, row: u64| {
+                refused
+                    .into_iter()
+                    .flatten()
+                    .any(|rows| rows.get(&file).is_some_and(|rows| rows.contains(&row)))
+            };
             for (file, row, hash) in rows {
-                if !seen.insert(hash) {
-                    duplicates.0.entry(unit.id.clone()).or_default().insert((file, row));
+                if !refused(file, row) && !self.seen.insert(hash) {
+                    self.duplicates.0.entry(unit.id.clone()).or_default().insert((file, row));
                 }
             }
         }
+        Ok(())
     }
-    Ok(duplicates)
 }
 
-async fn hashes(plan: &PreprocessPlan, source: &SourcePlan) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
+async fn hashes(
+    plan: &PreprocessPlan,
+    source: &SourcePlan,
+    units: &[Unit],
+) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
     let operator = HashRows {
         source: source.config.name.clone(),
         seed: plan.config.seed,
@@ -148,7 +185,7 @@ async fn hashes(plan: &PreprocessPlan, source: &SourcePlan) -> Result<Arc<dyn Ex
         files: source.files.clone(),
         pool: plan.pool.clone(),
     };
-    Ok(stage(operator, source.rows(&source.units, Columns::Document).await?))
+    Ok(stage(operator, source.rows(units, Columns::Document).await?))
 }
 
 async fn unit_hashes(

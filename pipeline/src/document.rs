@@ -194,8 +194,23 @@ impl Composer {
     ///
     /// [`RejectReason::Empty`] for a blank caption, [`RejectReason::TooLong`] if it is longer than a row.
     pub fn pair(&self, caption: &str, image: Latent, origin: &Origin<'_>) -> Result<Document, Reject> {
+        self.numbered_pair(0, caption, image, origin)
+    }
+
+    /// The pair of the caption with this number, of a row with several. Each has an order of its own.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Self::pair`].
+    pub fn numbered_pair(
+        &self,
+        number: usize,
+        caption: &str,
+        image: Latent,
+        origin: &Origin<'_>,
+    ) -> Result<Document, Reject> {
         let caption = not_blank(caption)?;
-        let order = self.order(origin);
+        let order = self.order_of(origin, number);
         let mut draft = Draft::new(self);
         if order == Order::CaptionFirst {
             draft.text(caption);
@@ -226,9 +241,19 @@ impl Composer {
 
     /// The order of the pair at `origin`.
     pub fn order(&self, origin: &Origin<'_>) -> Order {
-        let hash = row_hash(self.seed, origin.source_name, origin.path, origin.row, "order");
+        self.order_of(origin, 0)
+    }
+
+    fn order_of(&self, origin: &Origin<'_>, number: usize) -> Order {
+        let purpose = numbered("order", number);
+        let hash = row_hash(self.seed, origin.source_name, origin.path, origin.row, &purpose);
         if share(hash) < self.caption_first { Order::CaptionFirst } else { Order::ImageFirst }
     }
+}
+
+/// The purpose of a draw for one of a row's documents; of the first it is the row's own.
+pub(crate) fn numbered(purpose: &str, number: usize) -> String {
+    if number == 0 { purpose.to_owned() } else { format!("{purpose} {number}") }
 }
 
 /// The text, unless it is nothing but white space. Nothing is stripped from what is kept.

@@ -47,6 +47,16 @@ pub enum PipelineError {
         /// Path of the file.
         path: String,
     },
+    /// A source of which no file can be read.
+    #[error("no file of source `{name}` can be read; `{path}` is damaged: {what}")]
+    Unreadable {
+        /// Name of the source.
+        name: String,
+        /// Path of its first file.
+        path: String,
+        /// What is wrong with that.
+        what: String,
+    },
     /// A column that the rows don't have.
     #[error("source `{name}` has no column `{column}`; its columns are {}", quoted(available))]
     NoColumn {
@@ -56,6 +66,50 @@ pub enum PipelineError {
         column: String,
         /// The columns that are there.
         available: Vec<String>,
+    },
+    /// A column whose type can't be what the source takes it for.
+    #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
+    WrongColumn {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What is possible.
+        expected: &'static str,
+    },
+    /// A column that is of another kind in another file.
+    #[error("column `{column}` of source `{name}` is {there} and {here}")]
+    Columns {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Its type in a file: `TYPE in FILE`.
+        there: String,
+        /// Its type in another file.
+        here: String,
+    },
+    /// A joined table that can't be used.
+    #[error("`join` of source `{name}` can't be used: {what}")]
+    Join {
+        /// Name of the source.
+        name: String,
+        /// The complaint.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A record batch that no memory should be taken for.
+    #[error("a record batch of `{path}` has {bytes} bytes, more than the {limit} that are held at a time")]
+    LargeBatch {
+        /// The file.
+        path: String,
+        /// Bytes of the batch.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
     },
     /// A `where` or `select` that is no SQL, or doesn't fit the columns.
     #[error("`{clause}` of source `{name}` is not usable: {what}")]
@@ -116,16 +170,34 @@ pub enum PipelineError {
         here: String,
     },
     /// Somebody else writes there.
-    #[error("another process is writing to `{output}`")]
+    #[error("another process is writing to `{output}`: {what}")]
     Busy {
         /// The output.
         output: String,
+        /// By what it was noticed.
+        what: String,
     },
-    /// Somebody else took over.
-    #[error(
-        "another process took over the output `{output}` because this one did not renew its lease in time"
-    )]
+    /// The right to write is gone.
+    #[error("the right to write to `{output}` was lost: {what}")]
     LeaseLost {
+        /// The output.
+        output: String,
+        /// What happened to the lease.
+        what: String,
+    },
+    /// Input that a finished dataset has is not what it was.
+    #[error("{} of the dataset `{output}` changed since: {}{}", files(*count), changed.join(", "), more(*count, changed))]
+    InputChanged {
+        /// The output.
+        output: String,
+        /// How many files changed.
+        count: usize,
+        /// What happened to the first of them.
+        changed: Vec<String>,
+    },
+    /// Rows can only be run again in a dataset that is there.
+    #[error("`{output}` is not finished, so none of its rows can be run again")]
+    NotFinished {
         /// The output.
         output: String,
     },
@@ -136,6 +208,17 @@ pub enum PipelineError {
         operation: &'static str,
         /// The object.
         path: String,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An input file that can't be read on.
+    #[error("reading `{path}` failed at byte {offset}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The byte that did not come.
+        offset: u64,
         /// Why.
         #[source]
         source: object_store::Error,
@@ -170,7 +253,7 @@ pub enum PipelineError {
         what: String,
     },
     /// Too much was refused.
-    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows: {}", top.join(", "))]
+    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows{}: {}", unread(*unread_bytes), top.join(", "))]
     TooManyRejects {
         /// Rows refused.
         rejected: u64,
@@ -178,6 +261,8 @@ pub enum PipelineError {
         read: u64,
         /// The share that is allowed.
         limit: f64,
+        /// Bytes that were not read, because no likely rest would have changed it.
+        unread_bytes: u64,
         /// The commonest reasons with their counts.
         top: Vec<String>,
     },
@@ -198,28 +283,71 @@ pub enum PipelineError {
 }
 
 fn quoted(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none that can be read".to_owned();
+    }
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "an input file".to_owned() } else { format!("{count} input files") }
+}
+
+fn more(count: usize, shown: &[String]) -> String {
+    match count - shown.len().min(count) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    }
+}
+
+fn unread(bytes: u64) -> String {
+    if bytes == 0 {
+        String::new()
+    } else {
+        format!(", and the {bytes} bytes not read yet would not change that")
+    }
 }
 
 impl PipelineError {
     /// What to do about it, for a line `hint: ...` behind the message.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
+            Self::Config { key, .. } => format!("set `{key}` in the config, or with `--set KEY=VALUE`"),
             Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
             Self::NoFiles { nearby, .. } if nearby.is_empty() => {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
             Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
             Self::UnknownFormat { .. } => {
-                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, also with .gz or .zst, and .parquet; \
-                 say `format = \"json-lines\"` for files that are named otherwise"
+                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, .arrow, .arrows, .feather, .ipc, also with .gz or \
+                 .zst, and .parquet; say `format = \"json-lines\"` for files that are named otherwise"
                     .to_owned()
             }
+            Self::Unreadable { .. } => {
+                "look at the file; if it is of another form than its name says, set `format`".to_owned()
+            }
             Self::NoColumn { .. } => {
-                "name the column with the source's keys `text`, `caption`, `image`, `id`, or with `select`".to_owned()
+                "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
+                 `a.b` is the field `b` of the column `a`"
+                    .to_owned()
+            }
+            Self::WrongColumn { .. } => {
+                "name another column, or make one of it with `select` (`cast(n as varchar) as text`)".to_owned()
+            }
+            Self::Columns { .. } => {
+                "take the files as two sources, or write them again with one type".to_owned()
+            }
+            Self::Join { hint, .. } => (*hint).to_owned(),
+            Self::LargeBatch { .. } => {
+                "write the file again in smaller record batches, or as Parquet".to_owned()
             }
             Self::Sql { .. } => {
                 "column names are case-sensitive, and quoted with double quotes where they are no plain words".to_owned()
+            }
+            Self::Tokenizer { source, .. } if is_marker(source) => {
+                "name a control piece of its vocabulary with `tokenizer.bos` and `tokenizer.eos`, or leave both out for \
+                 the file's own"
+                    .to_owned()
             }
             Self::Tokenizer { .. } => {
                 "set `tokenizer.model` to a SentencePiece model or a `tokenizer.json`, or have one trained with \
@@ -229,18 +357,40 @@ impl PipelineError {
             Self::NoCodec { .. } => "set `codec.path` to a codec; `transfusion vae train` makes one".to_owned(),
             Self::CodecShape { .. } => "change `codec.size` or `codec.patch`".to_owned(),
             Self::OtherConfig { .. } => "choose another `output`, or delete what is there".to_owned(),
+            Self::InputChanged { .. } => {
+                "a dataset can't forget: put the files back as they were, or pack into another `output`; what is new \
+                 goes into new files"
+                    .to_owned()
+            }
+            Self::NotFinished { .. } => "run the command without `--retry-rejects` first".to_owned(),
             Self::Busy { .. } => "wait until it is done, or stop it; what it finished is kept".to_owned(),
             Self::LeaseLost { .. } | Self::Stopped { .. } => {
                 "run the same command again: it goes on with the units that are not done".to_owned()
             }
             Self::Changed { .. } => "preprocess a corpus that nobody writes to".to_owned(),
             Self::TooManyRejects { .. } => {
-                "look into `rejects/` of the output; raise `max-reject-share` if that is expected, and run again".to_owned()
+                "look at them with `transfusion inspect OUTPUT --rejects`; raise `max-reject-share` if that is expected, \
+                 and run again: what was read is kept"
+                    .to_owned()
             }
-            Self::Store { source: object_store::Error::NotFound { .. }, .. } => {
+            Self::Store { source: object_store::Error::NotFound { .. }, .. }
+            | Self::Read { source: object_store::Error::NotFound { .. }, .. } => {
                 "check the bucket and the key".to_owned()
             }
-            Self::Store { .. } => "run the same command again: what was finished is kept".to_owned(),
+            Self::Store { source: object_store::Error::NotSupported { .. }, .. }
+            | Self::Read { source: object_store::Error::NotSupported { .. }, .. } => {
+                "the server gives no parts of a file: copy the file to a disk or an object store".to_owned()
+            }
+            Self::Store { source, .. } if is_no_folder(source) => {
+                "a file is in the way where a folder should be: choose another `output`".to_owned()
+            }
+            Self::Store { .. } | Self::Read { .. } => "run the same command again: what was finished is kept".to_owned(),
+            Self::Io { operation: "lock", .. } => {
+                "the output must lie on a file system that knows locks; pack to a local disk, or to an object store".to_owned()
+            }
+            Self::Io { .. } => {
+                "check that the folder can be written to and has space left; what was finished is kept".to_owned()
+            }
             Self::Damaged { .. } => "delete this file and run the same command again".to_owned(),
             _ => return None,
         };
@@ -263,6 +413,26 @@ impl PipelineError {
             other => Self::Plan(other),
         }
     }
+}
+
+/// Whether a path leads through a file.
+fn is_no_folder(error: &object_store::Error) -> bool {
+    let mut cause = Some(error as &(dyn std::error::Error + 'static));
+    while let Some(current) = cause {
+        let io = current.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotADirectory) {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
+/// Whether a tokenizer can't be used for want of BOS or EOS.
+fn is_marker(error: &BoxError) -> bool {
+    use schemas::TokenizerError as E;
+    let error = error.downcast_ref::<E>();
+    matches!(error, Some(E::UnknownMarker { .. } | E::TextMarker { .. } | E::NoMarker { .. }))
 }
 
 impl From<DataFusionError> for PipelineError {

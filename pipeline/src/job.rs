@@ -11,37 +11,34 @@
 //! ```
 //!
 //! Whatever instant a job is killed at, the same command goes on behind the last commit and ends with the same bytes.
+//! When the dataset exists, the same command adds what is new in its input as a further version ([`crate::version`]).
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::TaskContext;
 use datafusion::physical_plan::ExecutionPlan;
 use futures::{StreamExt, TryStreamExt, stream};
-use schemas::shard::Compression;
-use schemas::{
-    CodecRecord, DatasetStatistics, FORMAT_VERSION, FileRecord, Manifest, SourceRecord, SourceStatistics,
-    Tokenizer, TokenizerRecord, content_hash,
-};
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use schemas::{Manifest, Tokenizer, content_hash};
 
 use crate::commit::{Commit, Location};
 use crate::deduplicate::{self, Duplicates};
 use crate::error::PipelineError;
+use crate::identity::claim;
 use crate::lease::Lease;
+use crate::limit::{self, Limit};
+use crate::meter::Meter;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
 use crate::plan::{PreprocessPlan, Tools, run_session};
-use crate::report::Report;
+use crate::report::{OperatorReport, Report, RetryReport, operators};
 use crate::source::SourcePlan;
 use crate::train;
 use crate::units::Unit;
-
-const JOB: &str = "job.json";
-const MANIFEST: &str = "manifest.json";
+use crate::version::{Commits, Version, compose};
 
 /// Does what was planned.
 ///
@@ -51,7 +48,7 @@ const MANIFEST: &str = "manifest.json";
 /// refused, or the job is told to stop. What was finished is kept and used by the next start.
 pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Result<Report, PipelineError> {
     let output = &plan.environment.output;
-    let lease = Lease::take(output, plan.environment.lease_period).await?;
+    let lease = Lease::take(output, plan.environment.lease_period, &observer).await?;
     let done = tokio::select! {
         done = run(&plan, &observer) => done,
         lost = lease.lost() => Err(lost),
@@ -60,156 +57,70 @@ pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Re
     done
 }
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct JobRecord {
-    format: u32,
-    fingerprint: String,
-    config: Value,
-}
-
 async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Report, PipelineError> {
     let outputs = plan.outputs();
     outputs.iter().try_for_each(Location::remove_unfinished)?;
-    let config = portable_config(plan)?;
-    claim(&outputs[0], &config).await?;
-    if let Some(report) = finished(plan, &outputs).await? {
-        return Ok(report);
+    claim(&outputs[0], &plan.portable).await?;
+    check_base(plan, &outputs[0]).await?;
+    if let Some(base) = plan.base.as_ref().filter(|_| plan.unit_count() == 0) {
+        return unchanged(plan, base, &outputs, RetryReport::default()).await;
     }
     let tokenizer = tokenizer(plan, &outputs, observer).await?;
-    let commits = run_units(plan, &tokenizer, observer).await?;
-    check_rejects(plan, &commits)?;
-    let mut report = write_manifests(plan, &tokenizer, &config, &commits).await?;
+    let (done, operators) = run_units(plan, &tokenizer, observer).await?;
+    let retried = retry_report(&done);
+    let commits: Commits<'_> = (done.iter().filter(|(_, done)| !done.commit.is_in_vain()))
+        .map(|(unit, done)| (unit.as_str(), &done.commit))
+        .collect();
+    let mut report = match &plan.base {
+        Some(base) if commits.is_empty() => unchanged(plan, base, &outputs, retried).await?,
+        _ => write_versions(plan, &tokenizer, &outputs, &commits).await?,
+    };
     outputs.iter().try_for_each(Location::remove_unfinished)?;
-    report.units = commits.len();
-    report.reused_units = commits.values().filter(|commit| commit.reused).count();
+    report.units = done.len();
+    report.reused_units = done.values().filter(|done| done.reused).count();
+    report.retried = plan.environment.retry_rejects.then_some(retried);
+    report.operators = operators;
     observer.event(Event::Finished);
     Ok(report)
 }
 
-/// The configuration without what the bytes don't depend on: output, limits, devices' names and the roots of
-/// addresses; tokenizer and codec by their fingerprint.
-fn portable_config(plan: &PreprocessPlan) -> Result<Value, PipelineError> {
-    let mut config =
-        serde_json::to_value(&plan.config).map_err(|error| PipelineError::Format(Box::new(error)))?;
-    for key in ["output", "max-reject-share"] {
-        if let Some(config) = config.as_object_mut() {
-            config.shift_remove(key);
-        }
-    }
-    if let Some(tokenizer) = &plan.tokenizer {
-        config["tokenizer"]["model"] = tokenizer.fingerprint().into();
-    }
-    match plan.environment.codec.as_ref().filter(|_| plan.has_images()) {
-        Some(codec) => {
-            let info = codec.info();
-            config["codec"]["path"] = info.fingerprint.clone().into();
-            config["codec"]["device"] = info.device.clone().into();
-            if let Some(codec) = config["codec"].as_object_mut() {
-                codec.shift_remove("batch");
-            }
-        }
-        None => config["codec"] = Value::Null,
-    }
-    for (index, source) in plan.sources.iter().enumerate() {
-        config["source"][index]["uri"] = source.listing.pattern.clone().into();
-    }
-    Ok(config)
-}
-
-/// Makes the output this configuration's, or finds that it is.
-async fn claim(output: &Location, config: &Value) -> Result<(), PipelineError> {
-    let canonical = config.to_string();
-    let record = JobRecord {
-        format: FORMAT_VERSION,
-        fingerprint: content_hash(canonical.as_bytes()),
-        config: config.clone(),
-    };
-    let json = serde_json::to_vec_pretty(&record).map_err(|error| PipelineError::Format(Box::new(error)))?;
-    if output.create(JOB, json).await? {
+/// The version that was planned on must still be the newest one, now that nobody else can write.
+async fn check_base(plan: &PreprocessPlan, output: &Location) -> Result<(), PipelineError> {
+    let checksum = |version: &Option<Version>| version.as_ref().map(|version| version.checksum.clone());
+    if checksum(&Version::newest(output).await?) == checksum(&plan.base) {
         return Ok(());
     }
-    let there = output.read(JOB).await?.unwrap_or_default();
-    let damaged =
-        |error: serde_json::Error| PipelineError::Damaged { path: output.show(JOB), what: error.to_string() };
-    let there: JobRecord = serde_json::from_slice(&there).map_err(damaged)?;
-    if there.fingerprint == record.fingerprint {
-        return Ok(());
-    }
-    let (key, there, here) = first_difference("", &there.config, &record.config);
-    Err(PipelineError::OtherConfig { output: output.show(""), key, there, here })
+    let what = "it finished a version while this one was planned".to_owned();
+    Err(PipelineError::Busy { output: output.show(""), what })
 }
 
-fn first_difference(key: &str, there: &Value, here: &Value) -> (String, String, String) {
-    let below = |name: &str| if key.is_empty() { name.to_owned() } else { format!("{key}.{name}") };
-    match (there, here) {
-        (Value::Object(a), Value::Object(b)) => {
-            let mut names: Vec<&String> = a.keys().chain(b.keys()).collect();
-            names.sort();
-            let null = Value::Null;
-            let values =
-                |name: &String| (a.get(name).unwrap_or(&null).clone(), b.get(name).unwrap_or(&null).clone());
-            match names.into_iter().find(|name| {
-                let (a, b) = values(name);
-                a != b
-            }) {
-                Some(name) => {
-                    let (a, b) = values(name);
-                    first_difference(&below(name), &a, &b)
-                }
-                None => (key.to_owned(), there.to_string(), here.to_string()),
-            }
-        }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => {
-            let index = (0..a.len()).find(|&index| a[index] != b[index]).unwrap_or(0);
-            match (a.get(index), b.get(index)) {
-                (Some(a), Some(b)) => first_difference(&below(&index.to_string()), a, b),
-                _ => (key.to_owned(), there.to_string(), here.to_string()),
-            }
-        }
-        _ => (key.to_owned(), format!("`{there}`"), format!("`{here}`")),
-    }
-}
-
-/// The report of a dataset that is whole already.
-async fn finished(
+/// The report of a dataset to which nothing was added.
+async fn unchanged(
     plan: &PreprocessPlan,
+    base: &Version,
     outputs: &[Location; SPLITS],
-) -> Result<Option<Report>, PipelineError> {
-    let Some((manifest, checksum)) = read_manifest(&outputs[0]).await? else { return Ok(None) };
-    let validation =
-        if plan.config.split.validation > 0.0 { read_manifest(&outputs[1]).await? } else { None };
-    let mut report = Report::new(&manifest, &checksum, validation.as_ref().map(|(manifest, _)| manifest));
+    retried: RetryReport,
+) -> Result<Report, PipelineError> {
+    let has_validation = plan.config.split.validation > 0.0;
+    let validation = if has_validation { Version::newest(&outputs[1]).await? } else { None };
+    let validation = validation.as_ref().map(|version| &version.manifest);
+    let mut report = Report::new(base.name(), &base.manifest, &base.checksum, validation);
     report.already_complete = true;
-    report.units = plan.sources.iter().map(|source| source.units.len()).sum();
-    report.reused_units = report.units;
-    report.changed_files = changed_files(plan, &manifest);
-    Ok(Some(report))
+    report.waiting_files = plan.waiting_files();
+    report.retried = plan.environment.retry_rejects.then_some(retried);
+    Ok(report)
 }
 
-async fn read_manifest(output: &Location) -> Result<Option<(Manifest, String)>, PipelineError> {
-    let Some(bytes) = output.read(MANIFEST).await? else { return Ok(None) };
-    let damaged = |error: schemas::ManifestError| PipelineError::Damaged {
-        path: output.show(MANIFEST),
-        what: error.to_string(),
-    };
-    Manifest::from_bytes(&bytes).map(Some).map_err(damaged)
-}
-
-fn changed_files(plan: &PreprocessPlan, manifest: &Manifest) -> usize {
-    let known: HashMap<(usize, &str), u64> = (manifest.sources.iter().enumerate())
-        .flat_map(|(index, source)| {
-            source.files.iter().map(move |file| ((index, file.path.as_str()), file.bytes))
-        })
-        .collect();
-    let mut same = 0;
-    let mut listed = 0;
-    for (index, source) in plan.sources.iter().enumerate() {
-        listed += source.listing.files.len();
-        let unchanged =
-            |file: &&crate::units::InputFile| known.get(&(index, file.below.as_str())) == Some(&file.bytes);
-        same += source.listing.files.iter().filter(unchanged).count();
+fn retry_report(done: &HashMap<String, Done>) -> RetryReport {
+    let mut report = RetryReport::default();
+    for commit in done.values().map(|done| &done.commit) {
+        let Some(retried) = &commit.retries else { continue };
+        let rejected = commit.report.statistics[0].rejected;
+        report.rows += retried.rows();
+        report.rejected += rejected;
+        report.passed += retried.rows().saturating_sub(rejected);
     }
-    (listed - same).max(known.len() - same)
+    report
 }
 
 /// The tokenizer, and its copy in the datasets.
@@ -261,53 +172,148 @@ async fn committed(plan: &PreprocessPlan) -> Result<HashMap<String, Done>, Pipel
     Ok(commits.into_iter().flatten().map(done).collect())
 }
 
+/// All units in the order in which they are started: the first of each source, then the others.
+fn start_order(plan: &PreprocessPlan) -> Vec<(&SourcePlan, &Unit)> {
+    let units = |from: usize, count: usize| {
+        plan.sources.iter().flat_map(move |source| {
+            source.units.iter().skip(from).take(count).map(move |unit| (source, unit))
+        })
+    };
+    units(0, 1).chain(units(1, usize::MAX)).collect()
+}
+
+/// Looks whether too many rows are refused, as soon as the units of an unbroken beginning are done.
+struct Watch<'a> {
+    limit: Limit,
+    units: std::iter::Peekable<std::vec::IntoIter<(&'a SourcePlan, &'a Unit)>>,
+}
+
+impl<'a> Watch<'a> {
+    fn new(plan: &'a PreprocessPlan) -> Self {
+        let bytes = |source: &SourcePlan| source.units.iter().map(|unit| unit.bytes).sum();
+        // Rows that are run again can only make the share smaller.
+        let share = if plan.environment.retry_rejects { 1.0 } else { plan.config.max_reject_share };
+        let mut limit = Limit::new(share, plan.sources.iter().map(bytes));
+        let base = plan.base.iter().flat_map(|base| &base.manifest.sources);
+        base.for_each(|source| limit.add_base(&source.statistics));
+        Self { limit, units: start_order(plan).into_iter().peekable() }
+    }
+
+    fn look(&mut self, done: &HashMap<String, Done>) -> Result<(), PipelineError> {
+        while let Some((source, unit)) = self.units.peek().copied()
+            && let Some(done) = done.get(&unit.id)
+        {
+            self.units.next();
+            self.limit.add_unit(source.index, unit.bytes, &done.commit.report.statistics[0])?;
+        }
+        Ok(())
+    }
+}
+
 /// Runs the units that are not committed, as many at a time as there are threads.
 async fn run_units(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
     observer: &Arc<dyn Observer>,
-) -> Result<HashMap<String, Done>, PipelineError> {
+) -> Result<(HashMap<String, Done>, Vec<OperatorReport>), PipelineError> {
     let mut done = committed(plan).await?;
+    let mut watch = Watch::new(plan);
+    watch.look(&done)?;
     let context = run_session(plan.environment.memory_bytes)?.task_ctx();
-    let total: usize = plan.sources.iter().map(|source| source.units.len()).sum();
+    let total = plan.unit_count();
     let duplicates = if plan.config.deduplicate && done.len() < total {
         deduplicate::find(plan).await?
     } else {
         Duplicates::default()
     };
-    let tools =
-        Tools { tokenizer: tokenizer.clone(), duplicates: Arc::new(duplicates), observer: observer.clone() };
-    let mut pending = Vec::new();
-    for source in &plan.sources {
-        let units: Vec<Unit> =
-            source.units.iter().filter(|unit| !done.contains_key(&unit.id)).cloned().collect();
-        if !units.is_empty() {
-            let physical = plan.physical_plan(source, &units, &tools).await?;
-            pending.extend(
-                units.into_iter().enumerate().map(|(partition, unit)| (physical.clone(), partition, unit)),
-            );
-        }
-    }
+    let progress = Arc::new(Progress::new(plan, observer.clone()));
+    let observing: Arc<dyn Observer> = progress.clone();
+    let tools = Tools { tokenizer: tokenizer.clone(), duplicates: Arc::new(duplicates), observer: observing };
+    let (plans, pending) = pending(plan, &done, &tools).await?;
     let bytes = pending.iter().map(|(_, _, unit)| unit.bytes).sum();
-    observer.event(Event::Planned { units: total, reused: done.len(), bytes });
+    let version = plan.base.as_ref().map_or(1, |base| base.number + 1);
+    observer.event(Event::Planned { version, units: total, reused: done.len(), bytes });
     let running = stream::iter(pending).map(|(physical, partition, unit)| {
         let context = context.clone();
         async move { (unit, run_unit(physical, partition, context).await) }
     });
     let mut running = std::pin::pin!(running.buffer_unordered(plan.environment.threads));
     while let Some((unit, result)) = running.next().await {
-        match result {
-            Ok(commits) => done.extend(
-                commits.into_iter().map(|commit| (commit.unit.clone(), Done { commit, reused: false })),
-            ),
+        match result.and_then(|commits| checked(unit, commits)) {
+            Ok(commit) => done.insert(unit.id.clone(), Done { commit, reused: false }),
             Err(PipelineError::Stopped { .. }) => {
                 return Err(PipelineError::Stopped { done: done.len(), total });
             }
             Err(error) => return Err(error),
-        }
-        observer.event(Event::UnitDone { unit: unit.id, bytes: unit.bytes });
+        };
+        progress.finished(unit);
+        watch.look(&done)?;
     }
-    Ok(done)
+    Ok((done, operators(&plans)))
+}
+
+/// A unit that is to run: its plan, its partition there, and itself.
+type Pending<'a> = (Arc<dyn ExecutionPlan>, usize, &'a Unit);
+
+/// The plans of the units that are not done, and these units in the order in which they are started.
+async fn pending<'a>(
+    plan: &'a PreprocessPlan,
+    done: &HashMap<String, Done>,
+    tools: &Tools,
+) -> Result<(Vec<Arc<dyn ExecutionPlan>>, Vec<Pending<'a>>), PipelineError> {
+    let (mut plans, mut places) = (Vec::new(), HashMap::new());
+    for source in &plan.sources {
+        let units: Vec<Unit> =
+            source.units.iter().filter(|unit| !done.contains_key(&unit.id)).cloned().collect();
+        if units.is_empty() {
+            continue;
+        }
+        let physical = plan.physical_plan(source, &units, tools).await?;
+        for (partition, unit) in units.into_iter().enumerate() {
+            places.insert(unit.id, (physical.clone(), partition));
+        }
+        plans.push(physical);
+    }
+    let pending = start_order(plan).into_iter().filter_map(|(_, unit)| {
+        let (physical, partition) = places.remove(&unit.id)?;
+        Some((physical, partition, unit))
+    });
+    let pending = pending.collect();
+    Ok((plans, pending))
+}
+
+/// Tells how many bytes are read whenever rows went through.
+struct Progress {
+    observer: Arc<dyn Observer>,
+    meters: Vec<Meter>,
+    sizes: HashMap<String, u64>,
+    finished: AtomicU64,
+}
+
+impl Progress {
+    fn new(plan: &PreprocessPlan, observer: Arc<dyn Observer>) -> Self {
+        let meters: Vec<Meter> = plan.sources.iter().map(|source| source.input.meter.clone()).collect();
+        // What was read before, to train a tokenizer or to find copies, is no progress of the units.
+        meters.iter().for_each(Meter::clear);
+        let units = plan.sources.iter().flat_map(|source| &source.units);
+        let sizes = units.map(|unit| (unit.id.clone(), unit.bytes)).collect();
+        Self { observer, meters, sizes, finished: AtomicU64::new(0) }
+    }
+
+    fn finished(&self, unit: &Unit) {
+        self.finished.fetch_add(unit.bytes, Ordering::Relaxed);
+        self.meters.iter().for_each(|meter| meter.finish(&unit.id));
+        self.observer.event(Event::UnitDone { unit: unit.id.clone(), bytes: unit.bytes });
+    }
+}
+
+impl Observer for Progress {
+    fn event(&self, event: Event) {
+        self.observer.event(event);
+        let size = |unit: &str| self.sizes.get(unit).copied().unwrap_or(0);
+        let under_way: u64 = self.meters.iter().map(|meter| meter.under_way(size)).sum();
+        self.observer.event(Event::Read { bytes: self.finished.load(Ordering::Relaxed) + under_way });
+    }
 }
 
 async fn run_unit(
@@ -327,163 +333,61 @@ async fn run_unit(
     Ok(batches.iter().map(receipts).collect::<Result<Vec<_>, _>>()?.concat())
 }
 
-fn check_rejects(plan: &PreprocessPlan, commits: &HashMap<String, Done>) -> Result<(), PipelineError> {
-    let (mut read, mut rejected, mut reasons) = (0, 0, BTreeMap::<&str, u64>::new());
-    for done in commits.values() {
-        let statistics = &done.commit.report.statistics[0];
-        read += statistics.read;
-        rejected += statistics.rejected;
-        for (reason, count) in &statistics.rejects {
-            *reasons.entry(reason).or_default() += count;
+/// The one commit of a unit, in which no row is lost.
+fn checked(unit: &Unit, mut commits: Vec<Commit>) -> Result<Commit, PipelineError> {
+    let wrong = |what: &str| PipelineError::Format(format!("unit `{}` {what}", unit.id).into());
+    let commit = commits.pop().filter(|commit| commits.is_empty() && commit.unit == unit.id);
+    let commit = commit.ok_or_else(|| wrong("has not one commit"))?;
+    let [rows, validation] = &commit.report.statistics;
+    if !rows.is_balanced() || !validation.is_balanced() {
+        return Err(wrong("has rows that were neither kept nor set aside"));
+    }
+    match &commit.retries {
+        Some(retried) if retried.rows() != rows.read => {
+            let what = "no longer finds the rows that are to be run again: its files changed";
+            Err(wrong(what))
         }
+        _ => Ok(commit),
     }
-    let limit = plan.config.max_reject_share;
-    if rejected as f64 <= limit * read as f64 {
-        return Ok(());
-    }
-    let mut top: Vec<(&str, u64)> = reasons.into_iter().collect();
-    top.sort_by_key(|&(reason, count)| (std::cmp::Reverse(count), reason));
-    let top = top.into_iter().take(5).map(|(reason, count)| format!("{count} {reason}")).collect();
-    Err(PipelineError::TooManyRejects { rejected, read, limit, top })
 }
 
-async fn write_manifests(
+/// Puts the manifest of the validation dataset and then that of the dataset: when it is there, all is there.
+async fn write_versions(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
-    config: &Value,
-    commits: &HashMap<String, Done>,
+    outputs: &[Location; SPLITS],
+    commits: &Commits<'_>,
 ) -> Result<Report, PipelineError> {
-    let outputs = plan.outputs();
+    let base = plan.base.as_ref().map(|base| &base.manifest);
+    let manifest = compose(plan, tokenizer, base, commits, 0);
+    let statistics = manifest.sources.iter().map(|source| &source.statistics);
+    limit::check(plan.config.max_reject_share, statistics)?;
     let validation = if plan.config.split.validation > 0.0 {
-        let manifest = manifest(plan, tokenizer, config, commits, 1);
-        write_manifest(&outputs[1], &manifest).await?;
-        Some(manifest)
+        Some(write_validation(plan, tokenizer, &outputs[1], commits).await?)
     } else {
         None
     };
-    // The dataset itself last: when it is there, all is there.
-    let manifest = manifest(plan, tokenizer, config, commits, 0);
-    let checksum = write_manifest(&outputs[0], &manifest).await?;
-    Ok(Report::new(&manifest, &checksum, validation.as_ref()))
+    let files = |manifest: &Manifest| manifest.sources.iter().map(|source| source.files.len()).sum::<usize>();
+    let added = base.map_or(0, |base| files(&manifest) - files(base));
+    let written = Version::write(&outputs[0], plan.base.as_ref(), manifest).await?;
+    let validation = validation.as_ref().map(|version| &version.manifest);
+    let mut report = Report::new(written.name(), &written.manifest, &written.checksum, validation);
+    report.added_files = added;
+    report.waiting_files = plan.waiting_files();
+    Ok(report)
 }
 
-async fn write_manifest(output: &Location, manifest: &Manifest) -> Result<String, PipelineError> {
-    let (bytes, checksum) = manifest.to_bytes().map_err(|error| PipelineError::Format(Box::new(error)))?;
-    if output.create(MANIFEST, bytes.clone()).await?
-        || output.read(MANIFEST).await?.is_some_and(|there| there == bytes)
-    {
-        return Ok(checksum);
-    }
-    let what = "it is not the manifest of this job, whose input may have changed".to_owned();
-    Err(PipelineError::Damaged { path: output.show(MANIFEST), what })
-}
-
-fn manifest(
+async fn write_validation(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
-    config: &Value,
-    commits: &HashMap<String, Done>,
-    split: usize,
-) -> Manifest {
-    let layout = plan.layout(tokenizer);
-    let units = || plan.sources.iter().flat_map(|source| &source.units);
-    let of_unit = |unit: &Unit| commits.get(&unit.id).map(|done| &done.commit);
-    let sources: Vec<SourceRecord> =
-        plan.sources.iter().map(|source| source_record(source, commits, split)).collect();
-    let codec = plan.has_images().then(|| codec_record(plan)).flatten();
-    let mut features = Vec::new();
-    features.extend(codec.is_some().then(|| "latents".to_owned()));
-    features.extend((plan.config.compression == Compression::Zstd).then(|| "zstd".to_owned()));
-    let mut statistics = DatasetStatistics::default();
-    for source in sources.iter().map(|source| &source.statistics) {
-        statistics.documents += source.documents;
-        statistics.images += source.images;
-        statistics.tokens += source.tokens;
-        statistics.patches += source.patches;
-        statistics.padding += source.padding;
-    }
-    let shards: Vec<_> =
-        units().filter_map(of_unit).flat_map(|commit| commit.shards[split].iter().cloned()).collect();
-    statistics.rows = shards.iter().map(|shard| shard.rows).sum();
-    Manifest {
-        format: FORMAT_VERSION,
-        features,
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-        parent: None,
-        context: layout.context,
-        patch: layout.patch,
-        vocabulary: layout.vocabulary,
-        seed: plan.config.seed,
-        tokenizer: TokenizerRecord {
-            path: tokenizer.file_name().to_owned(),
-            fingerprint: tokenizer.fingerprint().to_owned(),
-            bos: tokenizer.bos(),
-            eos: tokenizer.eos(),
-        },
-        codec,
-        config: config.clone(),
-        sources,
-        shards,
-        statistics,
-    }
-}
-
-fn codec_record(plan: &PreprocessPlan) -> Option<CodecRecord> {
-    let info = plan.environment.codec.as_ref()?.info();
-    Some(CodecRecord {
-        fingerprint: info.fingerprint.clone(),
-        kind: info.kind.clone(),
-        size: plan.config.codec.as_ref()?.size,
-        channels: info.channels.into(),
-        downsampling: info.downsampling,
-        moments: false,
-        device: info.device.clone(),
-        processor: info.processor.clone(),
-    })
-}
-
-fn source_record(source: &SourcePlan, commits: &HashMap<String, Done>, split: usize) -> SourceRecord {
-    let mut statistics = SourceStatistics::default();
-    let mut files = Vec::with_capacity(source.listing.files.len());
-    for unit in &source.units {
-        // Of several parts of a file the first one names it.
-        let first = unit.part.is_none_or(|part| part.start == 0);
-        files.extend(
-            source.listing.files[unit.files.clone()].iter().filter(|_| first).map(|file| FileRecord {
-                path: file.below.clone(),
-                bytes: file.bytes,
-                unit: unit.id.clone(),
-            }),
-        );
-        if let Some(done) = commits.get(&unit.id) {
-            add(&mut statistics, &done.commit.report.statistics[split]);
-        }
-    }
-    SourceRecord {
-        name: source.config.name.clone(),
-        shape: source.config.shape.name().to_owned(),
-        weight: source.config.weight,
-        files,
-        statistics,
-    }
-}
-
-fn add(sum: &mut SourceStatistics, part: &SourceStatistics) {
-    sum.read += part.read;
-    sum.kept += part.kept;
-    sum.rejected += part.rejected;
-    sum.filtered += part.filtered;
-    sum.deduplicated += part.deduplicated;
-    for (counts, more) in [(&mut sum.rejects, &part.rejects), (&mut sum.warnings, &part.warnings)] {
-        for (name, count) in more {
-            *counts.entry(name.clone()).or_default() += count;
-        }
-    }
-    sum.documents += part.documents;
-    sum.images += part.images;
-    sum.tokens += part.tokens;
-    sum.patches += part.patches;
-    sum.padding += part.padding;
-    sum.document_length.merge(&part.document_length);
-    sum.images_per_row.merge(&part.images_per_row);
+    output: &Location,
+    commits: &Commits<'_>,
+) -> Result<Version, PipelineError> {
+    let newest = Version::newest(output).await?;
+    let base = match &plan.base {
+        Some(base) => Version::beside(output, newest.as_ref(), &base.manifest).await?,
+        None => None,
+    };
+    let manifest = compose(plan, tokenizer, base.as_ref().map(|base| &base.manifest), commits, 1);
+    Version::write(output, newest.as_ref(), manifest).await
 }

@@ -18,8 +18,12 @@ mod config;
 mod deduplicate;
 pub mod document;
 mod error;
+mod identity;
 mod job;
+mod join;
 mod lease;
+mod limit;
+mod meter;
 mod observer;
 mod operators;
 pub mod pack;
@@ -30,6 +34,7 @@ mod read;
 pub mod reject;
 mod rejects;
 mod report;
+mod retry;
 #[cfg(test)]
 pub(crate) mod samples;
 mod source;
@@ -37,11 +42,12 @@ mod source;
 mod tests;
 mod train;
 mod units;
+mod version;
 
 pub use commit::Location;
 pub use config::{
-    CodecConfig, Filling, Format, PictureConfig, PreprocessConfig, SourceConfig, SplitConfig, TextSplit,
-    TokenizerConfig, TrainTokenizer,
+    CaptionChoice, CodecConfig, Filling, Format, JoinConfig, JoinKeys, PictureConfig, PreprocessConfig,
+    SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
 pub use document::Shape;
 pub use error::{BoxError, PipelineError};
@@ -49,6 +55,6 @@ pub use job::preprocess;
 pub use observer::{Event, Observer, Silent};
 pub use pictures::{PictureRequest, PictureSet, pictures};
 pub use plan::{Environment, PreprocessPlan, UnitSummary};
-pub use rejects::RejectLine;
-pub use report::{Report, SourceReport};
+pub use rejects::{RejectLine, RejectTable};
+pub use report::{OperatorReport, Report, RetryReport, SourceReport};
 pub use units::Resolver;

@@ -1,11 +1,20 @@
 //! What a job tells while it works.
 
+use std::time::Duration;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
+    /// Somebody else has the right to write, or had it and died: that shows within this time.
+    LeaseFound {
+        /// How long a lease must stand still before it is taken over.
+        wait: Duration,
+    },
     /// The job is planned.
     Planned {
+        /// The version of the dataset that it makes, from 1.
+        version: u32,
         /// Units of the job.
         units: usize,
         /// Units that an earlier start has finished.
@@ -30,6 +39,11 @@ pub enum Event {
         tokens: u64,
         /// Images of the documents.
         images: u64,
+    },
+    /// Input was read.
+    Read {
+        /// Bytes in all, of what was planned: of finished units their size, of the others what has been read.
+        bytes: u64,
     },
     /// A unit is finished and committed.
     UnitDone {

@@ -246,4 +246,4 @@ fn ends_early(error: &ImageError) -> bool {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -1,6 +1,7 @@
 //! From a configuration to what will be done: sources with their files, columns and units, and the DataFusion plan of
 //! each source.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,13 +16,15 @@ use object_store::ObjectStoreExt;
 use rayon::ThreadPool;
 use schemas::shard::ShardMetadata;
 use schemas::{FORMAT_VERSION, RowLayout, Tokenizer, Vocabulary};
+use serde_json::Value;
 
 use crate::codec::ImageCodec;
-use crate::commit::Location;
-use crate::config::{Filling, PreprocessConfig};
+use crate::commit::{Location, Retried};
+use crate::config::{Filling, PreprocessConfig, TokenizerConfig};
 use crate::deduplicate::Duplicates;
 use crate::document::Composer;
 use crate::error::PipelineError;
+use crate::identity::{check_same, portable_config};
 use crate::observer::{Observer, Silent};
 use crate::operators::encode::Encode;
 use crate::operators::pack::{Pack, SPLITS};
@@ -29,8 +32,10 @@ use crate::operators::stage::{Operator, StageExec};
 use crate::operators::write::Write;
 use crate::pack::Packing;
 use crate::read::batch::TEXT_ROWS;
-use crate::source::{Columns, SourcePlan, plan_source};
-use crate::units::{Resolver, Unit};
+use crate::retry;
+use crate::source::{Columns, SourcePlan, plan_columns};
+use crate::units::{Resolver, Rows, Unit, plan_units, unit_id};
+use crate::version::{Version, settle};
 
 /// Everything a job needs from outside.
 #[derive(Clone)]
@@ -49,6 +54,8 @@ pub struct Environment {
     pub stop: Arc<AtomicBool>,
     /// How often the right to write to a store is renewed.
     pub lease_period: Duration,
+    /// Run nothing but those refused rows of a finished dataset again that may pass now.
+    pub retry_rejects: bool,
 }
 
 impl Environment {
@@ -62,6 +69,7 @@ impl Environment {
             memory_bytes: 2 << 30,
             stop: Arc::new(AtomicBool::new(false)),
             lease_period: Duration::from_secs(5),
+            retry_rejects: false,
         }
     }
 }
@@ -74,6 +82,14 @@ pub struct PreprocessPlan {
     /// The tokenizer, unless it is to be trained.
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) pool: Arc<ThreadPool>,
+    /// What makes the dataset this one.
+    pub(crate) portable: Value,
+    /// The version that is built on.
+    pub(crate) base: Option<Version>,
+    /// What units run again, by their names.
+    pub(crate) retries: Arc<HashMap<String, Retried>>,
+    /// Rows of settled units that are refused and may pass later, where it matters for deduplication.
+    pub(crate) refused: HashMap<String, Vec<Rows>>,
 }
 
 impl fmt::Debug for PreprocessPlan {
@@ -115,20 +131,111 @@ impl PreprocessPlan {
         config.check()?;
         check_codec(&config, environment.codec.as_deref())?;
         let tokenizer = match &config.tokenizer.model {
-            Some(uri) => Some(open_tokenizer(uri, &*environment.resolver).await?),
+            Some(uri) => Some(open_tokenizer(uri, &config.tokenizer, &*environment.resolver).await?),
             None => None,
         };
         let pool = thread_pool(environment.threads)?;
         let mut sources = Vec::with_capacity(config.sources.len());
         for (index, source) in config.sources.iter().enumerate() {
-            sources.push(plan_source(index as u16, source, config.unit_bytes, &*environment.resolver).await?);
+            sources.push(plan_columns(index as u16, source, &*environment.resolver).await?);
         }
-        let plan = Self { config, environment, sources, tokenizer, pool };
+        let portable = portable_config(&config, tokenizer.as_ref(), &environment, &sources)?;
+        let base = Version::newest(&environment.output).await?;
+        if let Some(base) = &base {
+            check_same(&environment.output, &base.manifest.config, &portable)?;
+        }
+        let (retries, refused) = Default::default();
+        let mut plan =
+            Self { config, environment, sources, tokenizer, pool, portable, base, retries, refused };
+        plan.settle()?;
+        plan.plan_units().await?;
         for source in &plan.sources {
             // Shows now, and not after an hour, what is wrong with the SQL.
             source.rows(&[], Columns::Document).await?;
         }
         Ok(plan)
+    }
+
+    /// Sets the files aside that an earlier version of the dataset has.
+    fn settle(&mut self) -> Result<(), PipelineError> {
+        const SHOWN: usize = 5;
+        let Some(base) = &self.base else { return Ok(()) };
+        let (mut changed, mut count) = (Vec::new(), 0);
+        for source in &mut self.sources {
+            match settle(&mut source.listing, source.index, &base.manifest) {
+                Ok(settled) => source.settled = settled,
+                Err(files) => {
+                    count += files.len();
+                    changed.extend(files.into_iter().take(SHOWN - changed.len().min(SHOWN)));
+                }
+            }
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        Err(PipelineError::InputChanged { output: self.environment.output.show(""), count, changed })
+    }
+
+    /// Makes the units that are to be done: those of new files, or of rows that are run again.
+    async fn plan_units(&mut self) -> Result<(), PipelineError> {
+        let retry = self.environment.retry_rejects;
+        if retry && self.base.is_none() {
+            return Err(PipelineError::NotFinished { output: self.environment.output.show("") });
+        }
+        let mut retried = Vec::new();
+        for source in &mut self.sources {
+            let pending = match &self.base {
+                Some(base) if retry || self.config.deduplicate => {
+                    retry::pending(&self.environment.output, &base.manifest, source).await?
+                }
+                _ => Vec::new(),
+            };
+            source.units = if retry {
+                pending.iter().map(|pending| pending.unit(source)).collect()
+            } else {
+                let (name, listing) = (&source.config.name, &source.listing);
+                let (from, bytes) = (source.settled.files, self.config.unit_bytes);
+                plan_units(name, source.index, listing, from, &source.input, bytes).await?
+            };
+            for pending in pending {
+                self.refused.entry(pending.root.id).or_default().push(pending.rows);
+                retried.push(pending.retried);
+            }
+        }
+        if self.config.deduplicate {
+            self.chain_names();
+        }
+        self.sources.iter_mut().for_each(SourcePlan::name_files);
+        if retry {
+            let units = self.sources.iter().flat_map(|source| &source.units);
+            self.retries = Arc::new(units.map(|unit| unit.id.clone()).zip(retried).collect());
+        }
+        Ok(())
+    }
+
+    /// Where copies are dropped, what becomes of a unit depends on all units before it: so does its name then, and a
+    /// commit that was made with other files before it is not taken for this unit's.
+    fn chain_names(&mut self) {
+        let mut before = blake3::Hasher::new();
+        for unit in self.base.iter().flat_map(|base| &base.manifest.units) {
+            before.update(unit.unit.as_bytes());
+        }
+        for source in &mut self.sources {
+            for unit in &mut source.units {
+                before.update(unit.id.as_bytes());
+                unit.id = unit_id(&source.config.name, &before);
+            }
+        }
+    }
+
+    pub(crate) fn unit_count(&self) -> usize {
+        self.sources.iter().map(|source| source.units.len()).sum()
+    }
+
+    /// New files that this plan leaves alone.
+    pub(crate) fn waiting_files(&self) -> usize {
+        let new = |source: &SourcePlan| source.listing.files.len() - source.settled.files;
+        if self.environment.retry_rejects { self.sources.iter().map(new).sum() } else { 0 }
     }
 
     /// The configuration that it was made from.
@@ -259,6 +366,7 @@ impl PreprocessPlan {
             compression: self.config.compression,
             shard_bytes: self.config.shard_bytes,
             files: source.files.clone(),
+            retries: self.retries.clone(),
             handle: source.input.handle.clone(),
             stop: self.environment.stop.clone(),
         };
@@ -295,16 +403,20 @@ fn check_codec(config: &PreprocessConfig, codec: Option<&dyn ImageCodec>) -> Res
     Ok(())
 }
 
-async fn open_tokenizer(uri: &str, resolver: &dyn Resolver) -> Result<Tokenizer, PipelineError> {
+async fn open_tokenizer(
+    uri: &str,
+    config: &TokenizerConfig,
+    resolver: &dyn Resolver,
+) -> Result<Tokenizer, PipelineError> {
     let failed = |source| PipelineError::Tokenizer { uri: uri.to_owned(), source };
     let (store, path) = resolver.resolve(uri).map_err(failed)?;
     let found = store.get(&path).await.map_err(|error| failed(Box::new(error)))?;
     let bytes: Bytes = found.bytes().await.map_err(|error| failed(Box::new(error)))?;
-    Tokenizer::from_bytes(&bytes).map_err(|error| failed(Box::new(error)))
+    Tokenizer::with_markers(&bytes, &config.markers()).map_err(|error| failed(Box::new(error)))
 }
 
-/// The one place that makes sessions. Three settings keep DataFusion from moving rows between partitions, and one
-/// takes column names as they are written.
+/// The one place that makes sessions. Four settings keep DataFusion from moving rows between partitions or out of their
+/// order, and one takes column names as they are written.
 pub(crate) fn session(
     batch_rows: usize,
     memory_bytes: Option<usize>,
@@ -317,6 +429,8 @@ pub(crate) fn session(
     let options = config.options_mut();
     options.execution.enable_file_stream_work_stealing = false;
     options.sql_parser.enable_ident_normalization = false;
+    // A source's rows stay on the side of a join that streams and keeps their order.
+    options.optimizer.join_reordering = false;
     let mut runtime = RuntimeEnvBuilder::new();
     if let Some(bytes) = memory_bytes {
         runtime = runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)));

@@ -1,7 +1,10 @@
 //! Why a row of the input is not in the dataset.
 //!
 //! A bad row never stops the job and never vanishes: it is counted under one of these names and written to the table
-//! of rejects. The names are part of the output format: they appear in manifests and reports and do not change.
+//! of rejects, with an excerpt that is safe to look at. The names are part of the output format: they appear in
+//! manifests and reports and do not change.
+
+use std::io::{self, Write};
 
 /// Why a row was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -114,12 +117,80 @@ pub struct Reject {
     pub reason: RejectReason,
     /// What was found, for the table of rejects; without bytes of the row itself.
     pub detail: String,
+    /// The beginning of what was refused, as [`excerpt`] shows it; empty where there is nothing to show.
+    pub excerpt: String,
 }
 
 impl Reject {
     /// A reject with its detail.
     pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into() }
+        Self { reason, detail: detail.into(), excerpt: String::new() }
+    }
+
+    /// With the beginning of what was refused, unless it has one.
+    #[must_use]
+    pub fn showing(mut self, bytes: &[u8]) -> Self {
+        if self.excerpt.is_empty() {
+            self.excerpt = excerpt(bytes);
+        }
+        self
+    }
+}
+
+/// Characters of an excerpt.
+const EXCERPT: usize = 100;
+
+/// The beginning of a row as one line of at most 100 characters, `…` behind it where there was more. What is no text
+/// is escaped: `\xff` for a byte that is no UTF-8, `\n` and `\u{1b}` for characters that would move a terminal.
+pub fn excerpt(bytes: &[u8]) -> String {
+    let mut short = String::new();
+    let mut room = EXCERPT;
+    // No character has more than 4 bytes; one byte more tells a cut character from a broken one.
+    let beginning = &bytes[..bytes.len().min(4 * EXCERPT + 4)];
+    for chunk in beginning.utf8_chunks() {
+        let valid = chunk.valid().chars().map(shown);
+        let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
+        for piece in valid.chain(invalid) {
+            let Some(left) = room.checked_sub(1) else {
+                short.push('…');
+                return short;
+            };
+            room = left;
+            short.push_str(&piece);
+        }
+    }
+    if beginning.len() < bytes.len() {
+        short.push('…');
+    }
+    short
+}
+
+/// A character, or its escape where a terminal would obey it instead of showing it.
+fn shown(character: char) -> String {
+    let moves = character.is_control()
+        || matches!(character, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    if moves { character.escape_default().to_string() } else { character.to_string() }
+}
+
+/// The beginning of a JSON value, without writing out all of it.
+pub(crate) fn json_beginning(value: &serde_json::Value) -> Vec<u8> {
+    let mut beginning = Beginning(Vec::new());
+    // The error is the writer's own: it has seen enough.
+    let _ = serde_json::to_writer(&mut beginning, value);
+    beginning.0
+}
+
+struct Beginning(Vec<u8>);
+
+impl Write for Beginning {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = 8 * EXCERPT - self.0.len();
+        self.0.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        if bytes.len() > room { Err(io::ErrorKind::WriteZero.into()) } else { Ok(bytes.len()) }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -143,6 +214,44 @@ impl Warning {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn excerpts_are_short_and_safe() {
+        let cases: [(&[u8], &str); 6] = [
+            (b"", ""),
+            (b"{\"a\": 1}", "{\"a\": 1}"),
+            (b"a\xffb\xc3", "a\\xffb\\xc3"),
+            ("a\tb\r\n\u{1b}[31m\u{202e}c\u{0}".as_bytes(), "a\\tb\\r\\n\\u{1b}[31m\\u{202e}c\\u{0}"),
+            ("日本語 ünïcödé".as_bytes(), "日本語 ünïcödé"),
+            (b"\x89PNG\r\n", "\\x89PNG\\r\\n"),
+        ];
+        for (bytes, expected) in cases {
+            assert_eq!(excerpt(bytes), expected);
+        }
+        assert_eq!(excerpt("x".repeat(EXCERPT).as_bytes()), "x".repeat(EXCERPT));
+        assert_eq!(excerpt("x".repeat(EXCERPT + 1).as_bytes()), format!("{}…", "x".repeat(EXCERPT)));
+    }
+
+    /// Wherever a text is cut, it is cut between characters.
+    #[test]
+    fn an_excerpt_ends_between_characters() {
+        for (piece, length) in [("é", 1000), ("😀", 1000), ("日", 101)] {
+            for offset in 0..4 {
+                let text = format!("{}{}", "a".repeat(offset), piece.repeat(length));
+                let short = excerpt(text.as_bytes());
+                assert_eq!(short.chars().count(), EXCERPT + 1, "{short}");
+                assert!(text.starts_with(short.trim_end_matches('…')), "{short}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_value_is_not_written_out() {
+        for value in [serde_json::json!(vec!["word"; 100_000]), serde_json::json!(["word".repeat(100_000)])] {
+            assert_eq!(json_beginning(&value).len(), 8 * EXCERPT);
+        }
+        assert_eq!(json_beginning(&serde_json::json!({"a": [1, null]})), br#"{"a":[1,null]}"#);
+    }
 
     #[test]
     fn names_are_unique_and_those_of_serde() {

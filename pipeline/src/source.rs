@@ -1,13 +1,14 @@
 //! One source of a job: its files, its columns, its units, and the part of the plan that gives its rows.
 //!
 //! The SQL of a person is planned by DataFusion over a table whose scan is [`UnitReadExec`], so only the columns that
-//! it names are read. Refused rows and the ends of units pass every filter.
+//! it names are read; the columns of a joined table belong to it like the source's own. Refused rows and the ends of
+//! units pass every filter.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::SchemaError;
@@ -15,22 +16,31 @@ use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::physical_expr::expressions::col;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::prelude::{DataFrame, SessionContext, ident};
+use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
+use serde_json::Value;
 
 use crate::commit::blocking;
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
+use crate::join::{Join, with_joined};
 use crate::operators::decode::Decode;
+use crate::operators::items::Captioning;
+use crate::operators::picture_rows::PictureRowsExec;
 use crate::operators::unit_read::{UnitReadExec, describe, description_schema};
 use crate::picture::PictureRules;
 use crate::plan::session;
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
-use crate::read::table::{KIND, Table, system_fields};
-use crate::read::{Input, infer, parquet};
-use crate::units::{Listing, Resolver, Unit, list, plan_units};
+use crate::read::columnar::United;
+use crate::read::table::{Found, KIND, Table, system_fields, visible};
+use crate::read::{Folder, Input, infer, ipc, parquet};
+use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
+use crate::version::Settled;
 
 /// A source with its files, columns and units.
 #[derive(Debug)]
@@ -38,9 +48,13 @@ pub(crate) struct SourcePlan {
     pub(crate) index: u16,
     pub(crate) config: SourceConfig,
     pub(crate) listing: Listing,
+    /// What earlier versions of the dataset have of it.
+    pub(crate) settled: Settled,
+    /// Units to do.
     pub(crate) units: Vec<Unit>,
     pub(crate) files: Arc<UnitFiles>,
     table: Arc<Table>,
+    join: Option<Arc<Join>>,
     pub(crate) input: Input,
 }
 
@@ -49,10 +63,10 @@ pub(crate) struct SourcePlan {
 pub(crate) struct UnitFiles(HashMap<String, Vec<String>>);
 
 impl UnitFiles {
-    fn new(units: &[Unit], listing: &Listing) -> Self {
+    fn new<'a>(units: impl IntoIterator<Item = &'a Unit>, listing: &Listing) -> Self {
         let names =
             |unit: &Unit| listing.files[unit.files.clone()].iter().map(|file| file.below.clone()).collect();
-        Self(units.iter().map(|unit| (unit.id.clone(), names(unit))).collect())
+        Self(units.into_iter().map(|unit| (unit.id.clone(), names(unit))).collect())
     }
 
     /// The paths of a unit's files below their source's fixed prefix.
@@ -73,53 +87,124 @@ pub(crate) async fn plan_source(
     unit_bytes: u64,
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
+    let mut source = plan_columns(index, config, resolver).await?;
+    let (listing, input) = (&source.listing, &source.input);
+    source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
+    source.name_files();
+    Ok(source)
+}
+
+/// Lists a source and finds its columns. Its units are still to be planned.
+pub(crate) async fn plan_columns(
+    index: u16,
+    config: &SourceConfig,
+    resolver: &dyn Resolver,
+) -> Result<SourcePlan, PipelineError> {
     let listing = list(config, resolver).await?;
-    let handle = tokio::runtime::Handle::current();
-    let input = Input { store: listing.store.clone(), handle, split: config.document };
-    let units = plan_units(&config.name, index, &listing, &input, unit_bytes).await?;
-    let table = find_columns(config, &listing, &input, false).await?;
-    let files = Arc::new(UnitFiles::new(&units, &listing));
-    let mut source =
-        SourcePlan { index, config: config.clone(), listing, units, files, table: Arc::new(table), input };
+    let mut input = Input::new(listing.store.clone(), config.document);
+    input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
+    let join = match &config.join {
+        Some(join) => Some(Arc::new(Join::open(config, join, resolver).await?)),
+        None => None,
+    };
+    let mut source = SourcePlan {
+        index,
+        config: config.clone(),
+        listing,
+        settled: Settled::default(),
+        units: Vec::new(),
+        files: Arc::default(),
+        table: Arc::new(Table::plain(Found::default())),
+        join,
+        input,
+    };
     // A column that no sample row has may still come; only then is the whole source looked at.
-    if let Err(PipelineError::NoColumn { .. }) = source.rows(&[], Columns::Document).await {
-        source.table = Arc::new(find_columns(config, &source.listing, &source.input, true).await?);
+    match source.find_columns(false).await {
+        Err(PipelineError::NoColumn { .. }) => source.find_columns(true).await?,
+        found => found?,
     }
     Ok(source)
 }
 
-async fn find_columns(
-    config: &SourceConfig,
-    listing: &Listing,
-    input: &Input,
-    whole: bool,
-) -> Result<Table, PipelineError> {
-    let (config, listing, input) = (config.clone(), listing.clone(), input.clone());
-    blocking(move || {
-        let is_parquet = |format: Format| format == Format::Parquet;
-        let (tables, others): (Vec<_>, Vec<_>) =
-            listing.files.into_iter().partition(|file| is_parquet(file.format));
-        let mut fields =
-            if tables.is_empty() { Vec::new() } else { parquet::columns(&input, &config.name, &tables)? };
-        if !others.is_empty() {
-            for field in infer::infer(&input, &others, &named(&config), whole)? {
-                if fields.iter().all(|known| known.name() != field.name()) {
-                    fields.push(field);
-                }
-            }
-        }
-        let beside = others.iter().any(|file| file.format == Format::Tar);
-        Table::try_new(&config, fields, beside)
-    })
-    .await
+fn folder(config: &SourceConfig, uri: &str, resolver: &dyn Resolver) -> Result<Folder, PipelineError> {
+    let (store, path) = resolver.resolve(uri).map_err(|source| PipelineError::Address {
+        name: config.name.clone(),
+        uri: uri.to_owned(),
+        source,
+    })?;
+    Ok(Folder { store, path })
 }
 
-/// The words of a source's SQL and its column keys: columns of these names matter.
+/// Finds the columns of files. `named` are those that matter; `whole`: every row is looked at where files don't say
+/// which columns they have.
+pub(crate) async fn find(
+    name: &str,
+    listing: &Listing,
+    input: &Input,
+    named: HashSet<String>,
+    whole: bool,
+) -> Result<Found, PipelineError> {
+    let has_columns = |file: &&InputFile| matches!(file.format, Format::Parquet | Format::Arrow);
+    let (tables, others): (Vec<&InputFile>, Vec<&InputFile>) = listing.files.iter().partition(has_columns);
+    let (typed, damaged) = typed_columns(name, &tables, input).await?;
+    let others: Vec<InputFile> = others.into_iter().cloned().collect();
+    let beside = others.iter().any(|file| file.format == Format::Tar);
+    let mut inferred = if others.is_empty() {
+        // One damaged file among others is a reject. Without any there are no columns to plan with.
+        if let Some(what) = damaged.filter(|_| typed.is_empty()) {
+            let (name, path) = (name.to_owned(), tables[0].path.to_string());
+            return Err(PipelineError::Unreadable { name, path, what });
+        }
+        Vec::new()
+    } else {
+        let input = input.clone();
+        blocking(move || infer::infer(&input, &others, &named, whole)).await?
+    };
+    inferred.retain(|field| typed.iter().all(|known| known.name() != field.name()));
+    Ok(Found { typed, inferred, beside })
+}
+
+/// Files whose columns are asked for at a time.
+const FILES_AT_A_TIME: usize = 16;
+
+/// The columns of files that have their own, and what is wrong with the first of them, if it can't be read.
+async fn typed_columns(
+    name: &str,
+    files: &[&InputFile],
+    input: &Input,
+) -> Result<(Vec<Field>, Option<String>), PipelineError> {
+    let schema = |file: &&InputFile| {
+        let (input, file) = (input.clone(), (*file).clone());
+        blocking(move || match file.format {
+            Format::Arrow => ipc::schema(&input, &file),
+            _ => parquet::schema(&input, &file),
+        })
+    };
+    let schemas: Vec<Result<SchemaRef, String>> =
+        stream::iter(files.iter().map(schema)).buffered(FILES_AT_A_TIME).try_collect().await?;
+    let mut united = United::default();
+    for (file, schema) in files.iter().zip(&schemas) {
+        if let Ok(schema) = schema {
+            united.add(name, file, schema)?;
+        }
+    }
+    Ok((united.finish(), schemas.into_iter().next().and_then(Result::err)))
+}
+
+/// The words of a source's SQL, and what its keys or their defaults name: columns of these names matter.
 fn named(config: &SourceConfig) -> HashSet<String> {
     let sql = [&config.filter, &config.select].into_iter().flatten();
-    let words = sql.flat_map(|sql| sql.split(|c: char| !(c.is_alphanumeric() || c == '_')));
+    let sql = sql.flat_map(|sql| sql.split(|c: char| !(c.is_alphanumeric() || c == '_')));
     let keys = [&config.text, &config.caption, &config.image, &config.id, &config.texts, &config.images];
-    words.map(str::to_owned).chain(keys.into_iter().flatten().cloned()).collect()
+    let keys = keys.into_iter().flatten().flat_map(|key| [key.as_str()].into_iter().chain(key.split('.')));
+    let defaults: &[&str] = match config.shape {
+        Shape::Text => &["text"],
+        Shape::Pair if config.captions.is_some() => &["caption", "captions"],
+        Shape::Pair => &["caption"],
+        Shape::Interleaved => &["texts", "images"],
+    };
+    let join = config.join.iter().flat_map(|join| join.on.pairs()).map(|(own, _)| own);
+    sql.chain(keys).chain(defaults.iter().copied()).map(str::to_owned).chain(join).collect()
 }
 
 /// Which columns of a source are asked for.
@@ -136,11 +221,49 @@ fn quoted(name: &str) -> String {
 }
 
 impl SourcePlan {
+    /// Makes the names of the files of all units known, once these have their own names.
+    pub(crate) fn name_files(&mut self) {
+        self.files = Arc::new(UnitFiles::new(self.settled.units.iter().chain(&self.units), &self.listing));
+    }
+
+    /// Finds the columns and sees that they are those that keys and SQL name.
+    async fn find_columns(&mut self, whole: bool) -> Result<(), PipelineError> {
+        let config = &self.config;
+        let found = find(&config.name, &self.listing, &self.input, named(config), whole).await?;
+        let keys: Vec<String> =
+            self.join.iter().flat_map(|join| join.own_keys()).map(str::to_owned).collect();
+        self.table = Arc::new(Table::try_new(config, found, &keys)?);
+        if let Some(join) = &self.join {
+            join.check(&self.table)?;
+        }
+        self.rows(&[], Columns::Document).await.map(|_| ())
+    }
+
+    /// What the bytes of the dataset depend on: of addresses that is what lies there, not where.
+    pub(crate) fn make_portable(&self, config: &mut Value) {
+        config["uri"] = self.listing.pattern.clone().into();
+        if let Some(join) = &self.join {
+            config["join"]["uri"] = join.fingerprint.clone().into();
+        }
+        if let Some(config) = config.as_object_mut() {
+            config.shift_remove("folder");
+        }
+    }
+
+    /// What is made of the captions of its rows.
+    pub(crate) fn captioning(&self) -> Captioning {
+        Captioning {
+            choice: self.config.captions.unwrap_or_default(),
+            templates: self.config.template.iter().flat_map(|template| template.texts()).cloned().collect(),
+        }
+    }
+
     pub(crate) fn decode(&self, rules: PictureRules, seed: u64, pool: Arc<ThreadPool>) -> Decode {
         Decode {
             source: self.config.name.clone(),
             seed,
             shape: self.config.shape,
+            captioning: self.captioning(),
             rules,
             files: self.files.clone(),
             pool,
@@ -155,21 +278,19 @@ impl SourcePlan {
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let images = self.config.shape.has_images() && columns == Columns::Document;
         let context = session(if images { PICTURE_ROWS } else { TEXT_ROWS }, None)?;
-        let provider = SourceTable {
-            source: self.config.name.clone(),
-            table: self.table.clone(),
-            input: self.input.clone(),
-            descriptions: units
-                .iter()
-                .map(|unit| describe(unit, &self.listing.files).map(|batch| vec![batch]))
-                .collect::<Result<_, _>>()?,
-        };
+        let descriptions = units
+            .iter()
+            .map(|unit| describe(unit, &self.listing.files).map(|batch| vec![batch]))
+            .collect::<Result<_, _>>()?;
+        let (name, table, input) = (self.config.name.clone(), self.table.clone(), self.input.clone());
+        let provider = SourceTable::new(name, table, input, descriptions).joined(self.join.clone());
         context.register_table("source", Arc::new(provider))?;
         self.check_clauses(&context).await?;
         let clause = if self.config.select.is_some() { "select" } else { "where" };
         let frame = context.sql(&self.sql()).await.map_err(|error| self.sql_error(clause, error))?;
         let frame = self.only_needed(frame, columns)?;
-        frame.create_physical_plan().await.map_err(|error| self.sql_error(clause, error))
+        let plan = frame.create_physical_plan().await.map_err(|error| self.sql_error(clause, error))?;
+        Ok(if images { Arc::new(PictureRowsExec::new(plan)) } else { plan })
     }
 
     /// Each clause by itself, so that an error names the right one.
@@ -178,34 +299,14 @@ impl SourcePlan {
         if let Some(filter) = &self.config.filter {
             source.parse_sql_expr(filter).map_err(|error| self.sql_error("where", error))?;
         }
-        for (key, column) in self.columns() {
-            let known = self.table.schema.field_with_name(&column).is_ok();
-            if !known && self.config.select.is_none() {
+        let known = with_joined(&self.table, self.join.as_deref());
+        for (key, column) in &self.table.parts {
+            if known.field_with_name(column).is_err() && self.config.select.is_none() {
                 // The image of a pair is always there: the table has been made around it.
-                return Err(self.no_column(&column, key));
+                return Err(self.no_column(column, key));
             }
         }
         Ok(())
-    }
-
-    /// What the shape needs: the name in the plan and the column of the table.
-    fn columns(&self) -> Vec<(&'static str, String)> {
-        let of =
-            |key: &'static str, set: &Option<String>| (key, set.clone().unwrap_or_else(|| key.to_owned()));
-        let config = &self.config;
-        let mut columns = match config.shape {
-            Shape::Text => vec![of("text", &config.text)],
-            Shape::Pair => vec![of("caption", &config.caption), ("image", "image".to_owned())],
-            Shape::Interleaved => vec![of("texts", &config.texts), of("images", &config.images)],
-        };
-        if let Some(id) = &config.id {
-            columns.push(("id", id.clone()));
-        } else if let Some(id) =
-            ["id", "key"].iter().find(|name| self.table.schema.field_with_name(name).is_ok())
-        {
-            columns.push(("id", (*id).to_owned()));
-        }
-        columns
     }
 
     fn sql(&self) -> String {
@@ -214,8 +315,8 @@ impl SourcePlan {
             Some(select) => select.clone(),
             None => {
                 let column =
-                    |(name, column): (&str, String)| format!("{} AS {}", quoted(&column), quoted(name));
-                self.columns().into_iter().map(column).collect::<Vec<_>>().join(", ")
+                    |(name, column): &(&str, String)| format!("{} AS {}", quoted(column), quoted(name));
+                self.table.parts.iter().map(column).collect::<Vec<_>>().join(", ")
             }
         };
         let mut sql = format!("SELECT {}, {columns}\nFROM source", own.join(", "));
@@ -271,8 +372,12 @@ impl SourcePlan {
         PipelineError::NoColumn {
             name: self.config.name.clone(),
             column: column.to_owned(),
-            available: self.table.visible(),
+            available: [self.table.visible(), self.joined_names()].concat(),
         }
+    }
+
+    fn joined_names(&self) -> Vec<String> {
+        self.join.iter().flat_map(|join| visible(join.fields.iter())).collect()
     }
 
     fn sql_error(&self, clause: &'static str, error: DataFusionError) -> PipelineError {
@@ -301,17 +406,46 @@ fn missing_field(error: &DataFusionError) -> Option<String> {
 
 /// A source as a table that DataFusion can plan over.
 #[derive(Debug)]
-struct SourceTable {
+pub(crate) struct SourceTable {
     source: String,
     table: Arc<Table>,
+    join: Option<Arc<Join>>,
+    schema: SchemaRef,
     input: Input,
     descriptions: Vec<Vec<RecordBatch>>,
+}
+
+impl SourceTable {
+    /// The files that are described, a partition for each description.
+    pub(crate) fn new(
+        source: String,
+        table: Arc<Table>,
+        input: Input,
+        descriptions: Vec<Vec<RecordBatch>>,
+    ) -> Self {
+        let schema = table.schema.clone();
+        Self { source, table, join: None, schema, input, descriptions }
+    }
+
+    /// The same with the columns of a joined table.
+    fn joined(self, join: Option<Arc<Join>>) -> Self {
+        let schema = Arc::new(with_joined(&self.table, join.as_deref()));
+        Self { join, schema, ..self }
+    }
+
+    /// Reads these columns of the files.
+    fn read(&self, columns: &[usize]) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        let leaf = MemorySourceConfig::try_new_exec(&self.descriptions, description_schema(), None)?;
+        let schema: SchemaRef = Arc::new(self.table.schema.project(columns)?);
+        let (source, table, input) = (self.source.clone(), self.table.clone(), self.input.clone());
+        Ok(Arc::new(UnitReadExec::new(source, table, input, schema, leaf)))
+    }
 }
 
 #[async_trait]
 impl TableProvider for SourceTable {
     fn schema(&self) -> SchemaRef {
-        self.table.schema.clone()
+        self.schema.clone()
     }
 
     fn table_type(&self) -> TableType {
@@ -325,12 +459,29 @@ impl TableProvider for SourceTable {
         _: &[Expr],
         _: Option<usize>,
     ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
-        let leaf = MemorySourceConfig::try_new_exec(&self.descriptions, description_schema(), None)?;
-        let schema: SchemaRef = match projection {
-            Some(columns) => Arc::new(self.table.schema.project(columns)?),
-            None => Arc::new(Schema::clone(&self.table.schema)),
+        let wanted = projection.cloned().unwrap_or_else(|| (0..self.schema.fields().len()).collect());
+        let count = self.table.schema.fields().len();
+        let (mut own, others): (Vec<usize>, Vec<usize>) =
+            wanted.iter().copied().partition(|column| *column < count);
+        let join = match &self.join {
+            Some(join) if !others.is_empty() => join,
+            // A key has one row at most, so without its columns the joined table changes nothing.
+            _ => return self.read(&own),
         };
-        let (source, table, input) = (self.source.clone(), self.table.clone(), self.input.clone());
-        Ok(Arc::new(UnitReadExec::new(source, table, input, schema, leaf)))
+        for key in join.own_keys() {
+            let key = self.table.schema.index_of(key)?;
+            if !own.contains(&key) {
+                own.push(key);
+            }
+        }
+        let names: Vec<&str> =
+            others.iter().map(|column| self.schema.field(*column).name().as_str()).collect();
+        let joined = join.over(self.read(&own)?, &names).await.map_err(PipelineError::into_plan)?;
+        let columns = wanted.iter().map(|column| {
+            let name = self.schema.field(*column).name();
+            Ok((col(name, &joined.schema())?, name.clone()))
+        });
+        let columns = columns.collect::<datafusion::error::Result<Vec<_>>>()?;
+        Ok(Arc::new(ProjectionExec::try_new(columns, joined)?))
     }
 }

@@ -31,7 +31,7 @@ pub(crate) async fn tokenizer(
     observer: &Arc<dyn Observer>,
 ) -> Result<Tokenizer, PipelineError> {
     if let Some(bytes) = output.read(FILE).await? {
-        return Tokenizer::from_bytes(&bytes).map_err(failed);
+        return Tokenizer::with_markers(&bytes, &plan.config.tokenizer.markers()).map_err(failed);
     }
     let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
     let each = (settings.sample_bytes / units.max(1) as u64).max(64 << 10);
@@ -44,7 +44,7 @@ pub(crate) async fn tokenizer(
     let trained =
         blocking(move || pool.install(|| crate::bpe::train(&texts, settings.vocabulary)).map_err(failed))
             .await?;
-    let tokenizer = Tokenizer::from_bytes(&trained).map_err(failed)?;
+    let tokenizer = Tokenizer::with_markers(&trained, &plan.config.tokenizer.markers()).map_err(failed)?;
     observer.event(Event::TokenizerTrained { vocabulary: tokenizer.vocabulary_size(), bytes });
     Ok(tokenizer)
 }
@@ -75,7 +75,9 @@ async fn sample_unit(
     let mut batches = physical.execute(partition, context)?;
     let mut bytes = 0;
     let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
-    let choice = Choice { seed: plan.config.seed, source: &source.config.name, path: &path };
+    let captioning = source.captioning();
+    let choice =
+        Choice { seed: plan.config.seed, source: &source.config.name, path: &path, captioning: &captioning };
     while let Some(batch) = batches.next().await.transpose()? {
         for text in texts_from_columns(&batch, source.config.shape, &choice)? {
             bytes += text.len() as u64;

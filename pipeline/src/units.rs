@@ -3,11 +3,12 @@
 //! A source's files are sorted by the bytes of their path below the fixed prefix of its glob, and runs of consecutive
 //! files up to `unit-bytes` form a unit. A unit is read, packed and committed alone, so the units decide where rows
 //! end, and they come from names and sizes only: not from the number of cores or machines, nor from where the root
-//! of the corpus lies. A larger file of JSON lines or Parquet is cut into parts, at lines or row groups; to give lines
-//! their numbers, such a file is read through once more when the job is planned. Compressed lines and archives are not
-//! cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
+//! of the corpus lies. A larger file of JSON lines, Parquet or Arrow (the file form) is cut into parts, at lines, row
+//! groups or record batches; to give lines their numbers, such a file is read through once more when the job is
+//! planned. Compressed lines and archives are not cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
 //! padding of the rows that are open when it ends.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::commit::blocking;
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
-use crate::read::{Input, parquet, stream};
+use crate::read::{Input, ipc, json, parquet, stream};
 
 /// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.
 pub trait Resolver: Send + Sync {
@@ -48,10 +49,10 @@ pub(crate) struct InputFile {
     pub(crate) part: Option<FilePart>,
 }
 
-/// A part of a large file: bytes of lines, or row groups.
+/// A part of a large file: bytes of lines, row groups, or record batches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FilePart {
-    /// First byte, or first row group. A line belongs to the part that it starts in.
+    /// First byte, row group or record batch. A line belongs to the part that it starts in.
     pub(crate) start: u64,
     /// The one behind the last.
     pub(crate) end: u64,
@@ -66,7 +67,7 @@ pub(crate) struct Listing {
     pub(crate) store: Arc<dyn ObjectStore>,
     /// The glob below the fixed prefix, or the file's name: the address without its root.
     pub(crate) pattern: String,
-    /// The files, sorted by the bytes of `below`.
+    /// The files, sorted by the bytes of `below`; behind those of an earlier version of the dataset, if there is one.
     pub(crate) files: Vec<InputFile>,
 }
 
@@ -83,7 +84,12 @@ pub(crate) struct Unit {
     pub(crate) bytes: u64,
     /// The part of its only file, where that is a large one.
     pub(crate) part: Option<FilePart>,
+    /// The rows that are read, by index of the file in the unit; all of them if `None`.
+    pub(crate) only: Option<Rows>,
 }
+
+/// Rows by index of their file in a unit.
+pub(crate) type Rows = BTreeMap<u32, BTreeSet<u64>>;
 
 impl Unit {
     /// What it reads.
@@ -112,6 +118,9 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
         let file = input_file(source, &prefix, meta)?;
         return Ok(Listing { store, pattern: name, files: vec![file] });
     }
+    if is_web(&source.uri) {
+        return Err(not_exact(source, &text));
+    }
     let (prefix, pattern) = split_glob(&text);
     let metas = list_below(&*store, &prefix).await?;
     let nearby = || metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
@@ -137,6 +146,26 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
     Ok(Listing { store, pattern, files })
 }
 
+fn is_web(uri: &str) -> bool {
+    ["https://", "http://"].iter().any(|scheme| uri.starts_with(scheme))
+}
+
+/// Why an address of a web server, which lists nothing, leads to no file.
+fn not_exact(source: &SourceConfig, path: &str) -> PipelineError {
+    if !path.contains(GLOB) && !path.is_empty() && !source.uri.ends_with('/') {
+        return PipelineError::NoFiles {
+            name: source.name.clone(),
+            uri: source.uri.clone(),
+            nearby: Vec::new(),
+        };
+    }
+    PipelineError::Config {
+        key: format!("source.{}.uri", source.name),
+        expected: "the exact address of one file: a web server does not list what it has".to_owned(),
+        found: format!("`{}`", source.uri),
+    }
+}
+
 async fn head(store: &dyn ObjectStore, path: &Path) -> Result<Option<ObjectMeta>, PipelineError> {
     match store.head(path).await {
         Ok(meta) => Ok(Some(meta)),
@@ -155,8 +184,15 @@ async fn list_below(store: &dyn ObjectStore, prefix: &Path) -> Result<Vec<Object
     }
 }
 
-/// The tables that describe the pictures of a folder.
-const TABLES: [&str; 3] = ["captions.jsonl", "metadata.jsonl", "captions.parquet"];
+/// The tables that describe the pictures of a folder, the first that is there.
+const TABLES: [&str; 6] = [
+    "captions.jsonl",
+    "metadata.jsonl",
+    "captions.csv",
+    "metadata.csv",
+    "captions.parquet",
+    "metadata.parquet",
+];
 
 /// A folder with a table of captions is that table; of another one every visible file that has a known form.
 fn folder_files(source: &SourceConfig, prefix: &Path, metas: &[ObjectMeta]) -> Vec<ObjectMeta> {
@@ -201,8 +237,8 @@ fn format_of(source: &SourceConfig, path: &str) -> Option<Format> {
         "csv" | "tsv" => Some(Format::Csv),
         "txt" | "text" | "md" => Some(Format::Text),
         "parquet" if plain == name => Some(Format::Parquet),
-        "tar" => Some(Format::Tar),
-        "tgz" => Some(Format::Tar),
+        "arrow" | "arrows" | "feather" | "ipc" => Some(Format::Arrow),
+        "tar" | "tgz" => Some(Format::Tar),
         _ => None,
     }
 }
@@ -231,21 +267,23 @@ fn below(prefix: &Path, path: &Path) -> String {
     path.strip_prefix(prefix).unwrap_or(path).trim_start_matches('/').to_owned()
 }
 
-/// Groups files into units and cuts large ones.
+/// Groups files into units, from the file `from` on, and cuts large ones.
 pub(crate) async fn plan_units(
     name: &str,
     source: u16,
     listing: &Listing,
+    from: usize,
     input: &Input,
     unit_bytes: u64,
 ) -> Result<Vec<Unit>, PipelineError> {
     let mut units = Vec::new();
-    for whole in group(name, source, &listing.files, unit_bytes) {
+    for mut whole in group(name, source, &listing.files[from..], unit_bytes) {
+        whole.files = whole.files.start + from..whole.files.end + from;
         let file = &listing.files[whole.files.start];
         let parts = match file.format {
             _ if whole.bytes <= unit_bytes || whole.files.len() > 1 => Vec::new(),
             Format::JsonLines => line_parts(input, file, unit_bytes).await?,
-            Format::Parquet => row_group_parts(input, file, unit_bytes).await?,
+            Format::Parquet | Format::Arrow => group_parts(input, file, unit_bytes).await?,
             _ => Vec::new(),
         };
         if parts.len() < 2 {
@@ -262,13 +300,17 @@ pub(crate) async fn plan_units(
     Ok(units)
 }
 
-/// Parts of a file of lines, none if it is compressed.
+/// Bytes of a file that say what it is.
+const FIRST_BYTES: u64 = 4096;
+
+/// Parts of a file of lines, none if it is compressed or no lines but a list.
 async fn line_parts(
     input: &Input,
     file: &InputFile,
     bytes: u64,
 ) -> Result<Vec<(FilePart, u64)>, PipelineError> {
-    if stream::is_compressed(input, file).await? {
+    let first = stream::get_range(input, file, 0..file.bytes.min(FIRST_BYTES)).await?;
+    if stream::is_compressed(&first) || json::list::may_be(file) && json::list::begins(&first) {
         return Ok(Vec::new());
     }
     let starts: Vec<u64> = (0..file.bytes).step_by(usize::try_from(bytes).unwrap_or(usize::MAX)).collect();
@@ -290,14 +332,18 @@ async fn line_parts(
     Ok(parts)
 }
 
-/// Parts of a Parquet file, none if it can't be opened.
-async fn row_group_parts(
+/// Parts of a file that has groups of rows, none if it can't be opened.
+async fn group_parts(
     input: &Input,
     file: &InputFile,
     bytes: u64,
 ) -> Result<Vec<(FilePart, u64)>, PipelineError> {
     let (reading, reader) = (input.clone(), file.clone());
-    let groups = blocking(move || parquet::row_groups(&reading, &reader)).await?;
+    let groups = blocking(move || match reader.format {
+        Format::Arrow => ipc::batches(&reading, &reader),
+        _ => parquet::row_groups(&reading, &reader),
+    })
+    .await?;
     let mut parts: Vec<(FilePart, u64)> = Vec::new();
     let mut first_row = 0;
     for (index, (size, rows)) in groups.into_iter().enumerate() {
@@ -334,7 +380,7 @@ fn group(name: &str, source: u16, files: &[InputFile], unit_bytes: u64) -> Vec<U
 fn unit(name: &str, source: u16, files: &[InputFile], range: Range<usize>) -> Unit {
     let own = &files[range.clone()];
     let bytes = own.iter().map(|file| file.bytes).sum();
-    Unit { id: unit_id(name, &unit_hasher(own)), source, files: range, bytes, part: None }
+    Unit { id: unit_id(name, &unit_hasher(own)), source, files: range, bytes, part: None, only: None }
 }
 
 fn unit_hasher(files: &[InputFile]) -> blake3::Hasher {
@@ -347,7 +393,8 @@ fn unit_hasher(files: &[InputFile]) -> blake3::Hasher {
     hasher
 }
 
-fn unit_id(name: &str, hasher: &blake3::Hasher) -> String {
+/// The name of a unit of a source.
+pub(crate) fn unit_id(name: &str, hasher: &blake3::Hasher) -> String {
     format!("{name}-{}", &hasher.finalize().to_hex().as_str()[..16])
 }
 
@@ -405,6 +452,14 @@ mod tests {
             memory(&["f/captions.jsonl", "f/a.png", "t/b.txt", "t/_SUCCESS", "t/.x.txt", "t/c.bin"]).await;
         let pairs = SourceConfig { shape: Shape::Pair, ..source("f") };
         assert_eq!(names(&list(&pairs, &resolver).await.expect("lists")), ["captions.jsonl"]);
+        for (there, taken) in [
+            (["f/metadata.csv", "f/captions.parquet"], "metadata.csv"),
+            (["f/metadata.parquet", "f/a.jpg"], "metadata.parquet"),
+            (["f/captions.csv", "f/metadata.jsonl"], "metadata.jsonl"),
+        ] {
+            let resolver = memory(&there).await;
+            assert_eq!(names(&list(&pairs, &resolver).await.expect("lists")), [taken]);
+        }
         assert_eq!(names(&list(&source("t"), &resolver).await.expect("lists")), ["b.txt"]);
     }
 
@@ -414,6 +469,28 @@ mod tests {
         let error = list(&source("a/*.tar"), &resolver).await.expect_err("nothing");
         assert_eq!(error.to_string(), "source `s` has no files: nothing matches `a/*.tar`");
         assert_eq!(error.hint().as_deref(), Some("there is `x.jsonl`"));
+    }
+
+    #[tokio::test]
+    async fn a_web_server_is_asked_for_exact_addresses_only() {
+        let resolver = memory(&["x.jsonl"]).await;
+        struct Web(Memory);
+        impl Resolver for Web {
+            fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
+                self.0.resolve(uri.trim_start_matches("https://host/"))
+            }
+        }
+        let web = Web(resolver);
+        let listing = list(&source("https://host/x.jsonl"), &web).await.expect("lists");
+        assert_eq!(names(&listing), ["x.jsonl"]);
+        for (uri, expected) in [
+            ("https://host/*.jsonl", "the exact address of one file"),
+            ("https://host/folder/", "the exact address of one file"),
+            ("https://host/y.jsonl", "has no files"),
+        ] {
+            let error = list(&source(uri), &web).await.expect_err("nothing").to_string();
+            assert!(error.contains(expected), "{uri}: {error}");
+        }
     }
 
     #[test]

@@ -23,8 +23,8 @@ pub use cursor::{DatasetCursor, StreamCursor};
 pub use hash::{content_hash, row_hash, share};
 pub use manifest::{
     CodecRecord, DatasetStatistics, FORMAT_VERSION, FileRecord, Histogram, Manifest, ManifestError,
-    ParentRecord, ShardRecord, SourceRecord, SourceStatistics, TokenizerRecord, manifest_name,
-    manifest_version,
+    ParentRecord, PartRecord, RejectsRecord, ShardRecord, SourceRecord, SourceStatistics, TokenizerRecord,
+    UnitRecord, manifest_name, manifest_version,
 };
 pub use sequence::{
     AttentionRule, Latent, Modality, Order, Provenance, Row, RowError, RowLayout, Span, patches_of,

@@ -4,7 +4,7 @@
 //! BLAKE3 of all bytes before that key, so a truncated or altered manifest is noticed before it is believed.
 //! Versions are `manifest.json`, `manifest-000002.json`, ...; a later one names its parent's checksum.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -57,7 +57,11 @@ pub struct Manifest {
     pub config: serde_json::Value,
     /// Sources in the order of the config.
     pub sources: Vec<SourceRecord>,
-    /// Shards in the order of (unit, part); the order of rows is the order of this list.
+    /// Units of input, those of earlier versions first, then by source and file.
+    #[serde(default)]
+    pub units: Vec<UnitRecord>,
+    /// Shards in the order of (unit, part); the order of rows is the order of this list. A later version begins with
+    /// the shards of the one before.
     pub shards: Vec<ShardRecord>,
     /// Counts of the whole dataset.
     pub statistics: DatasetStatistics,
@@ -130,6 +134,51 @@ pub struct FileRecord {
     pub bytes: u64,
     /// The unit that read it, as in [`ShardRecord::unit`]; the first one where several read a part.
     pub unit: String,
+}
+
+/// One unit of input: what was read, packed and committed alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnitRecord {
+    /// Its name, as in [`ShardRecord::unit`].
+    pub unit: String,
+    /// Index of its source.
+    pub source: u16,
+    /// What it read of its only file, where that is a large one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<PartRecord>,
+    /// The unit whose refused rows it ran again: those of them that might pass later are refused no more, unless they
+    /// stand in this unit's own table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retries: Option<String>,
+    /// Its table of refused rows, where it has some.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejects: Option<RejectsRecord>,
+}
+
+/// A part of a large file: bytes of lines, or row groups.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartRecord {
+    /// Path of the file, as in [`FileRecord::path`].
+    pub file: String,
+    /// First byte, or first row group.
+    pub start: u64,
+    /// The one behind the last.
+    pub end: u64,
+    /// Number of the first row.
+    pub first_row: u64,
+}
+
+/// A table of refused rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectsRecord {
+    /// Path below the dataset.
+    pub path: String,
+    /// Rows.
+    pub rows: u64,
+    /// Size.
+    pub bytes: u64,
+    /// BLAKE3 of the file.
+    pub checksum: String,
 }
 
 /// One shard.
@@ -205,6 +254,47 @@ pub struct SourceStatistics {
     pub images_per_row: Histogram,
 }
 
+impl SourceStatistics {
+    /// Whether no row is lost: `read = kept + rejected + filtered + deduplicated`, and the reasons add up.
+    pub fn is_balanced(&self) -> bool {
+        let accounted = self.kept + self.rejected + self.filtered + self.deduplicated;
+        self.read == accounted && self.rejected == self.rejects.values().sum::<u64>()
+    }
+
+    /// Adds the counts of another part of the same source.
+    pub fn merge(&mut self, other: &Self) {
+        self.read += other.read;
+        self.kept += other.kept;
+        self.rejected += other.rejected;
+        self.filtered += other.filtered;
+        self.deduplicated += other.deduplicated;
+        for (counts, more) in [(&mut self.rejects, &other.rejects), (&mut self.warnings, &other.warnings)] {
+            for (name, count) in more {
+                *counts.entry(name.clone()).or_default() += count;
+            }
+        }
+        self.documents += other.documents;
+        self.images += other.images;
+        self.tokens += other.tokens;
+        self.patches += other.patches;
+        self.padding += other.padding;
+        self.document_length.merge(&other.document_length);
+        self.images_per_row.merge(&other.images_per_row);
+    }
+
+    /// Takes refused rows off, by reason: they are read again and counted as what became of them then.
+    pub fn forget_rejects(&mut self, rejects: &BTreeMap<String, u64>) {
+        for (reason, count) in rejects {
+            self.read = self.read.saturating_sub(*count);
+            self.rejected = self.rejected.saturating_sub(*count);
+            if let Some(left) = self.rejects.get_mut(reason) {
+                *left = left.saturating_sub(*count);
+            }
+        }
+        self.rejects.retain(|_, count| *count > 0);
+    }
+}
+
 /// Counts by power of two: the key `k` counts the values from `k` to `2 k - 1`, the key 0 the zeros.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -268,6 +358,12 @@ pub enum ManifestError {
 const CHECKSUM_KEY: &str = "  \"checksum\": \"";
 
 impl Manifest {
+    /// Units whose refused rows another one has run again: those of them that might pass later are refused no more,
+    /// unless they stand in that one's own table.
+    pub fn retried_units(&self) -> HashSet<&str> {
+        self.units.iter().filter_map(|unit| unit.retries.as_deref()).collect()
+    }
+
     /// What its rows are checked against.
     pub const fn layout(&self) -> RowLayout {
         RowLayout { context: self.context, patch: self.patch, vocabulary: self.vocabulary }

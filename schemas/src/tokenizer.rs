@@ -37,6 +37,14 @@ pub enum TokenizerError {
         /// The piece asked for.
         piece: String,
     },
+    /// A marker that a text can spell.
+    #[error("piece `{piece}`, which the configuration names as {marker}, is one of text")]
+    TextMarker {
+        /// `BOS` or `EOS`.
+        marker: &'static str,
+        /// The piece asked for.
+        piece: String,
+    },
     /// The file does not say which piece begins or ends a document.
     #[error("tokenizer does not say which piece is {marker}")]
     NoMarker {
@@ -97,11 +105,28 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// As there; a marker that is not a piece of the vocabulary is refused.
+    /// As there; a marker that is not a piece of the vocabulary, or that texts can spell, is refused.
     pub fn with_markers(bytes: &[u8], markers: &Markers) -> Result<Self, TokenizerError> {
         let pieces = Pieces::read(bytes)?;
         let bos = pieces.marker("BOS", markers.bos.as_deref(), pieces.bos)?;
         let eos = pieces.marker("EOS", markers.eos.as_deref(), pieces.eos)?;
+        Self::build(bytes, pieces, bos, eos)
+    }
+
+    /// Reads the copy of a tokenizer in a dataset or checkpoint, with the BOS and EOS that are recorded beside it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::from_bytes`]; an id that is not in the vocabulary is refused.
+    pub fn with_ids(bytes: &[u8], bos: u32, eos: u32) -> Result<Self, TokenizerError> {
+        let pieces = Pieces::read(bytes)?;
+        for (marker, id) in [("BOS", bos), ("EOS", eos)] {
+            pieces.piece(id).ok_or(TokenizerError::NoMarker { marker })?;
+        }
+        Self::build(bytes, pieces, bos, eos)
+    }
+
+    fn build(bytes: &[u8], pieces: Pieces, bos: u32, eos: u32) -> Result<Self, TokenizerError> {
         let definition = definition(bytes, &pieces)?;
         let words = Words::new(&definition)?;
         let kitoken = Kitoken::from_definition(definition).map_err(unreadable)?;

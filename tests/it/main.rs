@@ -2,10 +2,15 @@
 
 mod afterwards;
 mod architecture;
+mod broken;
 mod cli;
+mod closing;
 mod compat;
 mod conformance;
 mod demo;
+mod kills;
 mod preprocess;
 mod skipped;
+mod sources;
 mod support;
+mod versions;

@@ -10,7 +10,7 @@ use crate::support::repository;
 const OPTIONAL: [(&str, &[&str]); 4] = [
     ("TRANSFUSION_SAMPLES", &["samples()", "sample(\"", "sample_bytes(\"", "sample_text(\""]),
     ("TRANSFUSION_PYTHON", &["python()"]),
-    ("TRANSFUSION_S3", &["s3_environment()", "env::var(\"TRANSFUSION_S3\")"]),
+    ("TRANSFUSION_S3", &["s3_environment()", "s3_store(\""]),
     ("TRANSFUSION_CHROMIUM", &["chromium()"]),
 ];
 

@@ -129,6 +129,12 @@ impl Run {
         Self { command }
     }
 
+    /// In another folder than the repository.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// Further variables of the environment.
     pub(crate) fn environment(mut self, variables: &[(String, String)]) -> Self {
         self.command.envs(variables.iter().cloned());
@@ -139,6 +145,18 @@ impl Run {
     pub(crate) fn spawn(mut self) -> std::process::Child {
         use std::process::Stdio;
         self.command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary starts")
+    }
+
+    /// Starts it without waiting, with its data going to a file.
+    pub(crate) fn spawn_to(mut self, file: &Path) -> std::process::Child {
+        let file = std::fs::File::create(file).expect("a file");
+        self.command.stdout(file).stderr(std::process::Stdio::null()).spawn().expect("the binary starts")
+    }
+
+    /// Starts it without waiting, with its data going to a pipe.
+    pub(crate) fn spawn_piped(mut self) -> std::process::Child {
+        use std::process::Stdio;
+        self.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts")
     }
 
     /// Runs it to its end.

@@ -210,6 +210,7 @@ fn manifest(shards: Vec<ShardRecord>, tokenizer: String) -> Manifest {
         }),
         config: serde_json::Value::Null,
         sources: vec![source("texts", "text", "a.jsonl"), source("pairs", "pair", "b.tar")],
+        units: Vec::new(),
         shards,
         statistics,
     }

@@ -6,7 +6,9 @@ use schemas::{CodecRecord, Histogram, Manifest, SourceRecord, shard_schema};
 use serde_json::{Value, json};
 
 use crate::dataset::Dataset;
-use crate::draw::{Palette, bars, bytes, columns_of, count, percent, short, table, thousands, visible};
+use crate::draw::{
+    self, Counted, Palette, bars, bytes, columns_of, count, percent, short, table, thousands, visible,
+};
 use crate::store::Place;
 
 /// The whole manifest, the columns, and the share of padding.
@@ -119,17 +121,31 @@ fn facts(lines: &[(&str, String)], palette: Palette) -> String {
 pub(super) fn dataset_facts(dataset: &Dataset) -> Vec<(&'static str, String)> {
     let manifest = &dataset.manifest;
     vec![
-        ("manifest", format!("{}, checksum {}", dataset.name, short(&dataset.checksum))),
+        ("manifest", version(dataset)),
         ("format", format!("{}, written by version {}", manifest.format, manifest.program)),
         ("context", format!("{} positions, patch {}", thousands(manifest.context.into()), manifest.patch)),
         ("vocabulary", vocabulary(manifest.vocabulary)),
         (
             "tokenizer",
-            format!("{}, fingerprint {}", manifest.tokenizer.path, short(&manifest.tokenizer.fingerprint)),
+            format!(
+                "{}, BOS {}, EOS {}, fingerprint {}",
+                manifest.tokenizer.path,
+                manifest.tokenizer.bos,
+                manifest.tokenizer.eos,
+                short(&manifest.tokenizer.fingerprint)
+            ),
         ),
         ("codec", manifest.codec.as_ref().map_or_else(|| "none".to_owned(), codec)),
         ("seed", manifest.seed.to_string()),
     ]
+}
+
+fn version(dataset: &Dataset) -> String {
+    let name = format!("{}, checksum {}", dataset.name, short(&dataset.checksum));
+    match &dataset.manifest.parent {
+        Some(parent) => format!("{name}, after {} ({})", parent.name, short(&parent.checksum)),
+        None => name,
+    }
 }
 
 fn vocabulary(vocabulary: schemas::Vocabulary) -> String {
@@ -161,46 +177,16 @@ fn codec(codec: &CodecRecord) -> String {
 
 /// The counts of each source and of all, below a heading.
 pub(super) fn counts(manifest: &Manifest) -> Vec<Vec<String>> {
-    let heading = ["source", "read", "kept", "documents", "images", "text", "patches", "padding"];
-    let mut rows = vec![heading.map(str::to_owned).to_vec()];
-    for source in &manifest.sources {
-        let of = &source.statistics;
-        let all = of.tokens + of.patches + of.padding;
-        let numbers = [of.read, of.kept, of.documents, of.images, of.tokens, of.patches].map(thousands);
-        rows.push([vec![visible(&source.name)], numbers.to_vec(), vec![percent(of.padding, all)]].concat());
-    }
-    let all = &manifest.statistics;
-    let read = manifest.sources.iter().map(|source| source.statistics.read).sum();
-    let kept = manifest.sources.iter().map(|source| source.statistics.kept).sum();
-    let numbers = [read, kept, all.documents, all.images, all.tokens, all.patches].map(thousands);
-    let padding = percent(all.padding, all.tokens + all.patches + all.padding);
-    rows.push([vec!["all".to_owned()], numbers.to_vec(), vec![padding]].concat());
-    rows
+    draw::counts(&counted(&manifest.sources))
 }
 
-/// Rows that were not taken, or taken with a remark, below a heading.
+/// Rows that were refused, or taken with a remark, below a heading.
 pub(super) fn rejects(sources: &[SourceRecord]) -> Vec<Vec<String>> {
-    let mut rows = vec![["source", "reason", "rows", "of those read"].map(str::to_owned).to_vec()];
-    for source in sources {
-        let of = &source.statistics;
-        let mut add = |reason: &str, number: u64| {
-            rows.push(vec![
-                visible(&source.name),
-                reason.to_owned(),
-                thousands(number),
-                percent(number, of.read),
-            ]);
-        };
-        of.rejects.iter().for_each(|(reason, number)| add(&visible(reason), *number));
-        of.warnings.iter().for_each(|(remark, number)| add(&format!("{} (kept)", visible(remark)), *number));
-        if of.filtered > 0 {
-            add("set aside by the config", of.filtered);
-        }
-        if of.deduplicated > 0 {
-            add("copies dropped", of.deduplicated);
-        }
-    }
-    rows
+    draw::refused(&counted(sources))
+}
+
+fn counted(sources: &[SourceRecord]) -> Vec<Counted<'_>> {
+    sources.iter().map(|source| (source.name.as_str(), &source.statistics)).collect()
 }
 
 /// Title and buckets of each histogram that says something.

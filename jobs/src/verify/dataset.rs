@@ -1,12 +1,14 @@
 //! A dataset: manifest, shards, tokenizer, counts, and what lies beside them.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use anyhow::anyhow;
 use futures::{StreamExt, TryStreamExt};
+use pipeline::RejectTable;
 use schemas::shard::Shard;
 use schemas::{
-    DatasetStatistics, Manifest, Modality, ShardRecord, Tokenizer, content_hash, manifest_version,
+    DatasetStatistics, Manifest, Modality, RejectsRecord, ShardRecord, Tokenizer, content_hash,
+    manifest_version,
 };
 
 use super::Verdict;
@@ -29,6 +31,8 @@ pub(super) async fn verify(place: &Place, file: ManifestFile, session: &Session)
     };
     check_tokenizer(place, &manifest, &mut verdict).await?;
     let total = check_shards(place, &manifest, session, &mut verdict).await?;
+    check_rejects(place, &file.name, &manifest, &mut verdict).await?;
+    check_parent(place, &manifest, &mut verdict).await?;
     if verdict.damage.is_empty() {
         check_counts(&file.name, &manifest, &total, &mut verdict);
     }
@@ -56,16 +60,13 @@ async fn check_tokenizer(place: &Place, manifest: &Manifest, verdict: &mut Verdi
         );
         return Ok(());
     }
-    match Tokenizer::from_bytes(&bytes) {
+    match Tokenizer::with_ids(&bytes, record.bos, record.eos) {
         Err(error) => verdict.damaged(&record.path, error),
-        Ok(tokenizer) => {
-            let found = (tokenizer.vocabulary_size(), tokenizer.bos(), tokenizer.eos());
-            let expected = (manifest.vocabulary.size, record.bos, record.eos);
-            if found != expected {
-                let what = "vocabulary, BOS and EOS";
-                verdict.damaged(&record.path, format!("{what} are {found:?}, the manifest has {expected:?}"));
-            }
+        Ok(tokenizer) if tokenizer.vocabulary_size() != manifest.vocabulary.size => {
+            let (found, expected) = (tokenizer.vocabulary_size(), manifest.vocabulary.size);
+            verdict.damaged(&record.path, format!("it has {found} ids, the manifest has {expected}"));
         }
+        Ok(_) => {}
     }
     Ok(())
 }
@@ -206,6 +207,102 @@ pub(super) fn tally(shard: &Shard) -> anyhow::Result<Tally> {
     Ok(tally)
 }
 
+/// Reads every table of refused rows, and compares the rows that are refused still with the counts by reason.
+async fn check_rejects(
+    place: &Place,
+    name: &str,
+    manifest: &Manifest,
+    verdict: &mut Verdict,
+) -> anyhow::Result<()> {
+    let mut found = vec![BTreeMap::<String, u64>::new(); manifest.sources.len()];
+    let retried = manifest.retried_units();
+    let mut all = true;
+    for unit in &manifest.units {
+        let Some(record) = &unit.rejects else { continue };
+        let Some(bytes) = place.join(&record.path).read_if_there().await? else {
+            verdict.damaged(&record.path, "is missing");
+            all = false;
+            continue;
+        };
+        verdict.objects += 1;
+        verdict.bytes += bytes.len() as u64;
+        let counts = found.get_mut(usize::from(unit.source));
+        match tally_rejects(&bytes, record, retried.contains(unit.unit.as_str())) {
+            Ok(tally) => counts.into_iter().for_each(|counts| {
+                tally.iter().for_each(|(reason, rows)| *counts.entry(reason.clone()).or_default() += rows);
+            }),
+            Err(error) => {
+                verdict.damaged(&record.path, chain(&error));
+                all = false;
+            }
+        }
+    }
+    // A manifest of before there were lists of units names no tables.
+    for (source, found) in manifest.sources.iter().zip(&found).filter(|_| all && !manifest.units.is_empty()) {
+        if *found != source.statistics.rejects {
+            let (name_of, listed) = (&source.name, &source.statistics.rejects);
+            verdict.damaged(
+                name,
+                format!(
+                    "source `{name_of}`: its tables have the refused rows {found:?}, the counts {listed:?}"
+                ),
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Rows of a table that are refused still, by reason.
+fn tally_rejects(
+    bytes: &bytes::Bytes,
+    record: &RejectsRecord,
+    retried: bool,
+) -> anyhow::Result<BTreeMap<String, u64>> {
+    let found = content_hash(bytes);
+    if found != record.checksum {
+        return Err(anyhow!("its checksum is `{found}`, the manifest has `{}`", record.checksum));
+    }
+    let (mut tally, mut rows) = (BTreeMap::new(), 0);
+    for lines in RejectTable::open(bytes.clone())? {
+        for line in lines? {
+            rows += 1;
+            if line.stands(retried) {
+                *tally.entry(line.reason).or_default() += 1;
+            }
+        }
+    }
+    if rows != record.rows {
+        return Err(anyhow!("has {rows} rows, the manifest has {}", record.rows));
+    }
+    Ok(tally)
+}
+
+/// A later version names the one before, which stays for those that hold on to it.
+async fn check_parent(place: &Place, manifest: &Manifest, verdict: &mut Verdict) -> anyhow::Result<()> {
+    let Some(parent) = &manifest.parent else { return Ok(()) };
+    let Some(bytes) = place.join(&parent.name).read_if_there().await? else {
+        verdict.damaged(&parent.name, "is missing, and a later version names it");
+        return Ok(());
+    };
+    verdict.objects += 1;
+    verdict.bytes += bytes.len() as u64;
+    match Manifest::from_bytes(&bytes) {
+        Err(error) => verdict.damaged(&parent.name, chain(&anyhow!(error))),
+        Ok((_, found)) if found != parent.checksum => {
+            let expected = &parent.checksum;
+            verdict.damaged(
+                &parent.name,
+                format!("its checksum is `{found}`, the version behind it has `{expected}`"),
+            );
+        }
+        Ok((before, _)) if !manifest.shards.starts_with(&before.shards) => {
+            verdict.damaged(&parent.name, "has shards that the version behind it does not begin with");
+        }
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
 fn check_counts(name: &str, manifest: &Manifest, total: &Tally, verdict: &mut Verdict) {
     let DatasetStatistics { rows, documents, images, tokens, patches, padding } = manifest.statistics;
     let listed = Tally { rows, images, tokens, patches, padding };
@@ -224,15 +321,11 @@ fn check_counts(name: &str, manifest: &Manifest, total: &Tally, verdict: &mut Ve
         );
     }
     for source in &manifest.sources {
-        let of = &source.statistics;
-        if of.read != of.kept + of.rejected + of.filtered + of.deduplicated {
+        if !source.statistics.is_balanced() {
             verdict.damaged(
                 name,
                 format!("source `{}`: rows read are not those kept and set aside", source.name),
             );
-        }
-        if of.rejected != of.rejects.values().sum::<u64>() {
-            verdict.damaged(name, format!("source `{}`: rejects by reason do not add up", source.name));
         }
     }
 }

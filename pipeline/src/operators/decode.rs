@@ -7,7 +7,7 @@ use arrow::datatypes::SchemaRef;
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use super::items::{Choice, Item, Part, from_columns, item_schema, to_batch};
+use super::items::{Captioning, Choice, Item, Part, from_columns, item_schema, to_batch};
 use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::document::Shape;
@@ -22,6 +22,7 @@ pub(crate) struct Decode {
     pub(crate) source: String,
     pub(crate) seed: u64,
     pub(crate) shape: Shape,
+    pub(crate) captioning: Captioning,
     pub(crate) rules: PictureRules,
     pub(crate) files: Arc<UnitFiles>,
     pub(crate) pool: Arc<ThreadPool>,
@@ -48,7 +49,8 @@ impl Operator for Decode {
 impl Work for Decode {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
-        let choice = Choice { seed: self.seed, source: &self.source, path: &path };
+        let choice =
+            Choice { seed: self.seed, source: &self.source, path: &path, captioning: &self.captioning };
         let mut items = from_columns(&batch, self.shape, &choice)?;
         drop(batch);
         self.pool.install(|| items.par_iter_mut().for_each(|item| decode(item, &self.rules)));

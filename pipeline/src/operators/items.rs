@@ -15,8 +15,9 @@ use half::f16;
 use schemas::{Latent, row_hash};
 
 use crate::PipelineError;
-use crate::document::Shape;
-use crate::read::table::{DETAIL, FILE, KIND, Kind, REASON, ROW, UNIT};
+use crate::config::{CaptionChoice, Template};
+use crate::document::{Shape, numbered};
+use crate::read::table::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT};
 use crate::reject::{Reject, RejectReason};
 
 /// A row on its way.
@@ -31,6 +32,7 @@ pub(crate) struct Item {
     /// Remarks, joined by commas.
     pub(crate) warnings: Option<String>,
     pub(crate) id: Option<String>,
+    /// Of a pair the captions, each of which makes a document, and then the image.
     pub(crate) parts: Vec<Part>,
 }
 
@@ -44,11 +46,32 @@ pub(crate) enum Part {
 }
 
 impl Item {
-    /// Makes it a refused row.
+    /// Makes it a refused row, of which the first text is shown.
     pub(crate) fn refuse(&mut self, reject: Reject) {
         self.kind = Kind::Reject;
-        self.reject = Some(reject);
+        self.reject = Some(reject.showing(first_text(&self.parts)));
         self.parts.clear();
+    }
+}
+
+/// The first text of a row that is not empty.
+pub(crate) fn first_text(parts: &[Part]) -> &[u8] {
+    let texts = parts.iter().filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None });
+    texts.map(String::as_bytes).find(|text| !text.is_empty()).unwrap_or_default()
+}
+
+/// What is made of the captions of a row.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Captioning {
+    pub(crate) choice: CaptionChoice,
+    /// Text around each caption; none: the caption alone.
+    pub(crate) templates: Vec<String>,
+}
+
+impl Captioning {
+    /// All captions as they are: what a row says, whatever is made of it.
+    pub(crate) fn content() -> Self {
+        Self { choice: CaptionChoice::Each, templates: Vec::new() }
     }
 }
 
@@ -58,6 +81,41 @@ pub(crate) struct Choice<'a> {
     pub(crate) source: &'a str,
     /// Path of a file of a unit.
     pub(crate) path: &'a (dyn Fn(&str, u32) -> String + Sync),
+    pub(crate) captioning: &'a Captioning,
+}
+
+impl Choice<'_> {
+    fn hash(&self, item: &Item, purpose: &str) -> u64 {
+        row_hash(self.seed, self.source, &(self.path)(&item.unit, item.file), item.row, purpose)
+    }
+
+    /// The texts of the documents that a row's captions make.
+    fn texts(&self, item: &Item, captions: Vec<&str>) -> Vec<String> {
+        let count = captions.len().max(1) as u64;
+        match self.captioning.choice {
+            CaptionChoice::Hash => {
+                let chosen = (self.hash(item, "caption") % count) as usize;
+                captions.get(chosen).map(|caption| self.framed(item, 0, caption)).into_iter().collect()
+            }
+            CaptionChoice::All => vec![self.each(item, &captions).join("\n")],
+            CaptionChoice::Each => self.each(item, &captions),
+        }
+    }
+
+    fn each(&self, item: &Item, captions: &[&str]) -> Vec<String> {
+        captions.iter().enumerate().map(|(number, caption)| self.framed(item, number, caption)).collect()
+    }
+
+    /// A caption in the template that the row's hash chooses for it.
+    fn framed(&self, item: &Item, number: usize, caption: &str) -> String {
+        let templates = &self.captioning.templates;
+        let chosen = match templates.len() {
+            0 => return caption.to_owned(),
+            1 => 0,
+            count => self.hash(item, &numbered("template", number)) % count as u64,
+        };
+        templates[chosen as usize].replace(Template::PLACE, caption)
+    }
 }
 
 fn failed(error: arrow::error::ArrowError) -> PipelineError {
@@ -78,6 +136,7 @@ fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>, Pipelin
 
 fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
     let (units, reasons, details) = (texts(batch, UNIT)?, texts(batch, REASON)?, texts(batch, DETAIL)?);
+    let excerpts = texts(batch, EXCERPT)?;
     let (ids, warnings) = (texts(batch, "id")?, texts(batch, "warnings")?);
     let files = column(batch, FILE, &DataType::UInt32)?;
     let rows = column(batch, ROW, &DataType::UInt64)?;
@@ -96,7 +155,11 @@ fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
             file: files.as_primitive::<UInt32Type>().value(row),
             row: rows.as_primitive::<UInt64Type>().value(row),
             kind: Kind::of(kinds.as_primitive::<UInt8Type>().value(row)),
-            reject: reason.map(|reason| Reject::new(reason, text(&details, row).unwrap_or_default())),
+            reject: reason.map(|reason| Reject {
+                reason,
+                detail: text(&details, row).unwrap_or_default(),
+                excerpt: text(&excerpts, row).unwrap_or_default(),
+            }),
             warnings: text(&warnings, row),
             id: text(&ids, row),
             parts: Vec::new(),
@@ -115,7 +178,9 @@ pub(crate) fn texts_from_columns(
         let captions = Captions::of(batch)?;
         let items = heads(batch)?;
         let rows = items.iter().enumerate().filter(|(_, item)| item.kind == Kind::Row);
-        return Ok(rows.filter_map(|(row, item)| captions.of_row(row, item, choice).ok()).collect());
+        return Ok(rows
+            .flat_map(|(row, item)| captions.of_row(row, item, choice).unwrap_or_default())
+            .collect());
     }
     let parts = from_columns(batch, shape, choice)?.into_iter().flat_map(|item| item.parts);
     Ok(parts.filter_map(|part| if let Part::Text(text) = part { Some(text) } else { None }).collect())
@@ -142,13 +207,13 @@ pub(crate) fn from_columns(
             let captions = Captions::of(batch)?;
             let images = column(batch, "image", &DataType::Binary)?;
             Box::new(move |row, item| {
-                let caption = captions.of_row(row, item, choice)?;
+                let captions = captions.of_row(row, item, choice)?;
                 let images = images.as_ref().map(|images| images.as_binary::<i32>());
                 let image =
                     images.filter(|images| images.is_valid(row)).map(|images| images.value(row).to_vec());
                 let image =
                     image.ok_or_else(|| Reject::new(RejectReason::MissingImage, "there is no image"))?;
-                Ok(vec![Part::Text(caption), Part::Image(image)])
+                Ok(captions.into_iter().map(Part::Text).chain([Part::Image(image)]).collect())
             })
         }
         Shape::Interleaved => {
@@ -173,7 +238,6 @@ fn required(column: Option<&StringArray>, row: usize, missing: RejectReason) -> 
 
 enum Captions {
     One(Option<StringArray>),
-    /// Of several one is taken, by the hash of the row.
     Many(ListArray),
 }
 
@@ -190,9 +254,13 @@ impl Captions {
         Ok(Self::One(texts(batch, "caption")?))
     }
 
-    fn of_row(&self, row: usize, item: &Item, choice: &Choice<'_>) -> Result<String, Reject> {
+    /// The texts of the row's documents, at least one.
+    fn of_row(&self, row: usize, item: &Item, choice: &Choice<'_>) -> Result<Vec<String>, Reject> {
         let lists = match self {
-            Self::One(column) => return required(column.as_ref(), row, RejectReason::MissingCaption),
+            Self::One(column) => {
+                let caption = required(column.as_ref(), row, RejectReason::MissingCaption)?;
+                return Ok(choice.texts(item, usable(vec![&caption])?));
+            }
             Self::Many(lists) => lists,
         };
         let missing = || Reject::new(RejectReason::MissingCaption, "absent, null or an empty list");
@@ -201,11 +269,20 @@ impl Captions {
         }
         let values = lists.value(row);
         let captions: Vec<&str> = values.as_string::<i32>().iter().flatten().collect();
-        let path = (choice.path)(&item.unit, item.file);
-        let hash = row_hash(choice.seed, choice.source, &path, item.row, "caption");
-        let chosen = captions.get((hash % captions.len().max(1) as u64) as usize);
-        chosen.map(|caption| (*caption).to_owned()).ok_or_else(missing)
+        if captions.is_empty() {
+            return Err(missing());
+        }
+        Ok(choice.texts(item, usable(captions)?))
     }
+}
+
+/// The captions that are not blank; a template would hide that one is.
+fn usable(mut captions: Vec<&str>) -> Result<Vec<&str>, Reject> {
+    captions.retain(|caption| !caption.trim().is_empty());
+    if captions.is_empty() {
+        return Err(Reject::new(RejectReason::Empty, "nothing but white space"));
+    }
+    Ok(captions)
 }
 
 /// Texts and images in their order; at one place the text stands first.
@@ -266,6 +343,7 @@ pub(crate) fn to_batch(items: &[Item]) -> Result<RecordBatch, PipelineError> {
         Arc::new(UInt8Array::from_iter_values(items.iter().map(|item| item.kind as u8))),
         text(|item| item.reject.as_ref().map(|reject| reject.reason.name())),
         text(|item| item.reject.as_ref().map(|reject| reject.detail.as_str())),
+        text(|item| item.reject.as_ref().map(|reject| reject.excerpt.as_str())),
         text(|item| item.warnings.as_deref()),
         text(|item| item.id.as_deref()),
         part_column(items).map_err(failed)?,
@@ -342,6 +420,51 @@ fn read_parts(parts: &StructArray) -> Vec<Part> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn item(row: u64) -> Item {
+        Item {
+            unit: "u".to_owned(),
+            file: 0,
+            row,
+            kind: Kind::Row,
+            reject: None,
+            warnings: None,
+            id: None,
+            parts: Vec::new(),
+        }
+    }
+
+    fn made(row: u64, choice: CaptionChoice, templates: &[&str], captions: &[&str]) -> Vec<String> {
+        let captioning =
+            Captioning { choice, templates: templates.iter().map(|text| (*text).to_owned()).collect() };
+        let path = |_: &str, _: u32| "file".to_owned();
+        let choice = Choice { seed: 0, source: "s", path: &path, captioning: &captioning };
+        choice.texts(&item(row), captions.to_vec())
+    }
+
+    #[test]
+    fn captions_become_one_document_or_several() {
+        use CaptionChoice::{All, Each, Hash};
+        let captions = ["a", "b", "c"];
+        assert_eq!(made(0, All, &[], &captions), ["a\nb\nc"]);
+        assert_eq!(made(0, Each, &[], &captions), captions);
+        assert_eq!(
+            made(0, Each, &["<{caption}> {caption}"], &["x", "{caption}"]),
+            ["<x> x", "<{caption}> {caption}"]
+        );
+        let chosen: std::collections::BTreeSet<String> =
+            (0..50).flat_map(|row| made(row, Hash, &["1 {caption}", "2 {caption}"], &captions)).collect();
+        assert_eq!(chosen.into_iter().collect::<Vec<_>>(), ["1 a", "1 b", "1 c", "2 a", "2 b", "2 c"]);
+    }
+
+    #[test]
+    fn each_caption_of_a_row_has_its_own_draw() {
+        let texts: Vec<String> = (0..30)
+            .flat_map(|row| made(row, CaptionChoice::Each, &["1{caption}", "2{caption}"], &["", ""]))
+            .collect();
+        let pairs: std::collections::BTreeSet<&[String]> = texts.chunks(2).collect();
+        assert_eq!(pairs.len(), 4, "{pairs:?}");
+    }
 
     #[test]
     fn items_survive_their_columns() {

@@ -5,19 +5,22 @@
 //!   PackExec                      documents and rows
 //!     EncodeExec                  only where a source has images
 //!       DecodeExec                only where a source has images
-//!         ProjectionExec          the columns that the shape needs, or `select`
-//!           FilterExec            `where`
-//!             UnitReadExec        lines, text, archives, Parquet
-//!               DataSourceExec    what to read, one partition a unit
+//!         PictureRowsExec         small batches, only where a source has images
+//!           ProjectionExec        the columns that the shape needs, or `select`
+//!             FilterExec          `where`
+//!               HashJoinExec      only with `join`: the joined table, and
+//!                 UnitReadExec    lines, text, archives, Parquet, Arrow
+//!                   DataSourceExec  what to read, one partition a unit
 //! ```
 //!
-//! All of them take one input, keep its order and its partitions, and know a unit by its name in the rows, never by
+//! All of ours take one input, keep its order and its partitions, and know a unit by its name in the rows, never by
 //! the number of its partition. Refused rows go through all of them; a row of the kind `End` ends a unit.
 
 pub(crate) mod decode;
 pub(crate) mod encode;
 pub(crate) mod items;
 pub(crate) mod pack;
+pub(crate) mod picture_rows;
 pub(crate) mod stage;
 pub(crate) mod unit_read;
 pub(crate) mod write;

@@ -16,14 +16,14 @@ use schemas::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::items::{Choice, Item, Part, from_batch, from_columns};
+use super::items::{Captioning, Choice, Item, Part, first_text, from_batch, from_columns};
 use super::stage::{Operator, Work};
 use crate::deduplicate::Duplicates;
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape};
 use crate::observer::{Event, Observer};
 use crate::pack::Packer;
 use crate::read::table::Kind;
-use crate::reject::Reject;
+use crate::reject::{Reject, excerpt};
 use crate::rejects::RejectLine;
 use crate::source::UnitFiles;
 use crate::{PipelineError, error::BoxError};
@@ -128,9 +128,9 @@ struct Dataset {
     rows: Vec<Row>,
 }
 
-/// A row that became a document.
+/// A row that became documents: one, or one for each caption.
 struct Made {
-    document: Document,
+    documents: Vec<Document>,
     copies: u64,
     split: usize,
 }
@@ -171,8 +171,10 @@ impl Progress {
         self.rows += u64::from(item.kind != Kind::End);
         match made {
             Ok(Some(made)) => {
-                self.tokens += made.document.text_positions() as u64 * made.copies;
-                self.images += made.document.images().len() as u64 * made.copies;
+                for document in &made.documents {
+                    self.tokens += document.text_positions() as u64 * made.copies;
+                    self.images += document.images().len() as u64 * made.copies;
+                }
             }
             Ok(None) => {}
             Err(_) => self.rejected += 1,
@@ -202,7 +204,10 @@ impl Pack {
                 Err(Reject::new(crate::reject::RejectReason::BadEntry, "no reason was given"))
             }
             (Kind::Row, None) if self.is_duplicate(&item) => Ok(None),
-            (Kind::Row, None) => self.compose(&item, parts),
+            (Kind::Row, None) => {
+                let beginning = excerpt(first_text(&parts));
+                self.compose(&item, parts).map_err(|reject| Reject { excerpt: beginning, ..reject })
+            }
         };
         (item, made)
     }
@@ -222,32 +227,37 @@ impl Pack {
             row: item.row,
             id: item.id.as_deref(),
         };
-        let document = self.document(parts, &origin)?;
+        let documents = self.documents(parts, &origin)?;
         let extra = u64::from(share(hash("repeat")) < self.weight.fract());
         let copies = self.weight.trunc() as u64 + extra;
         let split = usize::from(share(hash("split")) < self.validation);
         // What a model is judged by is not weighted.
         let copies = if split == 1 { 1 } else { copies };
-        Ok((copies > 0).then_some(Made { document, copies, split }))
+        Ok((copies > 0).then_some(Made { documents, copies, split }))
+    }
+
+    /// The documents of a row: all of them, or none.
+    fn documents(&self, mut parts: Vec<Part>, origin: &Origin<'_>) -> Result<Vec<Document>, Reject> {
+        if self.shape != Shape::Pair {
+            return self.document(parts, origin).map(|document| vec![document]);
+        }
+        let Some(Part::Latent(image)) = parts.pop() else { return Err(without_parts()) };
+        let captions = parts.iter().enumerate().map(|(number, caption)| match caption {
+            Part::Text(caption) => self.composer.numbered_pair(number, caption, image.clone(), origin),
+            _ => Err(without_parts()),
+        });
+        let documents = captions.collect::<Result<Vec<_>, _>>()?;
+        if documents.is_empty() { Err(without_parts()) } else { Ok(documents) }
     }
 
     fn document(&self, parts: Vec<Part>, origin: &Origin<'_>) -> Result<Document, Reject> {
-        let missing = || {
-            Reject::new(crate::reject::RejectReason::MissingText, "the row has not the parts of its shape")
-        };
         let mut parts = parts.into_iter();
         match self.shape {
             Shape::Text => match parts.next() {
                 Some(Part::Text(text)) => self.composer.text(&text, origin),
-                _ => Err(missing()),
+                _ => Err(without_parts()),
             },
-            Shape::Pair => match (parts.next(), parts.next()) {
-                (Some(Part::Text(caption)), Some(Part::Latent(image))) => {
-                    self.composer.pair(&caption, image, origin)
-                }
-                _ => Err(missing()),
-            },
-            Shape::Interleaved => {
+            Shape::Pair | Shape::Interleaved => {
                 let part = |part| match part {
                     Part::Text(text) => Some(DocumentPart::Text(text)),
                     Part::Latent(image) => Some(DocumentPart::Image(image)),
@@ -259,13 +269,24 @@ impl Pack {
     }
 }
 
+fn without_parts() -> Reject {
+    Reject::new(crate::reject::RejectReason::MissingText, "the row has not the parts of its shape")
+}
+
 impl Packing {
     fn items(&self, batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
         if self.operator.shape.has_images() {
             return from_batch(batch);
         }
         let path = |unit: &str, file: u32| self.operator.files.path(unit, file).to_owned();
-        let choice = Choice { seed: self.operator.composer.seed, source: &self.operator.name, path: &path };
+        // Only texts come here without having been decoded, and a text has no captions.
+        let captioning = Captioning::default();
+        let choice = Choice {
+            seed: self.operator.composer.seed,
+            source: &self.operator.name,
+            path: &path,
+            captioning: &captioning,
+        };
         from_columns(batch, self.operator.shape, &choice)
     }
 
@@ -326,6 +347,7 @@ impl UnitState {
             id: item.id.clone(),
             reason: reject.reason.name().to_owned(),
             detail: reject.detail.clone(),
+            excerpt: (!reject.excerpt.is_empty()).then(|| reject.excerpt.clone()),
         };
         line.append_to(&mut self.rejects).map_err(damaged)?;
         if self.rejects.len() > 1 << 20 {
@@ -340,28 +362,24 @@ impl UnitState {
         layout: &RowLayout,
         ready: &mut Vec<RecordBatch>,
     ) -> Result<(), PipelineError> {
-        let Made { document, copies, split } = made;
+        let Made { documents, copies, split } = made;
         let statistics = &mut self.report.statistics[split];
         statistics.kept += 1;
-        statistics.documents += copies;
-        for _ in 0..copies {
-            statistics.document_length.add(document.len() as u64);
-        }
-        statistics.images += document.images().len() as u64 * copies;
-        for copy in 0..copies {
-            let dataset = &mut self.datasets[split];
-            let Some(packer) = &mut dataset.packer else { return Ok(()) };
-            let last = copy + 1 == copies;
-            let rows = &mut dataset.rows;
-            let emit = |row| {
+        for document in documents {
+            statistics.documents += copies;
+            for _ in 0..copies {
+                statistics.document_length.add(document.len() as u64);
+            }
+            statistics.images += document.images().len() as u64 * copies;
+            let Dataset { packer: Some(packer), rows } = &mut self.datasets[split] else { return Ok(()) };
+            let mut emit = |row| {
                 rows.push(row);
                 Ok::<(), PipelineError>(())
             };
-            if last {
-                packer.push(document, emit)?;
-                break;
+            for _ in 1..copies {
+                packer.push(document.clone(), &mut emit)?;
             }
-            packer.push(document.clone(), emit)?;
+            packer.push(document, emit)?;
         }
         self.give(split, false, layout, ready)
     }

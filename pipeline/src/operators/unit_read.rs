@@ -2,14 +2,16 @@
 //!
 //! Its input says what to read, so a scheduler that gives partitions to machines needs to know nothing of readers.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
@@ -26,7 +28,7 @@ use crate::PipelineError;
 use crate::config::Format;
 use crate::read::batch::{RowSink, Target};
 use crate::read::table::Table;
-use crate::read::{Input, Pick, parquet, read_rows};
+use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 
 /// The columns of a description: one row a file.
@@ -41,15 +43,20 @@ pub(crate) fn description_schema() -> SchemaRef {
         Field::new("start", DataType::UInt64, true),
         Field::new("end", DataType::UInt64, true),
         Field::new("first_row", DataType::UInt64, true),
+        Field::new("only", DataType::List(Arc::new(Field::new("item", DataType::UInt64, true))), true),
     ]))
 }
 
-const FORMATS: [Format; 6] =
-    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Tar, Format::Coco];
+const FORMATS: [Format; 7] =
+    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Arrow, Format::Tar, Format::Coco];
 
 /// The description of a unit.
 pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> {
     let files = &unit.inputs(files);
+    let only = |file: usize| {
+        let rows = unit.only.as_ref().map(|only| only.get(&(file as u32)).cloned().unwrap_or_default());
+        rows.map(|rows| rows.into_iter().map(Some).collect::<Vec<_>>())
+    };
     let part = |of: fn(&FilePart) -> u64| -> ArrayRef {
         Arc::new(UInt64Array::from_iter(files.iter().map(|file| file.part.as_ref().map(of))))
     };
@@ -68,12 +75,22 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> 
         part(|part| part.start),
         part(|part| part.end),
         part(|part| part.first_row),
+        Arc::new(ListArray::from_iter_primitive::<UInt64Type, _, _>((0..files.len()).map(only))),
     ];
     Ok(RecordBatch::try_new(description_schema(), columns)?)
 }
 
-/// The files of a description, with the name of their unit.
-fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
+/// A file of a description.
+#[derive(Clone)]
+struct Described {
+    unit: String,
+    file: InputFile,
+    /// The rows that are asked for; all of them if `None`.
+    only: Option<Arc<BTreeSet<u64>>>,
+}
+
+/// The files of a description.
+fn files(batch: &RecordBatch) -> Result<Vec<Described>> {
     let text = |column: usize| batch.column(column).as_string::<i32>();
     let number = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
     let part = |row: usize| FilePart {
@@ -82,6 +99,11 @@ fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
         first_row: number(8).value(row),
     };
     let formats = batch.column(5).as_primitive::<UInt32Type>();
+    let only = |row: usize| {
+        let lists = batch.column(9).as_list::<i32>();
+        let rows = || lists.value(row).as_primitive::<UInt64Type>().values().iter().copied().collect();
+        lists.is_valid(row).then(|| Arc::new(rows()))
+    };
     let file = |row: usize| {
         let path =
             Path::parse(text(1).value(row)).map_err(|error| DataFusionError::External(Box::new(error)))?;
@@ -93,7 +115,7 @@ fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
             format: FORMATS[formats.value(row) as usize % FORMATS.len()],
             part: number(6).is_valid(row).then(|| part(row)),
         };
-        Ok((text(0).value(row).to_owned(), file))
+        Ok(Described { unit: text(0).value(row).to_owned(), file, only: only(row) })
     };
     (0..batch.num_rows()).map(file).collect()
 }
@@ -177,6 +199,8 @@ impl ExecutionPlan for UnitReadExec {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let consumer = MemoryConsumer::new(format!("UnitReadExec[{partition}]"));
+        let memory = consumer.register(context.memory_pool());
         let descriptions = self.input.execute(partition, context)?;
         let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
         let reading = Reading {
@@ -184,14 +208,15 @@ impl ExecutionPlan for UnitReadExec {
             input: self.store.clone(),
             schema: self.schema.clone(),
             sender: builder.tx(),
+            memory: Arc::new(memory),
             metrics: BaselineMetrics::new(&self.metrics, partition),
         };
         builder.spawn_blocking(move || {
             let batches: Vec<RecordBatch> = reading.input.handle.block_on(descriptions.try_collect())?;
             let files = batches.iter().map(files).collect::<Result<Vec<_>>>()?.concat();
             files
-                .chunk_by(|(a, _), (b, _)| a == b)
-                .try_for_each(|unit| reading.unit(unit).map(|_| ()))
+                .chunk_by(|a, b| a.unit == b.unit)
+                .try_for_each(|unit| reading.clone().unit(unit).map(|_| ()))
                 .map_err(PipelineError::into_plan)
         });
         Ok(builder.build())
@@ -202,11 +227,13 @@ impl ExecutionPlan for UnitReadExec {
     }
 }
 
+#[derive(Clone)]
 struct Reading {
     table: Arc<Table>,
     input: Input,
     schema: SchemaRef,
     sender: Sender<Result<RecordBatch>>,
+    memory: Arc<MemoryReservation>,
     metrics: BaselineMetrics,
 }
 
@@ -217,45 +244,55 @@ impl Reading {
         Ok(self.sender.blocking_send(Ok(batch)).is_ok())
     }
 
-    fn unit(&self, files: &[(String, InputFile)]) -> Result<bool, PipelineError> {
+    fn unit(mut self, files: &[Described]) -> Result<bool, PipelineError> {
+        let Some(last) = files.last() else { return Ok(true) };
+        self.input = self.input.of_unit(&last.unit);
         let mut read = 0;
-        for (index, (unit, file)) in files.iter().enumerate() {
-            let target = self.target(unit, index, file);
-            let (rows, more) = self.file(file, target)?;
+        for (index, described) in files.iter().enumerate() {
+            if described.only.as_ref().is_some_and(|only| only.is_empty()) {
+                continue;
+            }
+            let (rows, more) = self.file(&described.file, self.target(described, index))?;
             read += rows;
             if !more {
                 return Ok(false);
             }
         }
-        match files.last() {
-            Some((unit, file)) => self.send(self.target(unit, 0, file).end(read)?),
-            None => Ok(true),
-        }
+        self.send(self.target(last, 0).end(read)?)
     }
 
-    fn target(&self, unit: &str, index: usize, file: &InputFile) -> Target {
-        let path = file.path.as_ref();
+    fn target(&self, described: &Described, index: usize) -> Target {
+        let path = described.file.path.as_ref();
         Target {
             table: self.table.clone(),
             schema: self.schema.clone(),
-            unit: unit.to_owned(),
+            unit: described.unit.clone(),
             file: index as u32,
             folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
+            only: described.only.clone(),
         }
     }
 
     fn file(&self, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
         let mut emit = |batch| self.send(batch);
-        if file.format == Format::Parquet {
-            return parquet::read(&self.input, file, &target, &mut emit);
+        match file.format {
+            Format::Parquet => return parquet::read(&self.input, file, &target, &mut emit),
+            Format::Arrow => return ipc::read(&self.input, file, &target, &self.memory, &mut emit),
+            _ => {}
         }
         let pick = Pick::Only(self.table.needed(&self.schema));
         let images = self.table.wants_images(&self.schema);
+        let only = target.only.clone();
         let mut sink = RowSink::new(target, &self.input, &mut emit);
-        let mut more = true;
+        let (mut more, mut left) = (true, only.as_ref().map(|only| only.len()));
         read_rows(&self.input, file, &pick, images, &mut |row| {
+            if only.as_ref().is_some_and(|only| !only.contains(&row.row)) {
+                return Ok(true);
+            }
             more = sink.push(row)?;
-            Ok(more)
+            left = left.map(|left| left.saturating_sub(1));
+            // Behind the last row that is asked for the file is done with.
+            Ok(more && left != Some(0))
         })?;
         let (rows, last) = sink.finish()?;
         Ok((rows, more && last))

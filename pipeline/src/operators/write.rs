@@ -1,8 +1,10 @@
 //! `ShardWriteExec`: packed rows to shards, and the commit of each unit.
 //!
 //! A shard is written to a temporary file and gets its place, under a name made from its content, when it is whole.
-//! The last batch of a unit commits it; its receipt is the only row that leaves here.
+//! The last batch of a unit commits it; its receipt is the only row that leaves here. A unit of rows that are run again
+//! commits nothing where all of them were refused as before: the next attempt must find them as they were.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
@@ -11,15 +13,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::sum;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt64Type};
-use schemas::ShardRecord;
 use schemas::shard::{Compression, ShardMetadata, ShardWriter};
-use tempfile::NamedTempFile;
+use schemas::{RejectsRecord, ShardRecord};
 use tokio::runtime::Handle;
 
 use super::pack::{Content, SPLITS, UnitReport};
 use super::stage::{Operator, Work};
 use crate::PipelineError;
-use crate::commit::{Commit, Hashing, Location, commit_name};
+use crate::commit::{Commit, Hashing, Location, Retried, Temporary, commit_name};
+use crate::rejects::{RejectWriter, table_name};
 use crate::source::UnitFiles;
 
 /// Writes shards and commits units.
@@ -32,6 +34,8 @@ pub(crate) struct Write {
     pub(crate) compression: Compression,
     pub(crate) shard_bytes: u64,
     pub(crate) files: Arc<UnitFiles>,
+    /// What units run again, by their names.
+    pub(crate) retries: Arc<HashMap<String, Retried>>,
     pub(crate) handle: Handle,
     pub(crate) stop: Arc<AtomicBool>,
 }
@@ -81,11 +85,16 @@ struct Writing {
     operator: Write,
     open: [Option<OpenShard>; SPLITS],
     shards: [Vec<ShardRecord>; SPLITS],
-    rejects: Option<NamedTempFile>,
+    rejects: Option<OpenRejects>,
+}
+
+struct OpenRejects {
+    file: Temporary,
+    writer: RejectWriter<Hashing<BufWriter<File>>>,
 }
 
 struct OpenShard {
-    file: NamedTempFile,
+    file: Temporary,
     writer: ShardWriter<Hashing<BufWriter<File>>>,
     record: ShardRecord,
     /// Before compression.
@@ -111,6 +120,11 @@ impl Work for Writing {
         }
         let report: UnitReport = serde_json::from_str(text()).map_err(format_error)?;
         self.commit(&unit, report).map(|receipt| vec![receipt])
+    }
+
+    fn held(&self) -> usize {
+        let shards = self.open.iter().flatten().count() * BUFFER_BYTES;
+        shards + self.rejects.as_ref().map_or(0, |rejects| BUFFER_BYTES + rejects.writer.held())
     }
 }
 
@@ -150,30 +164,36 @@ impl Writing {
     }
 
     fn add_rejects(&mut self, lines: &str) -> Result<(), PipelineError> {
-        use std::io::Write as _;
-        let output = &self.operator.outputs[0];
         if self.rejects.is_none() {
-            self.rejects = Some(output.temporary()?);
+            let file = self.operator.outputs[0].temporary()?;
+            let writer = RejectWriter::try_new(target(&file)?)?;
+            self.rejects = Some(OpenRejects { file, writer });
         }
-        let failed = |source| PipelineError::Io { operation: "write", path: output.show("rejects"), source };
-        match &mut self.rejects {
-            Some(file) => file.write_all(lines.as_bytes()).map_err(failed),
-            None => Ok(()),
-        }
+        self.rejects.iter_mut().try_for_each(|rejects| rejects.writer.push(lines))
+    }
+
+    fn close_rejects(&mut self, unit: &str) -> Result<Option<RejectsRecord>, PipelineError> {
+        let Some(OpenRejects { file, writer }) = self.rejects.take() else { return Ok(None) };
+        let (hashing, rows) = writer.finish()?;
+        let (buffered, checksum, bytes) = hashing.finish();
+        buffered.into_inner().map_err(|error| format_error(error.into_error()))?;
+        let path = table_name(unit);
+        self.operator.handle.block_on(self.operator.outputs[0].put_file(&path, file))?;
+        Ok(Some(RejectsRecord { path, rows, bytes, checksum }))
     }
 
     fn commit(&mut self, unit: &str, report: UnitReport) -> Result<RecordBatch, PipelineError> {
         for split in 0..SPLITS {
             self.close(unit, split)?;
         }
-        let (output, handle) = (&self.operator.outputs[0], &self.operator.handle);
-        if let Some(rejects) = self.rejects.take() {
-            handle.block_on(output.put_file(&format!("rejects/{unit}.jsonl"), rejects))?;
+        let retries = self.operator.retries.get(unit).cloned();
+        let shards = std::mem::take(&mut self.shards);
+        let mut commit = Commit { unit: unit.to_owned(), shards, report, rejects: None, retries };
+        if !commit.is_in_vain() {
+            commit.rejects = self.close_rejects(unit)?;
+            commit = self.operator.handle.block_on(self.operator.commit_once(commit))?;
         }
-        let commit = Commit { unit: unit.to_owned(), shards: std::mem::take(&mut self.shards), report };
         let json = serde_json::to_string_pretty(&commit).map_err(format_error)?;
-        // One that is there already was written from the same input by a process that died before it could say so.
-        handle.block_on(output.create(&commit_name(unit), json.clone().into_bytes()))?;
         let columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from(vec![unit])) as ArrayRef,
             Arc::new(StringArray::from(vec![json])) as ArrayRef,
@@ -182,12 +202,30 @@ impl Writing {
     }
 }
 
+/// Bytes that are written to a temporary file at once.
+const BUFFER_BYTES: usize = 1 << 20;
+
+fn target(file: &Temporary) -> Result<Hashing<BufWriter<File>>, PipelineError> {
+    let failed =
+        |source| PipelineError::Io { operation: "open", path: "a temporary file".to_owned(), source };
+    Ok(Hashing::new(BufWriter::with_capacity(BUFFER_BYTES, file.handle().map_err(failed)?)))
+}
+
 impl Write {
+    /// Puts a commit, and gives the one that counts: where one is there already, a process wrote it that died or was
+    /// taken for dead before it could say so.
+    async fn commit_once(&self, commit: Commit) -> Result<Commit, PipelineError> {
+        let output = &self.outputs[0];
+        let json = serde_json::to_vec_pretty(&commit).map_err(format_error)?;
+        if output.create(&commit_name(&commit.unit), json).await? {
+            return Ok(commit);
+        }
+        Ok(output.read_commit(&commit.unit).await?.unwrap_or(commit))
+    }
+
     fn open(&self, unit: &str, split: usize) -> Result<OpenShard, PipelineError> {
         let file = self.outputs[split].temporary()?;
-        let failed =
-            |source| PipelineError::Io { operation: "open", path: file.path().display().to_string(), source };
-        let target = Hashing::new(BufWriter::with_capacity(1 << 20, file.reopen().map_err(failed)?));
+        let target = target(&file)?;
         let metadata = ShardMetadata { files: self.files.files(unit).to_vec(), ..self.metadata.clone() };
         let writer = ShardWriter::try_new(target, &metadata, self.compression).map_err(format_error)?;
         let record = ShardRecord {

@@ -12,13 +12,13 @@ fn rules(size: u32) -> PictureRules {
     PictureRules { size, ..PictureRules::default() }
 }
 
-fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
-fn jpeg(picture: &RgbImage) -> Vec<u8> {
+pub(crate) fn jpeg(picture: &RgbImage) -> Vec<u8> {
     let mut bytes = Vec::new();
     let (width, height) = picture.dimensions();
     let mut encoder = JpegEncoder::new_with_quality(&mut bytes, 100);
@@ -27,13 +27,13 @@ fn jpeg(picture: &RgbImage) -> Vec<u8> {
 }
 
 /// A JPEG with an EXIF block behind its first marker.
-fn with_exif(jpeg: &[u8], exif: &[u8]) -> Vec<u8> {
+pub(crate) fn with_exif(jpeg: &[u8], exif: &[u8]) -> Vec<u8> {
     let length = (exif.len() + 8) as u16;
     [&jpeg[..2], &[0xFF, 0xE1], &length.to_be_bytes(), b"Exif\0\0", exif, &jpeg[2..]].concat()
 }
 
 /// A big-endian EXIF block of short and fraction entries `(tag, kind, value)`, with a fraction of 72/0 behind them.
-fn exif(entries: &[(u16, u16, u32)]) -> Vec<u8> {
+pub(crate) fn exif(entries: &[(u16, u16, u32)]) -> Vec<u8> {
     let mut bytes = b"MM\0*\0\0\0\x08".to_vec();
     bytes.extend((entries.len() as u16).to_be_bytes());
     for (tag, kind, value) in entries {
@@ -46,7 +46,7 @@ fn exif(entries: &[(u16, u16, u32)]) -> Vec<u8> {
 }
 
 /// 48 x 32 pixels with four different quarters.
-fn quarters() -> RgbImage {
+pub(crate) fn quarters() -> RgbImage {
     RgbImage::from_fn(48, 32, |x, y| match (x < 24, y < 16) {
         (true, true) => Rgb([220, 30, 30]),
         (false, true) => Rgb([30, 200, 40]),
@@ -102,7 +102,7 @@ fn damaged_exif_costs_a_remark_and_not_the_picture() {
 }
 
 /// An 8 x 8 JPEG of one colour: one DC coefficient for each component, all tables as small as they can be.
-fn flat_jpeg(components: &[u8], adobe: Option<u8>) -> Vec<u8> {
+pub(crate) fn flat_jpeg(components: &[u8], adobe: Option<u8>) -> Vec<u8> {
     let count = components.len() as u8;
     let segment = |marker: u8, body: &[u8]| {
         [&[0xFF, marker], &((body.len() + 2) as u16).to_be_bytes()[..], body].concat()

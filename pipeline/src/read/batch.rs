@@ -1,23 +1,27 @@
 //! Rows of a file as record batches of the plan.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, ListBuilder, RecordBatch, RecordBatchOptions, StringArray, UInt8Array,
-    UInt32Array, UInt64Array, new_null_array,
+    ArrayRef, BinaryBuilder, BooleanArray, ListBuilder, RecordBatch, RecordBatchOptions, StringArray,
+    UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::arrow::json::ReaderBuilder;
 use serde_json::{Map, Value};
 
+use super::columnar::PATHS;
 use super::infer::{conform, kind_name};
-use super::table::{DETAIL, FILE, ImageColumns, KIND, Kind, REASON, ROW, Table, UNIT};
+use super::nested::ColumnPath;
+use super::place::{MATCHED, Slot, slots};
+use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
 use super::{ImageRef, Input, RawRow, pictures};
 use crate::PipelineError;
 use crate::picture::PictureRules;
-use crate::reject::{Reject, RejectReason};
+use crate::reject::{Reject, RejectReason, json_beginning};
 
 /// Rows of a batch of texts, and of a batch with pictures.
 pub(crate) const TEXT_ROWS: usize = 512;
@@ -38,8 +42,10 @@ pub(crate) struct Target {
     pub(crate) schema: SchemaRef,
     pub(crate) unit: String,
     pub(crate) file: u32,
-    /// Folder of the file, which paths of pictures are relative to.
+    /// Folder of the file, which paths of pictures are relative to unless the source names another.
     pub(crate) folder: String,
+    /// The rows that are asked for; all of them if `None`.
+    pub(crate) only: Option<Arc<BTreeSet<u64>>>,
 }
 
 /// Everything but the columns that a reader makes itself.
@@ -57,16 +63,34 @@ impl Target {
         self.table.wants_images(&self.schema)
     }
 
+    /// Those rows of a batch as it lies in a file that are asked for, and their numbers. `first` is that of its first.
+    pub(crate) fn asked_for(
+        &self,
+        batch: &RecordBatch,
+        first: u64,
+    ) -> Result<(RecordBatch, Vec<u64>), PipelineError> {
+        let numbers = first..first + batch.num_rows() as u64;
+        let Some(only) = &self.only else { return Ok((batch.clone(), numbers.collect())) };
+        let chosen: BooleanArray = numbers.clone().map(|row| Some(only.contains(&row))).collect();
+        let batch = filter_record_batch(batch, &chosen).map_err(|error| PipelineError::Plan(error.into()))?;
+        Ok((batch, numbers.filter(|row| only.contains(row)).collect()))
+    }
+
+    /// Rows of a batch.
+    pub(crate) fn batch_rows(&self) -> usize {
+        if self.wants_images() { PICTURE_ROWS } else { TEXT_ROWS }
+    }
+
     /// Fetches the images of rows; a row whose image can't be had is a reject.
     pub(crate) fn fetch(
         &self,
         input: &Input,
         images: Vec<Vec<ImageRef>>,
         rejects: &mut [Option<Reject>],
-    ) -> Vec<Vec<Option<Bytes>>> {
+    ) -> Result<Vec<Vec<Option<Bytes>>>, PipelineError> {
         let lengths: Vec<usize> = images.iter().map(Vec::len).collect();
-        let mut fetched =
-            pictures::resolve(input, &self.folder, images.into_iter().flatten().collect()).into_iter();
+        let flat = images.into_iter().flatten().collect();
+        let mut fetched = pictures::resolve(input, &self.folder, flat)?.into_iter();
         let mut total = 0;
         let row = |(length, reject): (usize, &mut Option<Reject>)| {
             let mut images = Vec::with_capacity(length);
@@ -85,7 +109,7 @@ impl Target {
             }
             images
         };
-        lengths.into_iter().zip(rejects).map(row).collect()
+        Ok(lengths.into_iter().zip(rejects).map(row).collect())
     }
 
     /// The batch of these rows.
@@ -110,6 +134,7 @@ impl Target {
             }
             REASON => text(|reject| reject.reason.name()),
             DETAIL => text(|reject| &reject.detail),
+            EXCERPT => text(|reject| &reject.excerpt),
             name => match (&self.table.images, name) {
                 (ImageColumns::One { .. }, "image") => Arc::new(arrow::array::BinaryArray::from_iter(
                     parts.images.iter().map(|images| first(images)),
@@ -121,7 +146,7 @@ impl Target {
                     };
                     Arc::new(UInt32Array::from_iter(parts.images.iter().map(side)))
                 }
-                (ImageColumns::Many { from }, name) if name == from => image_lists(&parts.images),
+                (ImageColumns::Many { name: many, .. }, name) if name == many => image_lists(&parts.images),
                 _ => match parts.scalars.get(name) {
                     Some(column) => column.clone(),
                     None => new_null_array(field.data_type(), rows),
@@ -181,7 +206,9 @@ pub(crate) fn batch(
 pub(crate) struct RowSink<'a> {
     target: Target,
     input: &'a Input,
-    scalars: SchemaRef,
+    /// The columns that are asked for, those inside others first: they are looked at, the others are taken.
+    scalars: Vec<Scalar>,
+    schema: SchemaRef,
     rows: Vec<RawRow>,
     bytes: usize,
     read: u64,
@@ -190,10 +217,12 @@ pub(crate) struct RowSink<'a> {
 
 impl<'a> RowSink<'a> {
     pub(crate) fn new(target: Target, input: &'a Input, emit: &'a mut Emit<'a>) -> Self {
-        let wanted = |field: &&Field| target.schema.field_with_name(field.name()).is_ok();
-        let scalars =
-            Arc::new(Schema::new(target.table.scalars.iter().filter(wanted).cloned().collect::<Vec<_>>()));
-        Self { target, input, scalars, rows: Vec::new(), bytes: 0, read: 0, emit }
+        let wanted = |scalar: &&Scalar| target.schema.field_with_name(scalar.field.name()).is_ok();
+        let mut scalars: Vec<Scalar> = target.table.scalars.iter().filter(wanted).cloned().collect();
+        scalars.sort_by_key(|scalar| !scalar.from.is_nested());
+        let schema =
+            Arc::new(Schema::new(scalars.iter().map(|scalar| scalar.field.clone()).collect::<Vec<_>>()));
+        Self { target, input, scalars, schema, rows: Vec::new(), bytes: 0, read: 0, emit }
     }
 
     /// Takes a row; `false` if no more are wanted.
@@ -201,8 +230,11 @@ impl<'a> RowSink<'a> {
         self.read += 1;
         self.bytes += row.bytes;
         self.rows.push(row);
-        let limit = if self.target.wants_images() { PICTURE_ROWS } else { TEXT_ROWS };
-        if self.rows.len() >= limit || self.bytes >= BATCH_BYTES { self.flush() } else { Ok(true) }
+        if self.rows.len() >= self.target.batch_rows() || self.bytes >= BATCH_BYTES {
+            self.flush()
+        } else {
+            Ok(true)
+        }
     }
 
     /// Gives the pending rows away, and the number of all rows.
@@ -219,82 +251,141 @@ impl<'a> RowSink<'a> {
         }
         let mut parts = Parts::default();
         let (mut fields, mut images) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-        for mut row in rows {
+        for row in rows {
             parts.rows.push(row.row);
-            images.push(self.take_images(&mut row));
-            let (conformed, reject) = match self.conform(row.fields) {
-                Ok(conformed) => (conformed, row.reject),
-                Err(reject) => (Map::new(), row.reject.or(Some(reject))),
-            };
-            fields.push(conformed);
+            let (fields_of_row, images_of_row, reject) = self.take(row);
+            fields.push(fields_of_row);
+            images.push(images_of_row);
             parts.rejects.push(reject);
         }
         if self.target.wants_images() {
-            for (images, reject) in images.iter_mut().zip(&parts.rejects) {
-                if reject.is_some() {
-                    images.clear();
-                }
-            }
-            parts.images = self.target.fetch(self.input, images, &mut parts.rejects);
+            parts.images = self.target.fetch(self.input, images, &mut parts.rejects)?;
         }
-        parts.scalars = scalars(&self.scalars, &fields)?;
+        parts.scalars = scalars(&self.schema, &fields)?;
         let batch = self.target.assemble(&parts)?;
         (self.emit)(batch)
     }
 
-    /// The images of a row, in order; a field that can't be one is a reject of the row.
-    fn take_images(&self, row: &mut RawRow) -> Vec<ImageRef> {
-        if row.reject.is_some() {
-            return Vec::new();
+    /// The fields of a row, each in the type of its column, its images in their order, and why it can't be used. Of a
+    /// refused row the fields are kept too: one may be its id.
+    fn take(&self, mut row: RawRow) -> (Map<String, Value>, Vec<ImageRef>, Option<Reject>) {
+        let images = if row.reject.is_none() { self.images(&mut row) } else { Ok(Images::default()) };
+        let (mut fields, wrong) = self.conform(row.fields);
+        let placed = images.and_then(|images| match (&self.target.table.images, images.numbers) {
+            (ImageColumns::Many { texts, .. }, Some(numbers)) => {
+                place(&mut fields, texts, images.refs, &numbers)
+            }
+            _ => Ok(images.refs),
+        });
+        match (row.reject.or(wrong), placed) {
+            (None, Ok(images)) => (fields, images, None),
+            (Some(reject), _) | (None, Err(reject)) => (fields, Vec::new(), Some(reject)),
         }
-        let (values, name) = match &self.target.table.images {
-            ImageColumns::None => return Vec::new(),
+    }
+
+    fn images(&self, row: &mut RawRow) -> Result<Images, Reject> {
+        match &self.target.table.images {
+            ImageColumns::None => Ok(Images::default()),
             ImageColumns::One { from: None } => {
-                return vec![std::mem::replace(&mut row.image, ImageRef::Absent)];
+                let image = std::mem::replace(&mut row.image, ImageRef::Absent);
+                Ok(Images { refs: vec![image], numbers: None })
             }
             ImageColumns::One { from: Some(from) } => {
-                (vec![row.fields.get(from).cloned().unwrap_or_default()], from)
+                let image = image_ref(from.value(&row.fields), &from.root)?;
+                Ok(Images { refs: vec![image], numbers: None })
             }
-            ImageColumns::Many { from } => match row.fields.get(from).cloned().unwrap_or_default() {
-                Value::Array(values) => (values, from),
-                Value::Null => (Vec::new(), from),
-                other => (vec![Value::Bool(false), other], from),
-            },
-        };
-        let image = |value: Value| match value {
-            Value::Null => Ok(ImageRef::Absent),
-            Value::String(path) => Ok(ImageRef::Path(path)),
-            Value::Object(mut fields) => match fields.remove("path").or_else(|| fields.remove("file_name")) {
-                Some(Value::String(path)) => Ok(ImageRef::Path(path)),
-                _ => Err("an object without a `path`"),
-            },
-            other => Err(kind_name(&other)),
-        };
-        match values.into_iter().map(image).collect::<Result<Vec<_>, _>>() {
-            Ok(images) => images,
-            Err(kind) => {
-                let detail = format!("`{name}` is {kind}, expected a path");
-                row.reject = Some(Reject::new(RejectReason::WrongType, detail));
-                Vec::new()
+            ImageColumns::Many { name, from, matched, .. } => {
+                let values = list(from, name, &row.fields)?;
+                let numbers = matched.then(|| values.iter().map(matched_text).collect());
+                let refs = values.into_iter().map(|value| image_ref(value, name));
+                Ok(Images { refs: refs.collect::<Result<_, _>>()?, numbers })
             }
         }
     }
 
-    fn conform(&self, mut fields: Map<String, Value>) -> Result<Map<String, Value>, Reject> {
-        let mut conformed = Map::new();
-        for field in self.scalars.fields() {
-            let value = fields.remove(field.name()).unwrap_or_default();
+    /// Values in the types of their columns, null where they can't be; the first that can't is the reason.
+    fn conform(&self, mut fields: Map<String, Value>) -> (Map<String, Value>, Option<Reject>) {
+        let (mut conformed, mut wrong) = (Map::new(), None);
+        for Scalar { field, from } in &self.scalars {
+            let value = from.take(&mut fields);
             let kind = kind_name(&value);
-            let strict = self.target.table.strict.contains(field.name());
-            let wrong = || {
+            let strict = self.target.table.text == *field.name();
+            let plain = value.is_string() || value.is_null();
+            let beginning = if plain { Vec::new() } else { json_beginning(&value) };
+            let value = conform(value, field.data_type(), strict).unwrap_or_else(|| {
                 let detail = format!("`{}` is {kind}, expected {}", field.name(), type_name(field));
-                Reject::new(RejectReason::WrongType, detail)
-            };
-            let value = conform(value, field.data_type(), strict).ok_or_else(wrong)?;
+                wrong.get_or_insert(Reject::new(RejectReason::WrongType, detail).showing(&beginning));
+                Value::Null
+            });
             conformed.insert(field.name().clone(), value);
         }
-        Ok(conformed)
+        (conformed, wrong)
     }
+}
+
+/// The images of a row, and the numbers of the texts that they stand before, where the row has them.
+#[derive(Default)]
+struct Images {
+    refs: Vec<ImageRef>,
+    numbers: Option<Vec<Option<i64>>>,
+}
+
+/// A value as an image; one that can't be is a reject of the row.
+fn image_ref(value: Value, name: &str) -> Result<ImageRef, Reject> {
+    let wrong = |kind: &str| {
+        Err(Reject::new(RejectReason::WrongType, format!("`{name}` is {kind}, expected a path")))
+    };
+    match value {
+        Value::Null => Ok(ImageRef::Absent),
+        Value::String(path) => Ok(ImageRef::Path(path)),
+        Value::Object(fields) => match PATHS.iter().find_map(|name| fields.get(*name)) {
+            Some(Value::String(path)) => Ok(ImageRef::Path(path.clone())),
+            Some(Value::Null) => Ok(ImageRef::Absent),
+            _ => wrong("an object without a `path`"),
+        },
+        other => wrong(kind_name(&other)),
+    }
+}
+
+/// The values of a list; nothing is an empty one.
+fn list(from: &ColumnPath, name: &str, fields: &Map<String, Value>) -> Result<Vec<Value>, Reject> {
+    match from.value(fields) {
+        Value::Array(values) => Ok(values),
+        Value::Null => Ok(Vec::new()),
+        other => {
+            let detail = format!("`{name}` is {}, expected a list", kind_name(&other));
+            Err(Reject::new(RejectReason::WrongType, detail))
+        }
+    }
+}
+
+fn matched_text(image: &Value) -> Option<i64> {
+    image.get(MATCHED).and_then(Value::as_i64)
+}
+
+/// Puts texts and images into the order that the images say: two lists of one length.
+fn place(
+    fields: &mut Map<String, Value>,
+    texts_name: &str,
+    mut images: Vec<ImageRef>,
+    numbers: &[Option<i64>],
+) -> Result<Vec<ImageRef>, Reject> {
+    let mut texts = match fields.remove(texts_name) {
+        Some(Value::Array(texts)) => texts,
+        _ => Vec::new(),
+    };
+    let slots = slots(texts.len(), numbers)?;
+    let mut text = |slot: &Slot| match *slot {
+        Slot::Text(index) => texts[index].take(),
+        Slot::Image(_) => Value::Null,
+    };
+    let placed = slots.iter().map(&mut text).collect();
+    fields.insert(texts_name.to_owned(), Value::Array(placed));
+    let image = |slot: &Slot| match *slot {
+        Slot::Text(_) => ImageRef::Absent,
+        Slot::Image(index) => std::mem::replace(&mut images[index], ImageRef::Absent),
+    };
+    Ok(slots.iter().map(image).collect())
 }
 
 fn type_name(field: &Field) -> String {

@@ -5,7 +5,6 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
-use super::json::excerpt;
 use super::{Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::reject::RejectReason;
@@ -54,7 +53,8 @@ fn refused(error: csv::Error, file: &InputFile, row: u64) -> Result<RawRow, Pipe
 fn parse(record: &csv::ByteRecord, names: &[String], pick: &Pick, row: u64) -> RawRow {
     if record.len() != names.len() {
         let detail = format!("record has {} values for {} columns", record.len(), names.len());
-        return RawRow::bad(row, RejectReason::WrongType, detail);
+        let beginning: Vec<&[u8]> = record.iter().take(names.len() + 1).collect();
+        return RawRow::bad(row, RejectReason::WrongType, detail).showing(&beginning.join(&b", "[..]));
     }
     let mut fields = Map::new();
     for (name, value) in names.iter().zip(record).filter(|(name, _)| pick.wants(name)) {
@@ -62,7 +62,8 @@ fn parse(record: &csv::ByteRecord, names: &[String], pick: &Pick, row: u64) -> R
             Ok("") => Value::Null,
             Ok(text) => Value::String(text.to_owned()),
             Err(_) => {
-                return RawRow::bad(row, RejectReason::InvalidUtf8, format!("`{name}`: {}", excerpt(value)));
+                let detail = format!("`{name}` is not UTF-8");
+                return RawRow::bad(row, RejectReason::InvalidUtf8, detail).showing(value);
             }
         };
         fields.insert(name.clone(), value);

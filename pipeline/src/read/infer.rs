@@ -6,11 +6,11 @@
 //! alone. Where values of one column differ in kind, the column is text and holds the JSON of the others.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields};
 use serde_json::{Map, Value};
 
+use super::columnar::list_of;
 use super::{Input, Pick, RawRow, read_rows};
 use crate::PipelineError;
 use crate::units::InputFile;
@@ -72,7 +72,7 @@ impl Columns {
     }
 
     fn unknown(&self, named: &HashSet<String>) -> bool {
-        self.0.iter().any(|(name, found)| *found == DataType::Null && named.contains(name))
+        self.0.iter().any(|(name, found)| is_unknown(name, found, named))
     }
 
     fn finish(self) -> Vec<Field> {
@@ -80,8 +80,16 @@ impl Columns {
     }
 }
 
-fn item(of: DataType) -> DataType {
-    DataType::List(Arc::new(Field::new("item", of, true)))
+/// Whether no value of a column that matters has been seen; of an object that matters, of one of its fields.
+fn is_unknown(name: &str, found: &DataType, named: &HashSet<String>) -> bool {
+    match found {
+        DataType::Null => named.contains(name),
+        DataType::List(item) => is_unknown(name, item.data_type(), named),
+        DataType::Struct(fields) if named.contains(name) => {
+            fields.iter().any(|field| is_unknown(field.name(), field.data_type(), named))
+        }
+        _ => false,
+    }
 }
 
 fn type_of(value: &Value) -> DataType {
@@ -92,7 +100,7 @@ fn type_of(value: &Value) -> DataType {
         Value::Number(_) => DataType::Float64,
         Value::String(_) => DataType::Utf8,
         Value::Array(values) => {
-            item(values.iter().map(type_of).fold(DataType::Null, |known, found| merge(&known, &found)))
+            list_of(values.iter().map(type_of).fold(DataType::Null, |known, found| merge(&known, &found)))
         }
         Value::Object(fields) => DataType::Struct(
             fields.iter().map(|(name, value)| Field::new(name, type_of(value), true)).collect::<Fields>(),
@@ -105,7 +113,13 @@ fn merge(known: &DataType, found: &DataType) -> DataType {
         (DataType::Null, other) | (other, DataType::Null) => other.clone(),
         (a, b) if a == b => a.clone(),
         (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => DataType::Float64,
-        (DataType::List(a), DataType::List(b)) => item(merge(a.data_type(), b.data_type())),
+        (DataType::List(a), DataType::List(b)) => list_of(merge(a.data_type(), b.data_type())),
+        // A single text among lists of texts.
+        (DataType::List(item), DataType::Utf8) | (DataType::Utf8, DataType::List(item))
+            if matches!(item.data_type(), DataType::Null | DataType::Utf8) =>
+        {
+            list_of(DataType::Utf8)
+        }
         (DataType::Struct(a), DataType::Struct(b)) => {
             let mut fields: Vec<Field> = a.iter().map(|field| field.as_ref().clone()).collect();
             for field in b {
@@ -126,7 +140,7 @@ fn merge(known: &DataType, found: &DataType) -> DataType {
 fn settled(found: DataType) -> DataType {
     match found {
         DataType::Null => DataType::Utf8,
-        DataType::List(field) => item(settled(field.data_type().clone())),
+        DataType::List(field) => list_of(settled(field.data_type().clone())),
         DataType::Struct(fields) if fields.is_empty() => DataType::Utf8,
         DataType::Struct(fields) => DataType::Struct(
             fields
@@ -153,7 +167,7 @@ pub(crate) fn conform(value: Value, wanted: &DataType, strict: bool) -> Option<V
             let conformed = values.into_iter().map(|value| conform(value, field.data_type(), strict));
             conformed.collect::<Option<Vec<_>>>().map(Value::Array)
         }
-        // A single caption among lists of captions.
+        // A single text among lists of texts.
         (Value::String(text), DataType::List(field)) if *field.data_type() == DataType::Utf8 => {
             Some(Value::Array(vec![Value::String(text)]))
         }
@@ -204,7 +218,7 @@ mod tests {
         let expected = [
             ("a", DataType::Boolean),
             ("b", DataType::Float64),
-            ("c", item(DataType::Utf8)),
+            ("c", list_of(DataType::Utf8)),
             ("d", DataType::Utf8),
             ("e", DataType::Struct(fields.into())),
         ];
@@ -217,6 +231,6 @@ mod tests {
         assert_eq!(conformed(json!(["a"]), DataType::Utf8, true), None);
         assert_eq!(conformed(json!(["a"]), DataType::Utf8, false), Some(json!("[\"a\"]")));
         assert_eq!(conformed(json!(1.5), DataType::Int64, false), None);
-        assert_eq!(conformed(json!("one"), item(DataType::Utf8), true), Some(json!(["one"])));
+        assert_eq!(conformed(json!("one"), list_of(DataType::Utf8), true), Some(json!(["one"])));
     }
 }

@@ -1,4 +1,7 @@
-//! JSON lines, with physical line numbers, where a bad line is a row like any other.
+//! JSON lines, with physical line numbers, where a bad line is a row like any other. A `.json` file may be one list of
+//! objects instead ([`list`]).
+
+pub(crate) mod list;
 
 use std::fmt;
 use std::io::BufRead;
@@ -71,6 +74,13 @@ pub(crate) fn read(
     pick: &Pick,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
+    if file.part.is_none() && list::may_be(file) {
+        match reader.fill_buf() {
+            Ok(first) if list::begins(first) => return list::read(reader, file, pick, visit),
+            Ok(_) => {}
+            Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
+        }
+    }
     let mut line = Vec::new();
     let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: 0 });
     let mut position = part.start;
@@ -117,7 +127,7 @@ fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
     if line.iter().all(u8::is_ascii_whitespace) {
         return None;
     }
-    let bad = |reason, detail: String| Some(RawRow::bad(row, reason, format!("{detail}: {}", excerpt(line))));
+    let bad = |reason, detail: String| Some(RawRow::bad(row, reason, detail).showing(line));
     let text = match std::str::from_utf8(line) {
         Ok(text) => text,
         Err(error) => {
@@ -128,18 +138,6 @@ fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
         Ok(fields) => Some(RawRow::good(row, fields, line.len())),
         Err(error) => bad(RejectReason::InvalidJson, error.to_string()),
     }
-}
-
-/// The beginning of a row, for the table of rejects.
-pub(crate) fn excerpt(bytes: &[u8]) -> String {
-    const CHARACTERS: usize = 80;
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(4 * CHARACTERS)]);
-    let mut short: String =
-        text.chars().take(CHARACTERS).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if short.len() < bytes.len() {
-        short.push('…');
-    }
-    short
 }
 
 /// The picked fields of a JSON object; the others are checked but not kept.

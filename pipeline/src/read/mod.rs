@@ -3,30 +3,38 @@
 //! Every reader gives the same thing, a [`RawRow`] for each physical line or record, good or bad, in order. What can't
 //! be used is a row with a [`Reject`] and goes through the plan like any other, so it is counted where all rows are
 //! counted. Readers block, so they run on threads of their own and see a store as a plain stream of bytes
-//! ([`stream`]); the memory that they hold is one row and a few chunks of the file. Parquet alone gives whole
-//! batches, because it has columns already.
+//! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
+//! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
 pub(crate) mod batch;
 pub(crate) mod coco;
+pub(crate) mod columnar;
 pub(crate) mod csv;
 pub(crate) mod infer;
+pub(crate) mod ipc;
 pub(crate) mod json;
+pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
+pub(crate) mod place;
 pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use object_store::ObjectStore;
+use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
+use crate::meter::Meter;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -42,6 +50,41 @@ pub(crate) struct Input {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) handle: Handle,
     pub(crate) split: TextSplit,
+    /// Bytes of files that were read, pictures beside them not counted.
+    pub(crate) read: Arc<AtomicU64>,
+    /// The counters of the units that run.
+    pub(crate) meter: Meter,
+    /// Where paths of pictures start, unless that is the folder of their table.
+    pub(crate) folder: Option<Folder>,
+    /// Files of a server that gives no ranges.
+    pub(crate) whole: stream::WholeFiles,
+}
+
+impl Input {
+    /// A store whose tables lie beside their pictures.
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, split: TextSplit) -> Self {
+        Self {
+            store,
+            handle: Handle::current(),
+            split,
+            read: Arc::default(),
+            meter: Meter::default(),
+            folder: None,
+            whole: stream::WholeFiles::default(),
+        }
+    }
+
+    /// The same with the counter of a unit.
+    pub(crate) fn of_unit(&self, unit: &str) -> Self {
+        Self { read: self.meter.start(unit), ..self.clone() }
+    }
+}
+
+/// A folder of pictures.
+#[derive(Clone, Debug)]
+pub(crate) struct Folder {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) path: Path,
 }
 
 /// An image of a row, as the reader met it.
@@ -53,6 +96,8 @@ pub(crate) enum ImageRef {
     Bytes(Bytes),
     /// A path relative to the folder of the table.
     Path(String),
+    /// A piece of a file.
+    Piece(Arc<InputFile>, Range<u64>),
 }
 
 /// One physical line or record.
@@ -78,6 +123,12 @@ impl RawRow {
     pub(crate) fn bad(row: u64, reason: RejectReason, detail: impl Into<String>) -> Self {
         let reject = Some(Reject::new(reason, detail));
         Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64 }
+    }
+
+    /// With the beginning of what was refused.
+    pub(crate) fn showing(mut self, bytes: &[u8]) -> Self {
+        self.reject = self.reject.map(|reject| reject.showing(bytes));
+        self
     }
 }
 
@@ -110,20 +161,30 @@ pub(crate) fn read_rows(
     images: bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let reader = stream::open(input, file);
+    let stream = stream::open(input, file);
+    let reader = stream.reader;
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, visit),
         Format::Text => text::read(reader, file, input.split, visit),
         Format::Csv => csv::read(reader, file, pick, visit),
-        Format::Tar => tar::read(reader, file, pick, images, visit),
+        Format::Tar => {
+            let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };
+            tar::read(reader, file, &wanted, visit)
+        }
         Format::Coco => coco::read(reader, file, visit),
-        // Parquet files are met by `parquet::read` before this is called.
-        Format::Parquet => Ok(()),
+        // These files have columns and are read by modules of their own.
+        Format::Parquet | Format::Arrow => Ok(()),
     }
 }
 
 /// A damaged stream is a reject of the row that could not be read; a failing store is an error.
 pub(crate) fn damaged(error: std::io::Error, file: &InputFile, row: u64) -> Result<RawRow, PipelineError> {
+    let error = damage(error, file)?;
+    Ok(RawRow::bad(row, RejectReason::BadEntry, format!("the rest of the file is damaged: {error}")))
+}
+
+/// The damage that a reader met; a failing store is an error.
+pub(crate) fn damage(error: std::io::Error, file: &InputFile) -> Result<std::io::Error, PipelineError> {
     let error = match error.downcast::<PipelineError>() {
         Ok(error) => return Err(error),
         Err(error) => error,
@@ -131,7 +192,7 @@ pub(crate) fn damaged(error: std::io::Error, file: &InputFile, row: u64) -> Resu
     if store_failed(&error) {
         return Err(PipelineError::Io { operation: "read", path: file.path.to_string(), source: error });
     }
-    Ok(RawRow::bad(row, RejectReason::BadEntry, format!("the rest of the file is damaged: {error}")))
+    Ok(error)
 }
 
 /// Whether an error of a reader goes back to the store; readers wrap the errors of what they read from.
@@ -166,7 +227,6 @@ pub(crate) mod testing {
 
     use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
-    use object_store::path::Path;
 
     use super::*;
 
@@ -182,7 +242,7 @@ pub(crate) mod testing {
             part: None,
         };
         store.put(&path, bytes.into()).await.expect("put");
-        let input = Input { store, handle: Handle::current(), split };
+        let input = Input::new(store, split);
         tokio::task::spawn_blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {

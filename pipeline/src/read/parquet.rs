@@ -1,16 +1,11 @@
-//! Parquet files, through DataFusion's Parquet crate, with record numbers.
-//!
-//! Files of one source may differ in their columns: they are united by name, also inside structs, and what a file
-//! lacks is null. A page that can't be decoded ends its file with one reject.
+//! Parquet files, through DataFusion's Parquet crate, with record numbers. A page that can't be decoded ends its file
+//! with one reject.
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
-use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Field, Fields, Schema};
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
-use datafusion::common::nested_struct::cast_column;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
@@ -19,9 +14,9 @@ use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
-use super::batch::{Emit, PICTURE_ROWS, Parts, TEXT_ROWS, Target};
-use super::table::ImageColumns;
-use super::{ImageRef, Input, stream};
+use super::batch::{Emit, Target};
+use super::columnar::{convert, refused};
+use super::{Input, stream};
 use crate::PipelineError;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
@@ -53,69 +48,33 @@ impl AsyncFileReader for RangeReader {
     }
 }
 
-/// The columns of all files, united by name.
-pub(crate) fn columns(input: &Input, name: &str, files: &[InputFile]) -> Result<Vec<Field>, PipelineError> {
-    let mut united: Option<(Schema, &InputFile)> = None;
-    for file in files {
-        // A file that is no Parquet is met again when it is read, as a reject.
-        let Ok(builder) = open(input, file)? else { continue };
-        let schema =
-            Schema::new(builder.schema().fields().iter().map(|field| plain(field)).collect::<Vec<_>>());
-        united = Some(match united {
-            None => (schema, file),
-            Some((known, first)) => {
-                let differ = |error: arrow::error::ArrowError| PipelineError::Config {
-                    key: format!("source.{name}.uri"),
-                    expected: format!("files with the same columns as `{}`", first.below),
-                    found: format!("`{}`, which differs: {error}", file.below),
-                };
-                (Schema::try_merge([known, schema]).map_err(differ)?, first)
-            }
-        });
-    }
-    Ok(united
-        .map(|(schema, _)| schema.fields().iter().map(|field| field.as_ref().clone()).collect())
-        .unwrap_or_default())
+/// The columns of a file, or why it can't be read; then it is met again as a reject.
+pub(crate) fn schema(input: &Input, file: &InputFile) -> Result<Result<SchemaRef, String>, PipelineError> {
+    Ok(open(input, file)?.map(|builder| builder.schema().clone()))
 }
 
-/// A field without the differences of encoding: one type of text, of bytes, of lists.
-fn plain(field: &Field) -> Field {
-    Field::new(field.name(), plain_type(field.data_type()), true)
-}
-
-fn plain_type(of: &DataType) -> DataType {
-    match of {
-        DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-        DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
-        DataType::Dictionary(_, values) => plain_type(values),
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            DataType::List(Arc::new(Field::new("item", plain_type(item.data_type()), true)))
-        }
-        DataType::Struct(fields) => {
-            DataType::Struct(fields.iter().map(|field| plain(field)).collect::<Fields>())
-        }
-        other => other.clone(),
-    }
-}
-
-fn open(input: &Input, file: &InputFile) -> Result<Result<Builder, Reject>, PipelineError> {
+/// Opens a file; one that is damaged says what is wrong with it.
+fn open(input: &Input, file: &InputFile) -> Result<Result<Builder, String>, PipelineError> {
     let reader = RangeReader { input: input.clone(), file: file.clone() };
     match input.handle.block_on(Builder::new(reader)) {
         Ok(builder) => Ok(Ok(builder)),
-        Err(error) => rejected(error).map(Err),
+        Err(error) => damage(error).map(Err),
     }
 }
 
-/// A file that is damaged is a reject, a store that fails is an error.
-fn rejected(error: ParquetError) -> Result<Reject, PipelineError> {
-    let error = match error {
+/// What is wrong with a file; a store that fails is an error.
+fn damage(error: ParquetError) -> Result<String, PipelineError> {
+    match error {
         ParquetError::External(inner) => match inner.downcast::<PipelineError>() {
-            Ok(error) => return Err(*error),
-            Err(inner) => ParquetError::External(inner),
+            Ok(error) => Err(*error),
+            Err(inner) => Ok(inner.to_string()),
         },
-        other => other,
-    };
-    Ok(Reject::new(RejectReason::BadEntry, format!("the rest of the file is damaged: {error}")))
+        other => Ok(other.to_string()),
+    }
+}
+
+fn rejected(what: &str) -> Reject {
+    Reject::new(RejectReason::BadEntry, format!("the rest of the file is damaged: {what}"))
 }
 
 /// Compressed bytes and rows of each row group; empty for a file that can't be opened, which is a reject later.
@@ -134,14 +93,13 @@ pub(crate) fn read(
 ) -> Result<(u64, bool), PipelineError> {
     let builder = match open(input, file)? {
         Ok(builder) => builder,
-        Err(reject) => return Ok((1, refused(target, 0, reject, emit)?)),
+        Err(what) => return Ok((1, refused(target, 0, rejected(&what), emit)?)),
     };
     let needed = target.table.needed(&target.schema);
     let roots = builder.schema().fields().iter().enumerate();
     let chosen = roots.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index);
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
-    let rows = if target.table.wants_images(&target.schema) { PICTURE_ROWS } else { TEXT_ROWS };
-    let mut builder = builder.with_projection(mask).with_batch_size(rows);
+    let mut builder = builder.with_projection(mask).with_batch_size(target.batch_rows());
     if let Some(part) = file.part {
         builder = builder.with_row_groups((part.start as usize..part.end as usize).collect());
     }
@@ -149,112 +107,22 @@ pub(crate) fn read(
     let built = builder.build();
     let mut stream = match built {
         Ok(stream) => stream,
-        Err(error) => return Ok((1, refused(target, first, rejected(error)?, emit)?)),
+        Err(error) => return Ok((1, refused(target, first, rejected(&damage(error)?), emit)?)),
     };
-    let mut row = 0;
+    let (mut row, mut read) = (0, 0);
     while let Some(batch) = input.handle.block_on(stream.next()) {
         let batch = match batch {
             Ok(batch) => batch,
-            Err(error) => return Ok((row + 1, refused(target, first + row, rejected(error)?, emit)?)),
+            Err(error) => {
+                return Ok((read + 1, refused(target, first + row, rejected(&damage(error)?), emit)?));
+            }
         };
-        let converted = convert(input, target, &batch, first + row)?;
+        let (chosen, numbers) = target.asked_for(&batch, first + row)?;
         row += batch.num_rows() as u64;
-        if !emit(converted)? {
-            return Ok((row, false));
+        read += numbers.len() as u64;
+        if !numbers.is_empty() && !emit(convert(input, target, &chosen, numbers)?)? {
+            return Ok((read, false));
         }
     }
-    Ok((row, true))
-}
-
-fn refused(target: &Target, row: u64, reject: Reject, emit: &mut Emit<'_>) -> Result<bool, PipelineError> {
-    let parts =
-        Parts { rows: vec![row], rejects: vec![Some(reject)], images: vec![Vec::new()], ..Parts::default() };
-    emit(target.assemble(&parts)?)
-}
-
-fn convert(
-    input: &Input,
-    target: &Target,
-    batch: &RecordBatch,
-    first: u64,
-) -> Result<RecordBatch, PipelineError> {
-    let rows = batch.num_rows();
-    let mut parts = Parts {
-        rows: (first..first + rows as u64).collect(),
-        rejects: vec![None; rows],
-        images: vec![Vec::new(); rows],
-        ..Parts::default()
-    };
-    for field in &target.table.scalars {
-        if let Some(column) = batch.column_by_name(field.name())
-            && target.schema.field_with_name(field.name()).is_ok()
-        {
-            let column = cast_column(column, field.data_type(), &CastOptions::default())?;
-            parts.scalars.insert(field.name().clone(), column);
-        }
-    }
-    if target.table.wants_images(&target.schema) {
-        let images = match &target.table.images {
-            ImageColumns::One { from: Some(from) } => match batch.column_by_name(from) {
-                Some(column) => one_each(column)?,
-                None => vec![Vec::new(); rows],
-            },
-            ImageColumns::Many { from } => match batch.column_by_name(from) {
-                Some(column) => many_each(column)?,
-                None => vec![Vec::new(); rows],
-            },
-            _ => vec![Vec::new(); rows],
-        };
-        parts.images = target.fetch(input, images, &mut parts.rejects);
-    }
-    target.assemble(&parts)
-}
-
-fn one_each(column: &ArrayRef) -> Result<Vec<Vec<ImageRef>>, PipelineError> {
-    Ok(image_refs(column)?.into_iter().map(|image| vec![image]).collect())
-}
-
-fn many_each(column: &ArrayRef) -> Result<Vec<Vec<ImageRef>>, PipelineError> {
-    let lists = cast_column(column, &plain_type(column.data_type()), &CastOptions::default())?;
-    let Some(lists) = lists.as_list_opt::<i32>() else {
-        return Ok(vec![Vec::new(); column.len()]);
-    };
-    let list = |row: usize| {
-        if lists.is_null(row) { Ok(Vec::new()) } else { image_refs(&lists.value(row)) }
-    };
-    (0..lists.len()).map(list).collect()
-}
-
-/// Images in a column of bytes, of paths, or of structs of `bytes` and `path` as Hugging Face datasets writes them.
-fn image_refs(column: &ArrayRef) -> Result<Vec<ImageRef>, PipelineError> {
-    let column = cast_column(column, &plain_type(column.data_type()), &CastOptions::default())?;
-    let rows = 0..column.len();
-    Ok(match column.data_type() {
-        DataType::Struct(_) => {
-            let fields = column.as_struct();
-            rows.map(|row| if fields.is_null(row) { ImageRef::Absent } else { struct_image(fields, row) })
-                .collect()
-        }
-        _ => rows.map(|row| plain_image(&column, row)).collect(),
-    })
-}
-
-fn struct_image(fields: &StructArray, row: usize) -> ImageRef {
-    let image =
-        |name: &str| fields.column_by_name(name).map_or(ImageRef::Absent, |column| plain_image(column, row));
-    match image("bytes") {
-        ImageRef::Absent => image("path"),
-        found => found,
-    }
-}
-
-fn plain_image(column: &ArrayRef, row: usize) -> ImageRef {
-    if column.is_null(row) {
-        return ImageRef::Absent;
-    }
-    match column.data_type() {
-        DataType::Binary => ImageRef::Bytes(Bytes::copy_from_slice(column.as_binary::<i32>().value(row))),
-        DataType::Utf8 => ImageRef::Path(column.as_string::<i32>().value(row).to_owned()),
-        _ => ImageRef::Absent,
-    }
+    Ok((read, true))
 }

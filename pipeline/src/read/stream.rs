@@ -1,16 +1,20 @@
 //! An object as a plain [`Read`], decompressed.
 //!
-//! The object is asked for in ranges of 4 MiB, two ahead of the reader. Each range is a request of its own, so a
-//! connection that breaks in the middle costs one range and not the file, and is retried here a bounded number of
-//! times with growing pauses; the version that was listed is named in each request where the store has versions.
+//! The object is asked for in ranges of 4 MiB, two ahead of the reader. Each range is a request of its own; where a
+//! connection breaks in the middle, the next request goes on at the byte that did not come, a bounded number of times
+//! with growing pauses. The version that was listed is named in each request where the store has versions.
 
 use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream};
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::path::Path;
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
+use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::Input;
@@ -19,38 +23,55 @@ use crate::units::InputFile;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+const BUFFER_BYTES: usize = 256 << 10;
 const RANGE_BYTES: u64 = 4 << 20;
 const RANGES_AHEAD: usize = 2;
 const ATTEMPTS: u32 = 5;
 
+/// A file that is read from its beginning.
+pub(crate) struct Stream {
+    /// Its content, decompressed.
+    pub(crate) reader: Box<dyn BufRead + Send>,
+    /// Whether the file is compressed, so that a place in the content is not one in the file.
+    pub(crate) compressed: bool,
+}
+
 /// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
-pub(crate) fn open(input: &Input, file: &InputFile) -> Box<dyn BufRead + Send> {
+pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
+    let plain = |reader| Stream { reader, compressed: false };
     if let Some(part) = file.part {
         // Only what is not compressed has parts. The byte before a part says whether a line starts with it.
-        let reader = ObjectReader::new(input, file, part.start.saturating_sub(1));
-        return Box::new(BufReader::with_capacity(256 << 10, reader));
+        return plain(open_at(input, file, part.start.saturating_sub(1)));
     }
-    let mut raw = BufReader::with_capacity(256 << 10, ObjectReader::new(input, file, 0));
+    let mut raw = BufReader::with_capacity(BUFFER_BYTES, ObjectReader::new(input, file, 0));
     let first = match raw.fill_buf() {
         Ok(bytes) => bytes.get(..4).map(<[u8]>::to_vec).unwrap_or_else(|| bytes.to_vec()),
-        Err(error) => return Box::new(BufReader::new(Failed(Some(error)))),
+        Err(error) => return plain(Box::new(BufReader::new(Failed(Some(error))))),
+    };
+    let compressed = |reader: Box<dyn Read + Send>| Stream {
+        reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, reader)),
+        compressed: true,
     };
     if first.starts_with(GZIP) {
-        return Box::new(BufReader::with_capacity(256 << 10, flate2::bufread::MultiGzDecoder::new(raw)));
+        return compressed(Box::new(flate2::bufread::MultiGzDecoder::new(raw)));
     }
     if first == ZSTD {
         return match zstd::Decoder::with_buffer(raw) {
-            Ok(decoder) => Box::new(BufReader::with_capacity(256 << 10, decoder)),
-            Err(error) => Box::new(BufReader::new(Failed(Some(error)))),
+            Ok(decoder) => compressed(Box::new(decoder)),
+            Err(error) => compressed(Box::new(Failed(Some(error)))),
         };
     }
-    Box::new(raw)
+    plain(Box::new(raw))
+}
+
+/// The bytes of a file from one of them on, as they are.
+pub(crate) fn open_at(input: &Input, file: &InputFile, start: u64) -> Box<dyn BufRead + Send> {
+    Box::new(BufReader::with_capacity(BUFFER_BYTES, ObjectReader::new(input, file, start)))
 }
 
 /// Whether the first bytes are those of a compressed stream.
-pub(crate) async fn is_compressed(input: &Input, file: &InputFile) -> Result<bool, PipelineError> {
-    let first = get_range(input, file, 0..file.bytes.min(4)).await?;
-    Ok(first.starts_with(GZIP) || first == ZSTD)
+pub(crate) fn is_compressed(first: &[u8]) -> bool {
+    first.starts_with(GZIP) || first.starts_with(ZSTD)
 }
 
 /// Ends of lines in a range of a file.
@@ -118,58 +139,121 @@ impl Read for ObjectReader {
     }
 }
 
-/// A range of a file, asked for again a bounded number of times where the store fails.
+/// A range of a file. Where the store fails or the connection breaks, the rest is asked for again, from the last byte
+/// that came, a bounded number of times.
 pub(crate) async fn get_range(
     input: &Input,
     file: &InputFile,
     range: Range<u64>,
 ) -> Result<Bytes, PipelineError> {
-    let Range { start, end } = range;
-    let mut attempt = 0;
-    loop {
-        match try_range(&*input.store, file, start..end).await {
-            Ok(bytes) if bytes.len() as u64 == end - start => return Ok(bytes),
-            Ok(bytes) => {
-                let found = start + bytes.len() as u64;
-                return Err(PipelineError::Changed {
-                    path: file.path.to_string(),
-                    expected: file.bytes,
-                    found,
-                });
-            }
+    let mut parts = Vec::new();
+    for attempt in 1.. {
+        let at = range.start + length(&parts);
+        match read_on(&*input.store, file, at..range.end, &mut parts).await {
+            Ok(()) => break,
             Err(object_store::Error::Precondition { .. }) => return Err(changed(input, file).await),
-            Err(error @ object_store::Error::NotFound { .. }) => return Err(failed(file, error)),
-            Err(error) if attempt + 1 == ATTEMPTS => return Err(failed(file, error)),
+            Err(error @ object_store::Error::NotSupported { .. }) => {
+                return input.whole.range(input, file, range, error).await;
+            }
+            Err(error @ object_store::Error::NotFound { .. }) => return Err(failed(file, at, error)),
+            Err(error) if attempt == ATTEMPTS => {
+                return Err(failed(file, range.start + length(&parts), error));
+            }
             Err(error) => {
-                tracing::debug!(path = %file.path, start, %error, "range is asked for again");
+                tracing::debug!(path = %file.path, at, %error, "the rest of a range is asked for again");
                 // A different pause for each range, so that many readers don't come back at once.
-                let jitter = start / RANGE_BYTES % 7 * 10;
-                tokio::time::sleep(Duration::from_millis((100 << attempt) + jitter)).await;
-                attempt += 1;
+                let jitter = range.start / RANGE_BYTES % 7 * 10;
+                tokio::time::sleep(Duration::from_millis((50 << attempt) + jitter)).await;
             }
         }
     }
+    let found = length(&parts);
+    if found != range.end - range.start {
+        return Err(PipelineError::Changed {
+            path: file.path.to_string(),
+            expected: file.bytes,
+            found: range.start + found,
+        });
+    }
+    input.read.fetch_add(found, Ordering::Relaxed);
+    Ok(match parts.len() {
+        1 => parts.swap_remove(0),
+        _ => parts.concat().into(),
+    })
 }
 
-async fn try_range(
+fn length(parts: &[Bytes]) -> u64 {
+    parts.iter().map(|part| part.len() as u64).sum()
+}
+
+/// Appends what comes of a range.
+async fn read_on(
     store: &dyn ObjectStore,
     file: &InputFile,
     range: Range<u64>,
-) -> Result<Bytes, object_store::Error> {
+    parts: &mut Vec<Bytes>,
+) -> Result<(), object_store::Error> {
+    if range.is_empty() {
+        return Ok(());
+    }
     let options = GetOptions {
         range: Some(GetRange::Bounded(range)),
         if_match: file.e_tag.clone(),
         ..GetOptions::default()
     };
-    store.get_opts(&file.path, options).await?.bytes().await
+    let found = store.get_opts(&file.path, options).await?;
+    if let GetResultPayload::File(..) = found.payload {
+        // One read instead of one every few kilobytes.
+        parts.push(found.bytes().await?);
+        return Ok(());
+    }
+    let mut chunks = found.into_stream();
+    while let Some(chunk) = chunks.next().await {
+        parts.push(chunk?);
+    }
+    Ok(())
+}
+
+/// The last file of a server that gives no ranges, whole. Simple web servers are like that; a corpus on one is a few
+/// files of moderate size.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WholeFiles(Arc<Mutex<Option<(Path, Bytes)>>>);
+
+/// A file larger than this is not taken from a server that gives no ranges.
+const MAX_WHOLE_BYTES: u64 = 256 << 20;
+
+impl WholeFiles {
+    async fn range(
+        &self,
+        input: &Input,
+        file: &InputFile,
+        range: Range<u64>,
+        error: object_store::Error,
+    ) -> Result<Bytes, PipelineError> {
+        let mut last = self.0.lock().await;
+        let bytes = match &*last {
+            Some((path, bytes)) if *path == file.path => bytes.clone(),
+            _ if file.bytes > MAX_WHOLE_BYTES => return Err(failed(file, range.start, error)),
+            _ => {
+                let found = input.store.get(&file.path).await.map_err(|error| failed(file, 0, error))?;
+                found.bytes().await.map_err(|error| failed(file, 0, error))?
+            }
+        };
+        *last = Some((file.path.clone(), bytes.clone()));
+        let found = bytes.len() as u64;
+        if found != file.bytes {
+            let path = file.path.to_string();
+            return Err(PipelineError::Changed { path, expected: file.bytes, found });
+        }
+        Ok(bytes.slice(range.start as usize..range.end as usize))
+    }
 }
 
 async fn changed(input: &Input, file: &InputFile) -> PipelineError {
-    use object_store::ObjectStoreExt;
     let found = input.store.head(&file.path).await.map_or(0, |meta| meta.size);
     PipelineError::Changed { path: file.path.to_string(), expected: file.bytes, found }
 }
 
-fn failed(file: &InputFile, source: object_store::Error) -> PipelineError {
-    PipelineError::Store { operation: "read", path: file.path.to_string(), source }
+fn failed(file: &InputFile, offset: u64, source: object_store::Error) -> PipelineError {
+    PipelineError::Read { path: file.path.to_string(), offset, source }
 }

@@ -1,13 +1,16 @@
 //! The columns that a source's rows have in the plan.
 //!
-//! First stand our own, which say where a row came from and what became of it, then those of the files, then what
-//! every source of images has: `image` (bytes), `width` and `height` (from the picture's header, whatever the files
-//! say).
+//! First stand our own, which say where a row came from and what became of it, then those of the files, then those that
+//! a key of the source finds inside others (`meta.caption`), then what every source of images has: `image` (bytes),
+//! `width` and `height` (from the picture's header, whatever the files say).
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
+use super::columnar::list_of;
+use super::nested::ColumnPath;
+use super::place::MATCHED;
 use crate::PipelineError;
 use crate::config::SourceConfig;
 use crate::document::Shape;
@@ -24,6 +27,8 @@ pub(crate) const KIND: &str = "_kind";
 pub(crate) const REASON: &str = "_reason";
 /// What was found.
 pub(crate) const DETAIL: &str = "_detail";
+/// The beginning of what was refused.
+pub(crate) const EXCERPT: &str = "_excerpt";
 
 /// What a row of the plan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +61,7 @@ pub(crate) fn system_fields() -> Vec<Field> {
         Field::new(KIND, DataType::UInt8, false),
         Field::new(REASON, DataType::Utf8, true),
         Field::new(DETAIL, DataType::Utf8, true),
+        Field::new(EXCERPT, DataType::Utf8, true),
     ]
 }
 
@@ -64,10 +70,35 @@ pub(crate) fn system_fields() -> Vec<Field> {
 pub(crate) enum ImageColumns {
     /// Nowhere: a source of texts.
     None,
-    /// One image in the file's own column of that name, or beside the columns.
-    One { from: Option<String> },
-    /// A list in the column of that name.
-    Many { from: String },
+    /// One image in a column of the file, or beside the columns.
+    One { from: Option<ColumnPath> },
+    /// A list, which is the column `name` of the plan.
+    Many {
+        name: String,
+        from: ColumnPath,
+        /// The column of the texts between them.
+        texts: String,
+        /// Whether each image says which text it stands before; else it stands where it lies in the list.
+        matched: bool,
+    },
+}
+
+/// A column that comes from the fields of a row as they are.
+#[derive(Clone, Debug)]
+pub(crate) struct Scalar {
+    pub(crate) field: Field,
+    pub(crate) from: ColumnPath,
+}
+
+/// The columns that a source's files have.
+#[derive(Debug, Default)]
+pub(crate) struct Found {
+    /// Those of files that say their types.
+    pub(crate) typed: Vec<Field>,
+    /// Those that were found by looking at rows.
+    pub(crate) inferred: Vec<Field>,
+    /// Whether images lie beside the fields, as in an archive.
+    pub(crate) beside: bool,
 }
 
 /// The columns of a source.
@@ -76,81 +107,99 @@ pub(crate) struct Table {
     /// All columns, in order.
     pub(crate) schema: SchemaRef,
     /// Those that come from the fields of a row as they are.
-    pub(crate) scalars: Vec<Field>,
+    pub(crate) scalars: Vec<Scalar>,
     /// Where images come from.
     pub(crate) images: ImageColumns,
-    /// Columns whose values must be text (or a list of texts), not made into text.
-    pub(crate) strict: Vec<String>,
+    /// What the shape needs: the name in the plan and the column.
+    pub(crate) parts: Vec<(&'static str, String)>,
+    /// The column whose values must be text (or a list of texts) and are not made into text.
+    pub(crate) text: String,
 }
 
 const IMAGE_NAMES: [&str; 5] = ["image", "file_name", "jpg", "png", "path"];
+const TEXTS_NAMES: [&str; 2] = ["texts", "text_list"];
+const IMAGES_NAMES: [&str; 2] = ["images", "image_info"];
 
 /// The type of a list of texts.
 pub(crate) fn texts_type() -> DataType {
-    DataType::List(Arc::new(Field::new("item", DataType::Utf8, true)))
+    list_of(DataType::Utf8)
 }
 
 /// The type of a list of pictures.
 pub(crate) fn pictures_type() -> DataType {
-    DataType::List(Arc::new(Field::new("item", DataType::Binary, true)))
+    list_of(DataType::Binary)
 }
 
 impl Table {
-    /// The table of a source whose files have `fields`. `beside`: images lie beside the fields, as in an archive.
+    /// The table of a source with these columns. `keys` are further columns that must be found, if they are there.
     pub(crate) fn try_new(
         source: &SourceConfig,
-        fields: Vec<Field>,
-        beside: bool,
+        found: Found,
+        keys: &[String],
     ) -> Result<Self, PipelineError> {
-        let images = image_columns(source, &fields, beside)?;
-        let strict = vec![
-            source.text.clone().unwrap_or_else(|| "text".to_owned()),
-            source.caption.clone().unwrap_or_else(|| "caption".to_owned()),
-            source.texts.clone().unwrap_or_else(|| "texts".to_owned()),
-        ];
-        let dropped: &[&str] = match &images {
-            ImageColumns::None => &[],
-            ImageColumns::One { .. } => &["image", "width", "height"],
-            ImageColumns::Many { .. } => &[],
-        };
-        let many = |name: &str| matches!(&images, ImageColumns::Many { from } if from == name);
-        let scalars: Vec<Field> = fields
-            .into_iter()
-            .filter(|field| !dropped.contains(&field.name().as_str()) && !many(field.name()))
-            .filter(|field| {
-                !field.name().starts_with('_')
-                    || !system_fields().iter().any(|own| own.name() == field.name())
-            })
-            .map(|field| if strict.contains(field.name()) { text_field(field) } else { field })
-            .collect();
-        let mut columns = system_fields();
-        columns.extend(scalars.iter().cloned());
-        match &images {
-            ImageColumns::None => {}
-            ImageColumns::One { .. } => columns.extend([
-                Field::new("image", DataType::Binary, true),
-                Field::new("width", DataType::UInt32, true),
-                Field::new("height", DataType::UInt32, true),
-            ]),
-            ImageColumns::Many { from } => columns.push(Field::new(from, pictures_type(), true)),
+        let naming = Naming { source, fields: [found.typed.as_slice(), &found.inferred].concat() };
+        let (part, text) = naming.text_part();
+        // What `select` makes text of is its own affair, where the file says what it is.
+        let free = source.select.is_some() && ColumnPath::find(&text, &found.typed).is_some();
+        if !free {
+            naming.check_type(part, &text, &found.typed)?;
         }
-        Ok(Self { schema: Arc::new(Schema::new(columns)), scalars, images, strict })
+        let images = naming.images(found.beside, &text)?;
+        let kept = naming.fields.iter().filter(|field| !is_ours(field, &images));
+        let mut scalars: Vec<Scalar> = kept.map(plain).collect();
+        for name in keys.iter().chain(&source.id).chain([&text]) {
+            if !has(&scalars, name) {
+                scalars.extend(naming.nested(name));
+            }
+        }
+        for scalar in scalars.iter_mut().filter(|scalar| !free && *scalar.field.name() == text) {
+            let of = text_type(source.shape, scalar.field.data_type());
+            scalar.field = Field::new(&text, of, true);
+        }
+        let mut parts = vec![(part, text.clone())];
+        parts.extend(images.part());
+        let mut table = Self::new(scalars, images, parts, text);
+        table.parts.extend(id_column(source, &table.schema));
+        Ok(table)
     }
 
-    /// The names that a person can use.
+    /// The table of files whose rows are no documents.
+    pub(crate) fn plain(found: Found) -> Self {
+        let fields = found.typed.iter().chain(&found.inferred);
+        let kept = fields.filter(|field| !is_ours(field, &ImageColumns::None));
+        Self::new(kept.map(plain).collect(), ImageColumns::None, Vec::new(), String::new())
+    }
+
+    fn new(
+        scalars: Vec<Scalar>,
+        images: ImageColumns,
+        parts: Vec<(&'static str, String)>,
+        text: String,
+    ) -> Self {
+        let mut columns = system_fields();
+        columns.extend(scalars.iter().map(|scalar| scalar.field.clone()));
+        columns.extend(images.fields());
+        Self { schema: Arc::new(Schema::new(columns)), scalars, images, parts, text }
+    }
+
+    /// The names that a person can use, those inside columns too.
     pub(crate) fn visible(&self) -> Vec<String> {
-        let names = self.schema.fields().iter().map(|field| field.name().clone());
-        names.skip(system_fields().len()).collect()
+        visible(self.schema.fields().iter().skip(system_fields().len()).map(|field| field.as_ref()))
     }
 
     /// The fields that must be read from a file for these columns.
     pub(crate) fn needed(&self, columns: &Schema) -> Vec<String> {
         let has = |name: &str| columns.field_with_name(name).is_ok();
-        let mut needed: Vec<String> =
-            self.scalars.iter().map(Field::name).filter(|name| has(name)).cloned().collect();
+        let wanted = self.scalars.iter().filter(|scalar| has(scalar.field.name()));
+        let mut needed: Vec<String> = wanted.map(|scalar| scalar.from.root.clone()).collect();
         match &self.images {
-            ImageColumns::One { from: Some(from) } if self.wants_images(columns) => needed.push(from.clone()),
-            ImageColumns::Many { from } if has(from) => needed.push(from.clone()),
+            ImageColumns::One { from: Some(from) } if self.wants_images(columns) => {
+                needed.push(from.root.clone());
+            }
+            // The images say where the texts stand.
+            ImageColumns::Many { name, from, texts, matched } if has(name) || *matched && has(texts) => {
+                needed.push(from.root.clone());
+            }
             _ => {}
         }
         needed
@@ -162,45 +211,192 @@ impl Table {
         match &self.images {
             ImageColumns::None => false,
             ImageColumns::One { .. } => has("image") || has("width") || has("height"),
-            ImageColumns::Many { from } => has(from),
+            ImageColumns::Many { name, .. } => has(name),
         }
     }
 }
 
-/// A column of text stays text, or a list of texts.
-fn text_field(field: Field) -> Field {
-    match field.data_type() {
-        DataType::List(_) => field.with_data_type(texts_type()),
-        _ => field.with_data_type(DataType::Utf8),
+impl ImageColumns {
+    /// The columns of the plan that are made of images.
+    fn fields(&self) -> Vec<Field> {
+        match self {
+            Self::None => Vec::new(),
+            Self::One { .. } => vec![
+                Field::new("image", DataType::Binary, true),
+                Field::new("width", DataType::UInt32, true),
+                Field::new("height", DataType::UInt32, true),
+            ],
+            Self::Many { name, .. } => vec![Field::new(name, pictures_type(), true)],
+        }
+    }
+
+    fn part(&self) -> Option<(&'static str, String)> {
+        match self {
+            Self::None => None,
+            Self::One { .. } => Some(("image", "image".to_owned())),
+            Self::Many { name, .. } => Some(("images", name.clone())),
+        }
     }
 }
 
-fn image_columns(
-    source: &SourceConfig,
-    fields: &[Field],
-    beside: bool,
-) -> Result<ImageColumns, PipelineError> {
-    let has = |name: &str| fields.iter().any(|field| field.name() == name);
-    let missing = |column: &str| PipelineError::NoColumn {
-        name: source.name.clone(),
-        column: column.to_owned(),
-        available: fields.iter().map(|field| field.name().clone()).collect(),
-    };
-    match source.shape {
-        Shape::Text => Ok(ImageColumns::None),
-        Shape::Pair if beside => Ok(ImageColumns::One { from: None }),
-        Shape::Pair => {
-            let wanted = source.image.as_deref();
-            let found = match wanted {
-                Some(name) => Some(name).filter(|name| has(name)),
-                None => IMAGE_NAMES.into_iter().find(|name| has(name)),
-            };
-            let from = found.ok_or_else(|| missing(wanted.unwrap_or("image")))?;
-            Ok(ImageColumns::One { from: Some(from.to_owned()) })
-        }
-        Shape::Interleaved => {
-            let from = source.images.as_deref().unwrap_or("images");
-            if has(from) { Ok(ImageColumns::Many { from: from.to_owned() }) } else { Err(missing(from)) }
+/// The names of columns, each before those of its fields.
+pub(crate) fn visible<'a>(fields: impl Iterator<Item = &'a Field>) -> Vec<String> {
+    let mut names = Vec::new();
+    for field in fields {
+        push_names(field.name().clone(), field.data_type(), &mut names);
+    }
+    names
+}
+
+fn push_names(name: String, of: &DataType, names: &mut Vec<String>) {
+    names.push(name.clone());
+    let mut of = of;
+    while let DataType::List(item) = of {
+        of = item.data_type();
+    }
+    if let DataType::Struct(fields) = of {
+        for field in fields {
+            push_names(format!("{name}.{}", field.name()), field.data_type(), names);
         }
     }
+}
+
+fn plain(field: &Field) -> Scalar {
+    Scalar { field: field.clone(), from: ColumnPath::root(field.name()) }
+}
+
+/// Whether a column of that name is made here, whatever the files have under it.
+fn is_ours(field: &Field, images: &ImageColumns) -> bool {
+    let name = field.name();
+    system_fields().iter().any(|own| own.name() == name)
+        || images.fields().iter().any(|own| own.name() == name)
+}
+
+fn has(scalars: &[Scalar], name: &str) -> bool {
+    scalars.iter().any(|scalar| scalar.field.name() == name)
+}
+
+/// The type of the column of text: a text, a list of texts, or what of both the files have.
+fn text_type(shape: Shape, of: &DataType) -> DataType {
+    match (shape, of) {
+        (Shape::Interleaved, _) | (Shape::Pair, DataType::List(_)) => texts_type(),
+        _ => DataType::Utf8,
+    }
+}
+
+fn id_column(source: &SourceConfig, columns: &Schema) -> Option<(&'static str, String)> {
+    let there = |name: &str| columns.field_with_name(name).is_ok();
+    let default = || ["id", "key"].into_iter().find(|name| there(name)).map(str::to_owned);
+    source.id.clone().or_else(default).map(|column| ("id", column))
+}
+
+/// Finds the columns that a source's keys, or their defaults, name.
+struct Naming<'a> {
+    source: &'a SourceConfig,
+    fields: Vec<Field>,
+}
+
+impl Naming<'_> {
+    fn type_of(&self, name: &str) -> Option<DataType> {
+        ColumnPath::find(name, &self.fields).map(|(_, of)| of)
+    }
+
+    fn is_list(&self, name: &str) -> bool {
+        matches!(self.type_of(name), Some(DataType::List(_)))
+    }
+
+    /// What is text in the shape: its name in the plan, and the column.
+    fn text_part(&self) -> (&'static str, String) {
+        let source = self.source;
+        let or = |set: &Option<String>, default: &str| set.clone().unwrap_or_else(|| default.to_owned());
+        match source.shape {
+            Shape::Text => ("text", or(&source.text, "text")),
+            Shape::Pair if source.captions.is_some() && self.is_list("captions") => {
+                ("caption", or(&source.caption, "captions"))
+            }
+            Shape::Pair => ("caption", or(&source.caption, "caption")),
+            Shape::Interleaved => ("texts", or(&source.texts, self.first_of(&TEXTS_NAMES))),
+        }
+    }
+
+    /// A column that a key finds inside another one.
+    fn nested(&self, name: &str) -> Option<Scalar> {
+        let (from, of) = ColumnPath::find(name, &self.fields)?;
+        from.is_nested().then(|| Scalar { field: Field::new(name, of, true), from })
+    }
+
+    /// The first of these names that is a column; the first of all if none is.
+    fn first_of<'n>(&self, names: &[&'n str]) -> &'n str {
+        names.iter().copied().find(|name| self.type_of(name).is_some()).unwrap_or(names[0])
+    }
+
+    /// Whether what files say of their column of text goes with the shape. What was found by looking at rows is checked
+    /// row by row.
+    fn check_type(&self, part: &str, column: &str, typed: &[Field]) -> Result<(), PipelineError> {
+        let Some((_, of)) = ColumnPath::find(column, typed) else { return Ok(()) };
+        let text = |of: &DataType| matches!(of, DataType::Utf8 | DataType::Binary);
+        let texts = matches!(&of, DataType::List(item) if text(item.data_type()));
+        let (fits, expected) = match part {
+            "text" => (text(&of), "a text"),
+            "caption" => (text(&of) || texts, "a text or a list of texts"),
+            _ => (texts, "a list of texts"),
+        };
+        if fits { Ok(()) } else { Err(self.wrong_type(column, &of, expected)) }
+    }
+
+    fn wrong_type(&self, column: &str, of: &DataType, expected: &'static str) -> PipelineError {
+        let (name, column, found) = (self.source.name.clone(), column.to_owned(), of.to_string());
+        PipelineError::WrongColumn { name, column, found, expected }
+    }
+
+    fn missing(&self, column: &str) -> PipelineError {
+        PipelineError::NoColumn {
+            name: self.source.name.clone(),
+            column: column.to_owned(),
+            available: visible(self.fields.iter()),
+        }
+    }
+
+    fn images(&self, beside: bool, texts: &str) -> Result<ImageColumns, PipelineError> {
+        let source = self.source;
+        match source.shape {
+            Shape::Text => Ok(ImageColumns::None),
+            Shape::Pair if beside => Ok(ImageColumns::One { from: None }),
+            Shape::Pair => {
+                let name = source.image.as_deref().unwrap_or_else(|| self.first_of(&IMAGE_NAMES));
+                let (from, of) = ColumnPath::find(name, &self.fields).ok_or_else(|| self.missing(name))?;
+                if !holds_image(&of) {
+                    return Err(self.wrong_type(
+                        name,
+                        &of,
+                        "bytes, a path, or a struct of `bytes` and `path`",
+                    ));
+                }
+                Ok(ImageColumns::One { from: Some(from) })
+            }
+            Shape::Interleaved => self.many_images(texts),
+        }
+    }
+
+    fn many_images(&self, texts: &str) -> Result<ImageColumns, PipelineError> {
+        let source = self.source;
+        let name = source.images.as_deref().unwrap_or_else(|| self.first_of(&IMAGES_NAMES));
+        let (from, of) = ColumnPath::find(name, &self.fields).ok_or_else(|| self.missing(name))?;
+        let matched = match &of {
+            DataType::List(item) if holds_image(item.data_type()) => has_field(item.data_type(), MATCHED),
+            // Rows of JSON lines of which none has an image yet.
+            DataType::Utf8 => false,
+            other => return Err(self.wrong_type(name, other, "a list of images")),
+        };
+        Ok(ImageColumns::Many { name: name.to_owned(), from, texts: texts.to_owned(), matched })
+    }
+}
+
+/// Whether values of this type can be an image. Numbers can't; rows of JSON lines are judged one by one.
+fn holds_image(of: &DataType) -> bool {
+    matches!(of, DataType::Utf8 | DataType::Binary | DataType::Struct(_))
+}
+
+fn has_field(of: &DataType, name: &str) -> bool {
+    matches!(of, DataType::Struct(fields) if fields.iter().any(|field| field.name() == name))
 }

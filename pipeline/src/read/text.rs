@@ -5,7 +5,7 @@ use std::io::BufRead;
 
 use serde_json::{Map, Value};
 
-use super::json::{Line, excerpt, next_line};
+use super::json::{Line, next_line};
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::config::TextSplit;
@@ -96,8 +96,12 @@ fn visit_document(document: &mut Document, visit: &mut Visit<'_>) -> Result<bool
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let bytes = error.into_bytes();
-            let detail = format!("byte {at} is not UTF-8: {}", excerpt(&bytes[at.saturating_sub(20)..]));
-            visit(RawRow::bad(first_line, RejectReason::InvalidUtf8, detail))
+            // A little of what stands before it, from the start of a character.
+            let inside = |byte: &u8| byte & 0xc0 == 0x80;
+            let before = at.saturating_sub(20);
+            let before = before + bytes[before..at].iter().take_while(|byte| inside(byte)).count();
+            let bad = RawRow::bad(first_line, RejectReason::InvalidUtf8, format!("byte {at} is not UTF-8"));
+            visit(bad.showing(&bytes[before..]))
         }
     }
 }

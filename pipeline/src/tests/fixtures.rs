@@ -1,27 +1,32 @@
 //! What tests of jobs share.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
+use arrow::array::{ArrayRef, RecordBatch, StringArray, StructArray};
 use arrow::buffer::Buffer;
+use arrow::datatypes::Field;
+use arrow::ipc::writer::{FileWriter, StreamWriter};
 use async_trait::async_trait;
+use datafusion::parquet::arrow::ArrowWriter;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, ObjectStoreExt,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, PutResult, UploadPart,
 };
 use schemas::shard::Shard;
 use schemas::{Manifest, Row, Tokenizer, content_hash};
 
 use crate::codec::{CodecInfo, ImageCodec, LatentBatch, RgbBatch};
+use crate::version::Version;
 use crate::{
     BoxError, CodecConfig, Environment, Location, PipelineError, PreprocessConfig, PreprocessPlan,
-    RejectLine, Report, Resolver, Shape, Silent, SourceConfig, TokenizerConfig, preprocess,
+    RejectLine, RejectTable, Report, Resolver, Shape, Silent, SourceConfig, TokenizerConfig, preprocess,
 };
 
 /// A codec without weights: the mean of squares of 4 x 4 pixels, three channels.
@@ -126,7 +131,7 @@ pub(crate) fn config(sources: Vec<SourceConfig>) -> PreprocessConfig {
     let images = sources.iter().any(|source| source.shape.has_images());
     PreprocessConfig {
         context: 64,
-        tokenizer: TokenizerConfig { model: Some("tokenizer.json".to_owned()), train: None },
+        tokenizer: TokenizerConfig { model: Some("tokenizer.json".to_owned()), ..TokenizerConfig::default() },
         codec: images.then(|| CodecConfig { size: 16, patch: 1, batch: 5, ..CodecConfig::default() }),
         sources,
         max_reject_share: 1.0,
@@ -163,6 +168,12 @@ impl Job {
         environment
     }
 
+    /// Runs refused rows again.
+    pub(crate) async fn retry(&self, config: PreprocessConfig) -> Result<Report, PipelineError> {
+        let environment = Environment { retry_rejects: true, ..self.environment() };
+        preprocess(PreprocessPlan::try_new(config, environment).await?, Arc::new(Silent)).await
+    }
+
     pub(crate) async fn plan(&self, config: PreprocessConfig) -> Result<PreprocessPlan, PipelineError> {
         PreprocessPlan::try_new(config, self.environment()).await
     }
@@ -188,9 +199,9 @@ pub(crate) async fn files(output: &Location) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
+/// The newest version of a dataset's manifest.
 pub(crate) async fn manifest(output: &Location) -> Manifest {
-    let bytes = output.read("manifest.json").await.expect("reads").expect("a manifest");
-    Manifest::from_bytes(&bytes).expect("a whole manifest").0
+    Version::newest(output).await.expect("reads").expect("a manifest").manifest
 }
 
 /// All rows of a dataset, each with the names of its files.
@@ -233,13 +244,21 @@ pub(crate) async fn documents(output: &Location) -> Vec<(String, u64, String)> {
     documents
 }
 
+/// The lines of all tables of refused rows, by file and row.
+pub(crate) async fn reject_lines(output: &Location) -> Vec<RejectLine> {
+    let files = files(output).await;
+    let tables = files.into_iter().filter(|(name, _)| name.starts_with("rejects/"));
+    let table = |bytes: Vec<u8>| RejectTable::open(bytes.into()).expect("a table");
+    let mut lines: Vec<RejectLine> =
+        tables.flat_map(|(_, bytes)| table(bytes)).flat_map(|lines| lines.expect("rows")).collect();
+    lines.sort_by(|a, b| (&a.file, a.row).cmp(&(&b.file, b.row)));
+    lines
+}
+
 /// The rejects of a dataset: file, row, reason.
 pub(crate) async fn rejects(output: &Location) -> Vec<(String, u64, String)> {
-    let files = files(output).await;
-    let tables = files.iter().filter(|(name, _)| name.starts_with("rejects/"));
-    let lines = tables.flat_map(|(_, bytes)| std::str::from_utf8(bytes).expect("text").lines());
-    let line = |line: &str| serde_json::from_str::<RejectLine>(line).expect("a line");
-    let mut rejects: Vec<_> = lines.map(line).map(|line| (line.file, line.row, line.reason)).collect();
+    let lines = reject_lines(output).await.into_iter();
+    let mut rejects: Vec<_> = lines.map(|line| (line.file, line.row, line.reason)).collect();
     rejects.sort();
     rejects
 }
@@ -274,6 +293,68 @@ impl MultipartUpload for FaultyUpload {
     }
 }
 
+/// A Parquet file of these batches, a row group each.
+pub(crate) fn parquet(batches: &[RecordBatch]) -> Vec<u8> {
+    let mut writer = ArrowWriter::try_new(Vec::new(), batches[0].schema(), None).expect("a writer");
+    for batch in batches {
+        writer.write(batch).expect("writes");
+        writer.flush().expect("ends a row group");
+    }
+    writer.into_inner().expect("finishes")
+}
+
+/// An Arrow IPC file of these batches.
+pub(crate) fn arrow_file(batches: &[RecordBatch]) -> Vec<u8> {
+    let mut writer = FileWriter::try_new(Vec::new(), &batches[0].schema()).expect("a writer");
+    batches.iter().for_each(|batch| writer.write(batch).expect("writes"));
+    writer.into_inner().expect("finishes")
+}
+
+/// The same batches as an Arrow IPC stream.
+pub(crate) fn arrow_stream(batches: &[RecordBatch]) -> Vec<u8> {
+    let mut writer = StreamWriter::try_new(Vec::new(), &batches[0].schema()).expect("a writer");
+    batches.iter().for_each(|batch| writer.write(batch).expect("writes"));
+    writer.into_inner().expect("finishes")
+}
+
+/// A column of texts.
+pub(crate) fn strings(values: &[Option<&str>]) -> ArrayRef {
+    Arc::new(StringArray::from_iter(values.iter().copied()))
+}
+
+/// A batch of these columns.
+pub(crate) fn batch(columns: Vec<(&str, ArrayRef)>) -> RecordBatch {
+    RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
+        .expect("a batch")
+}
+
+/// A column of structs.
+pub(crate) fn structs(fields: Vec<(&str, ArrayRef)>) -> ArrayRef {
+    let fields = fields
+        .into_iter()
+        .map(|(name, column)| (Arc::new(Field::new(name, column.data_type().clone(), true)), column));
+    Arc::new(StructArray::from(fields.collect::<Vec<_>>()))
+}
+
+/// An archive of these members.
+pub(crate) fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for (name, content) in members {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, name, *content).expect("appends");
+    }
+    builder.into_inner().expect("finishes")
+}
+
+/// Rows read, kept, refused, filtered and set aside as copies, of the first source of a report.
+pub(crate) fn counts(report: &Report) -> [u64; 5] {
+    let counts = &report.sources[0].statistics;
+    let found = [counts.read, counts.kept, counts.rejected, counts.filtered, counts.deduplicated];
+    assert_eq!(found[0], found[1..].iter().sum::<u64>(), "every row is counted once");
+    found
+}
+
 /// A PNG of one colour.
 pub(crate) fn png(width: u32, height: u32, colour: [u8; 3]) -> Vec<u8> {
     let image = image::RgbImage::from_pixel(width, height, image::Rgb(colour));
@@ -289,10 +370,18 @@ pub(crate) struct Faults {
     pub(crate) writes: Option<usize>,
     /// Every how many reads one fails.
     pub(crate) every_read: Option<usize>,
-    /// Whether listings come backwards.
-    pub(crate) backwards: bool,
+    /// Listings come in an order that is drawn from this number.
+    pub(crate) shuffled: Option<u64>,
+    /// Reads of paths that hold this fail.
+    pub(crate) failing: Option<&'static str>,
     /// Parts of each upload that succeed before all others fail.
     pub(crate) parts: Option<usize>,
+    /// So many of the first reads of JSON lines break off behind so many bytes.
+    pub(crate) broken: Option<(usize, usize)>,
+    /// Whether every write finds no bucket.
+    pub(crate) no_bucket: bool,
+    /// Whether conditional writes are carried out and then said to have met another object.
+    pub(crate) lost_answers: bool,
 }
 
 /// A store that fails by counting, never by chance.
@@ -302,6 +391,9 @@ pub(crate) struct FaultyStore {
     faults: Faults,
     pub(crate) writes: AtomicUsize,
     reads: AtomicUsize,
+    broken: AtomicUsize,
+    /// The paths that were read.
+    pub(crate) read_paths: Mutex<Vec<String>>,
     pub(crate) aborted: Arc<AtomicUsize>,
 }
 
@@ -312,12 +404,31 @@ impl FaultyStore {
             faults,
             writes: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
+            broken: AtomicUsize::new(0),
+            read_paths: Mutex::default(),
             aborted: Arc::default(),
         }
     }
 
     fn fail(what: &'static str) -> object_store::Error {
         object_store::Error::Generic { store: "faulty", source: what.into() }
+    }
+
+    /// An answer that breaks off, if it is among the first and long enough.
+    async fn break_off(
+        &self,
+        found: GetResult,
+        times: usize,
+        bytes: usize,
+    ) -> object_store::Result<GetResult> {
+        let long = found.range.end - found.range.start > bytes as u64;
+        if !long || self.broken.fetch_add(1, Ordering::SeqCst) >= times {
+            return Ok(found);
+        }
+        let (meta, range, attributes) = (found.meta.clone(), found.range.clone(), found.attributes.clone());
+        let beginning = found.bytes().await?.slice(..bytes);
+        let chunks = stream::iter([Ok(beginning), Err(Self::fail("connection"))]).boxed();
+        Ok(GetResult { payload: GetResultPayload::Stream(chunks), meta, range, attributes })
     }
 
     fn count_write(&self) -> object_store::Result<()> {
@@ -348,7 +459,21 @@ impl ObjectStore for FaultyStore {
         if location.filename() != Some("lease.json") {
             self.count_write()?;
         }
-        self.inner.put_opts(location, payload, options).await
+        if self.faults.no_bucket {
+            return Err(object_store::Error::NotFound {
+                path: location.to_string(),
+                source: "NoSuchBucket".into(),
+            });
+        }
+        let conditional = !matches!(options.mode, object_store::PutMode::Overwrite);
+        let put = self.inner.put_opts(location, payload, options).await?;
+        if self.faults.lost_answers && conditional {
+            return Err(object_store::Error::Precondition {
+                path: location.to_string(),
+                source: "412".into(),
+            });
+        }
+        Ok(put)
     }
 
     async fn put_multipart_opts(
@@ -364,10 +489,23 @@ impl ObjectStore for FaultyStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         let number = self.reads.fetch_add(1, Ordering::SeqCst);
+        if !options.head {
+            self.read_paths.lock().expect("a lock").push(location.to_string());
+        }
+        if self.faults.failing.is_some_and(|part| location.as_ref().contains(part)) {
+            return Err(Self::fail("503"));
+        }
         if !options.head && self.faults.every_read.is_some_and(|every| number.is_multiple_of(every)) {
             return Err(Self::fail("read"));
         }
-        self.inner.get_opts(location, options).await
+        let head = options.head;
+        let found = self.inner.get_opts(location, options).await?;
+        match self.faults.broken {
+            Some((times, bytes)) if !head && location.as_ref().ends_with(".jsonl") => {
+                self.break_off(found, times, bytes).await
+            }
+            _ => Ok(found),
+        }
     }
 
     fn delete_stream(
@@ -379,15 +517,16 @@ impl ObjectStore for FaultyStore {
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, object_store::Result<ObjectMeta>> {
         let listed = self.inner.list(prefix);
-        if !self.faults.backwards {
-            return listed;
-        }
-        let backwards = async move {
+        let Some(seed) = self.faults.shuffled else { return listed };
+        let shuffled = async move {
             let mut listed: Vec<_> = listed.collect().await;
-            listed.reverse();
+            listed.sort_by_key(|meta| {
+                let path = meta.as_ref().map_or("", |meta| meta.location.as_ref());
+                schemas::row_hash(seed, "listing", path, 0, "shuffle")
+            });
             stream::iter(listed)
         };
-        stream::once(backwards).flatten().boxed()
+        stream::once(shuffled).flatten().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> object_store::Result<ListResult> {

@@ -59,7 +59,7 @@ async fn a_tokenizer_learns_from_captions() {
         samples.iter().map(|(key, image)| (key.as_str(), "heron heron", image.clone())).collect();
     let job = Job::new(&corpus(&[("in/a.tar", &archive(&samples))]).await);
     let train = Some(TrainTokenizer { vocabulary: 270, sample_bytes: 1 << 20 });
-    let tokenizer = TokenizerConfig { model: None, train };
+    let tokenizer = TokenizerConfig { train, ..TokenizerConfig::default() };
     let config = PreprocessConfig { tokenizer, ..config(vec![pairs("pics", "in/*.tar")]) };
     let report = job.run(config).await.expect("runs");
     assert_eq!(report.statistics.documents, 20);

@@ -1,8 +1,17 @@
 //! Whole jobs, on stores in memory and on disk.
 
+mod captions;
+mod columns;
+mod configs;
 pub(crate) mod fixtures;
 mod images;
+mod interleaved;
+mod joins;
+mod limit;
+mod pictures;
 mod resume;
+mod retry;
 mod samples;
 mod stores;
 mod text;
+mod versions;

@@ -3,11 +3,14 @@
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use object_store::local::LocalFileSystem;
 
-use super::fixtures::{Job, config, manifest, pairs, rejects, rows, texts};
+use super::fixtures::{Job, config, files, manifest, pairs, rejects, rows, texts};
+use super::stores::s3_store;
 use crate::samples::sample;
-use crate::{PreprocessConfig, SourceConfig, TextSplit, TokenizerConfig};
+use crate::{CaptionChoice, PreprocessConfig, SourceConfig, TextSplit, TokenizerConfig};
 
 fn job(folder: &FilePath) -> Job {
     let store: Arc<dyn object_store::ObjectStore> =
@@ -17,7 +20,11 @@ fn job(folder: &FilePath) -> Job {
 
 fn with_llama(sources: Vec<SourceConfig>) -> PreprocessConfig {
     let model = Some("tokenizer/llama2-tokenizer.model".to_owned());
-    PreprocessConfig { context: 1024, tokenizer: TokenizerConfig { model, train: None }, ..config(sources) }
+    PreprocessConfig {
+        context: 1024,
+        tokenizer: TokenizerConfig { model, ..TokenizerConfig::default() },
+        ..config(sources)
+    }
 }
 
 #[tokio::test]
@@ -86,6 +93,7 @@ async fn every_shape_of_text_is_read() {
         "{kept:?}"
     );
     assert_eq!([count("c4"), count("kjv")], [20, 1189], "{kept:?}");
+    assert_eq!([count("handbook"), count("wikitext")], [223, 1320], "{kept:?}");
     assert!(report.sources.iter().all(|source| source.statistics.rejected == 0));
     // The same twenty pages in four wrappings have the same tokens.
     let tokens = |name: &str| {
@@ -126,6 +134,78 @@ async fn every_layout_of_pictures_gives_the_same_latents() {
     assert_eq!(images[0], images[1]);
     assert_eq!(images[0], images[2]);
     assert!(images[3].iter().all(|latent| images[0].binary_search(latent).is_ok()));
+}
+
+/// Every layout has the same captions: one for each picture, all together, and a document for each.
+#[tokio::test]
+async fn every_layout_of_several_captions_gives_the_same_documents() {
+    let Some(folder) = sample("") else { return };
+    let layouts = [
+        (pairs("folder", "images/folder"), 210, 682),
+        (pairs("archives", "images/webdataset/*.tar"), 210, 682),
+        (pairs("parquet", "images/parquet/pairs.parquet"), 210, 682),
+        (pairs("coco", "images/folder/coco_captions_photos.json"), 51, 255),
+    ];
+    let mut texts = Vec::new();
+    for (source, pictures, captions) in layouts {
+        let run = async |choice| {
+            let job = job(&folder);
+            let source = SourceConfig { captions: Some(choice), ..source.clone() };
+            let report = job.run(with_llama(vec![source])).await.expect("runs");
+            let statistics = &report.sources[0].statistics;
+            assert_eq!((statistics.read, statistics.kept), (pictures, pictures));
+            (statistics.documents, statistics.tokens, job)
+        };
+        assert_eq!(run(CaptionChoice::Hash).await.0, pictures);
+        let (all, all_tokens, _) = run(CaptionChoice::All).await;
+        let (each, each_tokens, job) = run(CaptionChoice::Each).await;
+        assert_eq!((all, each), (pictures, captions));
+        assert!(all_tokens < each_tokens);
+        let mut tokens: Vec<Vec<u32>> = Vec::new();
+        for (row, _) in rows(&job.output).await {
+            tokens.extend(row.documents().map(|(_, range)| {
+                row.tokens()[range].iter().copied().filter(|id| (3..32_000).contains(id)).collect()
+            }));
+        }
+        tokens.sort();
+        texts.push(tokens);
+    }
+    assert_eq!(texts[0], texts[1]);
+    assert_eq!(texts[0], texts[2]);
+    assert!(texts[3].iter().all(|tokens| texts[0].binary_search(tokens).is_ok()));
+}
+
+/// Every text and every picture of the samples, from the disk and from S3: the same bytes.
+#[tokio::test]
+async fn the_samples_on_s3_give_the_bytes_of_those_on_disk() {
+    let Some(folder) = sample("") else { return };
+    let Some(store) = s3_store("samples") else { return };
+    let disk = job(&folder);
+    let whole = disk.inputs.list(None).try_collect::<Vec<_>>().await.expect("lists");
+    let wanted = ["text/", "images/", "tokenizer/llama2-tokenizer.model"];
+    for meta in whole.iter().filter(|meta| wanted.iter().any(|name| meta.location.as_ref().starts_with(name)))
+    {
+        let bytes = disk.inputs.get(&meta.location).await.expect("reads").bytes().await.expect("reads");
+        store.put(&meta.location, bytes.into()).await.expect("put");
+    }
+    let each =
+        |name: &str, uri: &str| SourceConfig { captions: Some(CaptionChoice::Each), ..pairs(name, uri) };
+    let sources = vec![
+        texts("lines", "text/*.json*"),
+        texts("columns", "text/*.parquet"),
+        texts("plain", "text/*.txt"),
+        each("folder", "images/folder"),
+        each("archives", "images/webdataset/*.tar"),
+        each("parquet", "images/parquet/pairs.parquet"),
+        each("coco", "images/folder/coco_captions_photos.json"),
+        pairs("cc12m", "images/cc12m/*.tar"),
+        pairs("odd", "images/odd"),
+    ];
+    let remote = Job::new(&store);
+    for job in [&disk, &remote] {
+        job.run(with_llama(sources.clone())).await.expect("runs");
+    }
+    assert!(files(&disk.output).await == files(&remote.output).await);
 }
 
 #[tokio::test]

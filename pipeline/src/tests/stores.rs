@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::fixtures::{
-    Faults, FaultyStore, Job, config, corpus, disk_output, files, memory_output, pairs, png, texts,
+    Faults, FaultyStore, Job, archive, arrow_file, arrow_stream, batch, config, corpus, disk_output, files,
+    memory_output, pairs, parquet, png, strings, texts,
 };
 use crate::{PreprocessConfig, SplitConfig};
 
@@ -49,13 +50,15 @@ async fn bytes_do_not_depend_on_the_order_of_listings_nor_on_the_codec_batch() {
     let (inputs, config) = mixed().await;
     let first = Job::new(&inputs);
     first.run(config.clone()).await.expect("runs");
-    let backwards = Faults { backwards: true, ..Faults::default() };
-    let second =
-        Job::new(&(Arc::new(FaultyStore::new(inputs, backwards)) as Arc<dyn object_store::ObjectStore>));
     let mut config = config;
     config.codec.as_mut().expect("a codec").batch = 3;
-    second.run(config).await.expect("runs");
-    assert_eq!(files(&first.output).await, files(&second.output).await);
+    for seed in 1..4 {
+        let faults = Faults { shuffled: Some(seed), ..Faults::default() };
+        let shuffled: Arc<dyn object_store::ObjectStore> = Arc::new(FaultyStore::new(inputs.clone(), faults));
+        let second = Job::new(&shuffled);
+        second.run(config.clone()).await.expect("runs");
+        assert_eq!(files(&first.output).await, files(&second.output).await, "listing {seed}");
+    }
 }
 
 #[tokio::test]
@@ -93,6 +96,64 @@ async fn reads_that_fail_now_and_then_are_repeated() {
     assert_eq!(files(&first.output).await, files(&second.output).await);
 }
 
+/// Answers that break off are gone on with at the byte that did not come; when that does not end, the error names the
+/// file and the byte.
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_gone_on_with() {
+    let inputs = corpus(&[("in/0.jsonl", &lines(0))]).await;
+    let first = Job::new(&inputs);
+    let config = config(vec![texts("web", "in/*.jsonl")]);
+    first.run(config.clone()).await.expect("runs");
+    let broken = |times, bytes| {
+        let faults = Faults { broken: Some((times, bytes)), ..Faults::default() };
+        Arc::new(FaultyStore::new(inputs.clone(), faults)) as Arc<dyn object_store::ObjectStore>
+    };
+    let second = Job::new(&broken(2, 700));
+    second.run(config.clone()).await.expect("runs");
+    assert_eq!(files(&first.output).await, files(&second.output).await);
+    let error = Job::new(&broken(usize::MAX, 100)).run(config).await.expect_err("it never ends");
+    assert_eq!(error.to_string(), "reading `in/0.jsonl` failed at byte 500");
+    assert!(error.hint().expect("a hint").contains("run the same command again"));
+}
+
+/// Tables and archives are read with the same patience as lines.
+#[tokio::test]
+async fn tables_and_archives_survive_a_store_that_fails_now_and_then() {
+    let texts_of = |rows: std::ops::Range<usize>| {
+        let texts: Vec<String> = rows.map(|row| format!("row {row}")).collect();
+        let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
+        batch(vec![("text", strings(&texts))])
+    };
+    let batches = [texts_of(0..7), texts_of(7..40)];
+    let tar = archive(&[("a.txt", b"one"), ("b.txt", b"two")]);
+    let members: [(&str, &[u8]); 4] = [
+        ("in/a.arrow", &arrow_file(&batches)),
+        ("in/b.parquet", &parquet(&batches)),
+        ("in/c.arrows", &arrow_stream(&batches)),
+        ("in/d.tar", &tar),
+    ];
+    let inputs = corpus(&members).await;
+    let sources = vec![
+        texts("arrow", "in/*.arrow*"),
+        texts("parquet", "in/b.parquet"),
+        crate::SourceConfig { text: Some("caption".to_owned()), ..texts("tar", "in/d.tar") },
+    ];
+    let first = Job::new(&inputs);
+    let report = first.run(config(sources.clone())).await.expect("runs");
+    assert_eq!(report.statistics.documents, 40 + 40 + 40 + 2);
+    let faults = Faults { every_read: Some(4), ..Faults::default() };
+    let faulty: Arc<dyn object_store::ObjectStore> = Arc::new(FaultyStore::new(inputs, faults));
+    let second = Job::new(&faulty);
+    // The tokenizer is read once, outside the ranges.
+    let plan = loop {
+        if let Ok(plan) = second.plan(config(sources.clone())).await {
+            break plan;
+        }
+    };
+    crate::preprocess(plan, Arc::new(crate::Silent)).await.expect("runs");
+    assert_eq!(files(&first.output).await, files(&second.output).await);
+}
+
 /// A large object goes up in parts; when one fails, those that are there already are removed.
 #[tokio::test]
 async fn a_failed_upload_leaves_no_parts() {
@@ -101,8 +162,8 @@ async fn a_failed_upload_leaves_no_parts() {
         let faults = Faults { parts, ..Faults::default() };
         let store = Arc::new(FaultyStore::new(Arc::new(object_store::memory::InMemory::new()), faults));
         let output = crate::Location { store: store.clone(), ..memory_output() };
-        let mut file = output.temporary().expect("a file");
-        file.write_all(&vec![7; 20 << 20]).expect("writes");
+        let file = output.temporary().expect("a file");
+        file.handle().expect("a handle").write_all(&vec![7; 20 << 20]).expect("writes");
         (output.put_file("shards/big", file).await, files(&output).await, store)
     };
     let (put, found, store) = upload(None).await;
@@ -128,14 +189,14 @@ fn make_bucket(endpoint: &str, bucket: &str) {
     connection.read_to_string(&mut answer).expect("answers");
 }
 
-#[tokio::test]
+/// A bucket of its own on the server of TRANSFUSION_S3, where there is one.
 #[allow(clippy::print_stderr)]
-async fn memory_and_s3_give_the_same_bytes() {
+pub(crate) fn s3_store(test: &str) -> Option<Arc<dyn object_store::ObjectStore>> {
     let Ok(endpoint) = std::env::var("TRANSFUSION_S3") else {
         eprintln!("skipped: TRANSFUSION_S3 names no server");
-        return;
+        return None;
     };
-    let bucket = format!("pipeline-{}", std::process::id());
+    let bucket = format!("{test}-{}", std::process::id());
     make_bucket(&endpoint, &bucket);
     let store = object_store::aws::AmazonS3Builder::new()
         .with_endpoint(&endpoint)
@@ -146,10 +207,16 @@ async fn memory_and_s3_give_the_same_bytes() {
         .with_bucket_name(&bucket)
         .build()
         .expect("a store");
+    Some(Arc::new(store))
+}
+
+#[tokio::test]
+async fn memory_and_s3_give_the_same_bytes() {
+    let Some(store) = s3_store("pipeline") else { return };
     let (inputs, config) = mixed().await;
     let first = Job::new(&inputs);
     first.run(config.clone()).await.expect("runs");
-    let output = crate::Location { store: Arc::new(store), ..memory_output() };
+    let output = crate::Location { store, ..memory_output() };
     let second = Job { output, ..Job::new(&inputs) };
     second.run(config.clone()).await.expect("runs");
     assert_eq!(files(&first.output).await, files(&second.output).await);

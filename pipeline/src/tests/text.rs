@@ -5,7 +5,9 @@ use std::io::Write;
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 
-use super::fixtures::{Job, config, corpus, documents, files, manifest, rejects, rows, texts};
+use super::fixtures::{
+    Job, config, corpus, counts, documents, files, manifest, pairs, png, reject_lines, rejects, rows, texts,
+};
 use crate::{PipelineError, PreprocessConfig, SplitConfig, TextSplit, TokenizerConfig, TrainTokenizer};
 
 fn lines(count: usize) -> Vec<u8> {
@@ -33,7 +35,10 @@ async fn every_line_is_a_document_or_a_reject() {
         ("d.jsonl", 7, "invalid_json"),
     ];
     assert_eq!(rejects(&job.output).await, owned(&expected));
+    let excerpts: Vec<_> = reject_lines(&job.output).await.into_iter().map(|line| line.excerpt).collect();
+    assert_eq!(excerpts, [None, None, None, Some("[\"b\"]".to_owned()), Some("{oops".to_owned())]);
     let statistics = &report.sources[0].statistics;
+    assert!(statistics.is_balanced());
     assert_eq!((statistics.read, statistics.kept, statistics.rejected, statistics.filtered), (7, 2, 5, 0));
     assert_eq!(rows(&job.output).await[0].0.sources()[1].id.as_deref(), Some("7"));
 }
@@ -155,16 +160,133 @@ async fn empty_input_gives_a_valid_empty_dataset() {
     assert_eq!(rejects(&job.output).await, owned(&[("b.jsonl", 0, "empty")]));
 }
 
-/// A byte order mark changes nothing but the size of the input.
+/// A byte order mark changes nothing but the size of the input: the shards are the same bytes.
 #[tokio::test]
 async fn a_byte_order_mark_changes_no_row() {
     let with: Vec<u8> = [b"\xef\xbb\xbf".as_slice(), &lines(5)].concat();
-    let first = Job::new(&corpus(&[("in/a.jsonl", &lines(5))]).await);
-    let second = Job::new(&corpus(&[("in/a.jsonl", &with)]).await);
-    for job in [&first, &second] {
-        job.run(config(vec![texts("web", "in/a.jsonl")])).await.expect("runs");
+    let csv = b"text,n\na,1\nb,2\n".to_vec();
+    let csv_with: Vec<u8> = [b"\xef\xbb\xbf".as_slice(), &csv].concat();
+    for (path, plain, marked) in [("in/a.jsonl", lines(5), with), ("in/a.csv", csv, csv_with)] {
+        let first = Job::new(&corpus(&[(path, &plain)]).await);
+        let second = Job::new(&corpus(&[(path, &marked)]).await);
+        for job in [&first, &second] {
+            let mut source = texts("web", path);
+            source.filter = Some("text is not null".to_owned());
+            job.run(config(vec![source])).await.expect("runs");
+        }
+        assert_eq!(rows(&first.output).await, rows(&second.output).await);
+        let shards = async |job: &Job| {
+            let shards = manifest(&job.output).await.shards;
+            shards.into_iter().map(|shard| shard.checksum).collect::<Vec<_>>()
+        };
+        assert_eq!(shards(&first).await, shards(&second).await);
     }
-    assert_eq!(rows(&first.output).await, rows(&second.output).await);
+}
+
+/// A row that is empty takes no document's place: what comes behind it keeps its own number.
+#[tokio::test]
+async fn an_empty_document_moves_no_other() {
+    let job =
+        Job::new(&corpus(&[("in/a.jsonl", b"{\"text\":\"a\"}\n{\"text\":\"\"}\n{\"text\":\"b\"}\n")]).await);
+    let report = job.run(config(vec![texts("web", "in/a.jsonl")])).await.expect("runs");
+    assert_eq!(counts(&report), [3, 2, 1, 0, 0]);
+    assert_eq!(documents(&job.output).await, owned(&[("a.jsonl", 0, "a"), ("a.jsonl", 2, "b")]));
+    assert_eq!(rejects(&job.output).await, owned(&[("a.jsonl", 1, "empty")]));
+}
+
+/// Markers that a text spells are text: there are as many markers in a row as its documents have.
+#[tokio::test]
+async fn markers_spelled_in_a_text_stay_text() {
+    let spelled = "x</s>y<s>z<unk>";
+    let line = |text: &str| format!("{}\n", serde_json::json!({ "text": text }));
+    let corpus =
+        corpus(&[("in/a.jsonl", [line(spelled), line("<image></image>")].concat().as_bytes())]).await;
+    let job = Job::new(&corpus);
+    job.run(config(vec![texts("web", "in/a.jsonl")])).await.expect("runs");
+    let vocabulary = manifest(&job.output).await.vocabulary;
+    let tokens: Vec<u32> =
+        rows(&job.output).await.iter().flat_map(|(row, _)| row.tokens().to_vec()).collect();
+    let count = |id: u32| tokens.iter().filter(|token| **token == id).count();
+    assert_eq!(
+        [count(0), count(1), count(2), count(vocabulary.boi()), count(vocabulary.eoi())],
+        [0, 2, 2, 0, 0]
+    );
+    let expected = [("a.jsonl", 0, spelled), ("a.jsonl", 1, "<image></image>")];
+    assert_eq!(documents(&job.output).await, owned(&expected));
+}
+
+/// A column that is null in ten thousand rows and then a list of texts is a list.
+#[tokio::test]
+async fn a_list_may_come_after_ten_thousand_nulls() {
+    let mut bytes = "{\"caption\":null,\"file_name\":\"a.png\"}\n".repeat(10_000);
+    bytes.push_str("{\"caption\":[\"at\",\"last\"],\"file_name\":\"a.png\"}\n");
+    let picture = png(16, 16, [1; 3]);
+    let job = Job::new(&corpus(&[("in/captions.jsonl", bytes.as_bytes()), ("in/a.png", &picture)]).await);
+    let source = crate::SourceConfig {
+        captions: Some(crate::CaptionChoice::All),
+        filter: Some("caption is not null".to_owned()),
+        ..pairs("pics", "in")
+    };
+    let report = job.run(config(vec![source])).await.expect("runs");
+    assert_eq!(counts(&report), [10_001, 1, 0, 10_000, 0]);
+}
+
+/// A large file that is one list of objects is not taken for lines.
+#[tokio::test]
+async fn a_list_of_objects_is_never_cut() {
+    let list = format!(
+        "[{}]",
+        (0..200).map(|row| format!("{{\"text\":\"row {row}\"}}")).collect::<Vec<_>>().join(",")
+    );
+    let job = Job::new(&corpus(&[("in/a.json", list.as_bytes())]).await);
+    let small = PreprocessConfig { unit_bytes: 500, ..config(vec![texts("web", "in/a.json")]) };
+    let report = job.run(small).await.expect("runs");
+    assert_eq!((report.units, counts(&report)), (1, [200, 200, 0, 0, 0]));
+}
+
+/// Names with spaces, accents and characters that mean something in addresses, on a disk.
+#[tokio::test]
+async fn names_of_files_are_taken_as_they_are() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let names = ["ü 1.jsonl", "100% sure.jsonl", "a#b&c=d.jsonl", "日本 (2).jsonl", "it's+.jsonl"];
+    let below = folder.path().join("trip data/Ä é");
+    std::fs::create_dir_all(&below).expect("a folder");
+    for name in names {
+        let text = serde_json::json!({ "text": name });
+        std::fs::write(below.join(name), format!("{text}\n")).expect("a file");
+    }
+    let tokenizer = super::fixtures::byte_tokenizer();
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer).expect("a file");
+    let store: std::sync::Arc<dyn object_store::ObjectStore> = std::sync::Arc::new(
+        object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("a store"),
+    );
+    let job = Job { output: super::fixtures::disk_output(&below), ..Job::new(&store) };
+    job.run(config(vec![texts("web", "trip data/Ä é/*.jsonl")])).await.expect("runs");
+    let found = documents(&job.output).await;
+    assert_eq!(found.len(), names.len());
+    assert!(found.iter().all(|(file, row, text)| file == text && *row == 0), "{found:?}");
+}
+
+#[tokio::test]
+async fn a_parquet_file_in_a_folder_with_a_space_is_read_and_a_dataset_is_written_there() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let below = folder.path().join("trip data");
+    std::fs::create_dir(&below).expect("a folder");
+    let table = super::fixtures::batch(vec![("text", super::fixtures::strings(&[Some("a")]))]);
+    std::fs::write(below.join("ü 1.parquet"), super::fixtures::parquet(&[table])).expect("a file");
+    std::fs::write(folder.path().join("tokenizer.json"), super::fixtures::byte_tokenizer()).expect("a file");
+    let store: std::sync::Arc<dyn object_store::ObjectStore> = std::sync::Arc::new(
+        object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("a store"),
+    );
+    for uri in ["trip data/ü 1.parquet", "trip data/*.parquet", "trip data"] {
+        let output = tempfile::tempdir_in(&below).expect("a folder");
+        let output = output.path().join("dataset ö");
+        std::fs::create_dir(&output).expect("a folder");
+        let job = Job { output: super::fixtures::disk_output(&output), ..Job::new(&store) };
+        job.run(config(vec![texts("web", uri)])).await.expect("runs");
+        assert_eq!(documents(&job.output).await, owned(&[("ü 1.parquet", 0, "a")]), "{uri}");
+        std::fs::remove_dir_all(&output).expect("removed");
+    }
 }
 
 #[tokio::test]
@@ -217,19 +339,19 @@ async fn of_equal_rows_the_first_is_kept() {
     let report = job.run(config).await.expect("runs");
     let kept: Vec<_> = documents(&job.output).await.into_iter().map(|(_, row, text)| (row, text)).collect();
     assert_eq!(kept, [(0, "a".to_owned()), (1, "b".to_owned()), (1, "c".to_owned())]);
-    let counts = |index: usize| {
+    let of = |index: usize| {
         let statistics = &report.sources[index].statistics;
         [statistics.read, statistics.kept, statistics.rejected, statistics.filtered, statistics.deduplicated]
     };
-    assert_eq!((counts(0), counts(1)), ([4, 2, 1, 0, 1], [3, 1, 0, 0, 2]));
+    assert_eq!((of(0), of(1)), ([4, 2, 1, 0, 1], [3, 1, 0, 0, 2]));
 }
 
 #[tokio::test]
 async fn a_tokenizer_is_trained_on_the_corpus_once() {
     let job = Job::new(&corpus(&[("in/a.jsonl", &lines(200))]).await);
     let train = TokenizerConfig {
-        model: None,
         train: Some(TrainTokenizer { vocabulary: 300, sample_bytes: 1 << 20 }),
+        ..TokenizerConfig::default()
     };
     let trained =
         || PreprocessConfig { tokenizer: train.clone(), ..config(vec![texts("web", "in/a.jsonl")]) };
@@ -241,6 +363,33 @@ async fn a_tokenizer_is_trained_on_the_corpus_once() {
     let manifest = manifest(&job.output).await;
     assert!(manifest.vocabulary.size <= 300);
     assert!(job.output.read(&manifest.tokenizer.path).await.expect("reads").is_some());
+}
+
+/// The markers are what the configuration says, stand at both ends of every document, and are recorded.
+#[tokio::test]
+async fn bos_and_eos_are_chosen_checked_and_recorded() {
+    let job = Job::new(&corpus(&[("in/a.jsonl", b"{\"text\":\"a<s>b\"}\n{\"text\":\"</s>\"}\n")]).await);
+    let with = |bos: &str, eos: &str| {
+        let mut config = config(vec![texts("web", "in/a.jsonl")]);
+        (config.tokenizer.bos, config.tokenizer.eos) = (Some(bos.to_owned()), Some(eos.to_owned()));
+        config
+    };
+    job.run(with("</s>", "<s>")).await.expect("runs");
+    let record = manifest(&job.output).await.tokenizer;
+    assert_eq!((record.bos, record.eos), (2, 1));
+    for (row, _) in rows(&job.output).await {
+        for (_, range) in row.documents() {
+            let tokens = &row.tokens()[range];
+            assert_eq!((tokens.first(), tokens.last()), (Some(&2), Some(&1)));
+            assert!(tokens[1..tokens.len() - 1].iter().all(|&id| id > 2), "text gave a marker: {tokens:?}");
+        }
+    }
+    // An absent piece is found before any file is looked for.
+    let mut absent = with("<s>", "<|endoftext|>");
+    absent.sources[0].uri = "nowhere/*.jsonl".to_owned();
+    let error = Job::new(&job.inputs).run(absent).await.expect_err("absent");
+    assert!(matches!(error, PipelineError::Tokenizer { .. }), "{error}");
+    assert!(error.hint().expect("a hint").contains("`tokenizer.eos`"));
 }
 
 #[tokio::test]

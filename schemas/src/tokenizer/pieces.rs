@@ -51,8 +51,14 @@ impl Pieces {
         let Some(piece) = asked else {
             return own.filter(|&id| self.piece(id).is_some()).ok_or(TokenizerError::NoMarker { marker });
         };
-        let unknown = || TokenizerError::UnknownMarker { marker, piece: piece.to_owned() };
-        self.find(&[piece]).ok_or_else(unknown)
+        match self.find(&[piece]) {
+            None => Err(TokenizerError::UnknownMarker { marker, piece: piece.to_owned() }),
+            // A text of the corpus could begin or end documents.
+            Some(id) if self.is_text(id) => {
+                Err(TokenizerError::TextMarker { marker, piece: piece.to_owned() })
+            }
+            Some(id) => Ok(id),
+        }
     }
 
     fn find(&self, names: &[&str]) -> Option<u32> {

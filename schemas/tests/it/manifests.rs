@@ -1,9 +1,9 @@
 //! Manifests to bytes and back, and manifests that are damaged.
 
 use schemas::{
-    CodecRecord, DatasetStatistics, FileRecord, Histogram, Manifest, ManifestError, ParentRecord,
-    ShardRecord, SourceRecord, SourceStatistics, TokenizerRecord, Vocabulary, content_hash, manifest_name,
-    manifest_version,
+    CodecRecord, DatasetStatistics, FileRecord, Histogram, Manifest, ManifestError, ParentRecord, PartRecord,
+    RejectsRecord, ShardRecord, SourceRecord, SourceStatistics, TokenizerRecord, UnitRecord, Vocabulary,
+    content_hash, manifest_name, manifest_version,
 };
 
 fn histogram(values: &[u64]) -> Histogram {
@@ -59,6 +59,18 @@ fn sample() -> Manifest {
             files: vec![file],
             statistics,
         }],
+        units: vec![UnitRecord {
+            unit: "pairs-0000".to_owned(),
+            source: 0,
+            part: Some(PartRecord { file: "ü 1.jsonl".to_owned(), start: 0, end: 123, first_row: 0 }),
+            retries: None,
+            rejects: Some(RejectsRecord {
+                path: "rejects/pairs-0000.parquet".to_owned(),
+                rows: 2,
+                bytes: 99,
+                checksum: content_hash(b"rejects"),
+            }),
+        }],
         shards: vec![ShardRecord {
             path: "shards/pairs-0000-000.arrow".to_owned(),
             unit: "pairs-0000".to_owned(),
@@ -85,6 +97,32 @@ fn a_manifest_comes_back_as_it_was() {
     assert_eq!(json["checksum"], checksum);
     let key = bytes.len() - format!("  \"checksum\": \"{checksum}\"\n}}\n").len();
     assert_eq!(content_hash(&bytes[..key]), checksum);
+}
+
+/// A manifest of before there were lists of units.
+#[test]
+fn a_manifest_without_units_is_read() {
+    let manifest = Manifest { units: vec![], ..sample() };
+    let text = String::from_utf8(manifest.to_bytes().unwrap().0).unwrap();
+    let body = text.replace("  \"units\": [],\n", "");
+    assert_ne!(body, text);
+    let body = body.rsplit_once("  \"checksum\"").unwrap().0;
+    let old = format!("{body}  \"checksum\": \"{}\"\n}}\n", content_hash(body.as_bytes()));
+    assert_eq!(Manifest::from_bytes(old.as_bytes()).unwrap().0, manifest);
+}
+
+#[test]
+fn counts_add_up_and_come_off() {
+    let statistics = sample().sources[0].statistics.clone();
+    assert!(statistics.is_balanced());
+    let mut sum = statistics.clone();
+    sum.merge(&statistics);
+    assert_eq!((sum.read, sum.rejects["empty"], sum.documents), (20, 2, 14));
+    assert!(sum.is_balanced());
+    sum.forget_rejects(&[("empty".to_owned(), 2)].into());
+    assert_eq!((sum.read, sum.rejected, sum.rejects.get("empty")), (18, 2, None));
+    assert!(sum.is_balanced());
+    assert!(!SourceStatistics { kept: 8, ..statistics }.is_balanced());
 }
 
 #[test]

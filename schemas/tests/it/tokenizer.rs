@@ -173,6 +173,12 @@ fn bos_and_eos_must_be_in_the_vocabulary() {
     let swapped = Markers { bos: Some("</s>".to_owned()), eos: Some("<s>".to_owned()) };
     let tokenizer = Tokenizer::with_markers(&model, &swapped).unwrap();
     assert_eq!((tokenizer.bos(), tokenizer.eos()), (2, 1));
+    // What a text can spell could end documents from inside.
+    let text = Markers { bos: None, eos: Some("abc".to_owned()) };
+    assert!(matches!(Tokenizer::with_markers(&model, &text), Err(TokenizerError::TextMarker { .. })));
+    let recorded = Tokenizer::with_ids(&model, 2, 1).unwrap();
+    assert_eq!((recorded.bos(), recorded.eos()), (2, 1));
+    assert!(matches!(Tokenizer::with_ids(&model, 1, 9999), Err(TokenizerError::NoMarker { marker: "EOS" })));
     let none = small_model(&MERGES, 1, -1);
     assert!(matches!(Tokenizer::from_bytes(&none), Err(TokenizerError::NoMarker { marker: "EOS" })));
     let outside = small_model(&MERGES, 100_000, 2);

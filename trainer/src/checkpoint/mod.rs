@@ -73,6 +73,8 @@ pub struct Companions {
     pub tokenizer_name: String,
     /// Its bytes.
     pub tokenizer: Vec<u8>,
+    /// Ids that begin and end a document.
+    pub markers: Option<(u32, u32)>,
     /// Fingerprint of the codec that made the latents.
     pub codec_fingerprint: Option<String>,
     /// Side in pixels of the pictures that the latents were made from.
@@ -253,6 +255,8 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<(), CheckpointE
         loss: snapshot.loss,
         cursor: snapshot.cursor.clone(),
         tokenizer: content_hash(&companions.tokenizer),
+        bos: companions.markers.map(|(bos, _)| bos),
+        eos: companions.markers.map(|(_, eos)| eos),
         codec: companions.codec_fingerprint.clone(),
         picture_size: companions.picture_size,
         files: std::mem::take(&mut writer.files),

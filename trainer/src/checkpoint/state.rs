@@ -22,6 +22,12 @@ pub struct CheckpointState {
     pub cursor: StreamCursor,
     /// Fingerprint of the tokenizer.
     pub tokenizer: String,
+    /// Id that begins a document; where it is absent, the one that the tokenizer's file names.
+    #[serde(default)]
+    pub bos: Option<u32>,
+    /// Id that ends a document; where it is absent, the one that the tokenizer's file names.
+    #[serde(default)]
+    pub eos: Option<u32>,
     /// Fingerprint of the codec that made the latents.
     pub codec: Option<String>,
     /// Side in pixels of the pictures that the latents were made from.

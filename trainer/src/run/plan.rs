@@ -146,8 +146,11 @@ fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
         let (a, b) = (first.manifest(), ingredient.dataset.manifest());
         let codec =
             |manifest: &schemas::Manifest| manifest.codec.as_ref().map(|codec| codec.fingerprint.clone());
+        let markers = |manifest: &schemas::Manifest| (manifest.tokenizer.bos, manifest.tokenizer.eos);
         let what = if a.tokenizer.fingerprint != b.tokenizer.fingerprint || a.vocabulary != b.vocabulary {
             "their tokenizer"
+        } else if markers(a) != markers(b) {
+            "BOS or EOS"
         } else if codec(a).is_some() && codec(b).is_some() && codec(a) != codec(b) {
             "their codec"
         } else if a.patch != b.patch {
@@ -196,6 +199,7 @@ fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, Tra
     Ok(Companions {
         tokenizer_name: name,
         tokenizer: dataset.tokenizer()?.to_vec(),
+        markers: Some((manifest.tokenizer.bos, manifest.tokenizer.eos)),
         codec_fingerprint: made_by.map(|record| record.fingerprint.clone()),
         picture_size: made_by.map(|record| record.size),
         codec,

@@ -1,0 +1,223 @@
+//! A `.json` file that is one list of objects, element by element.
+//!
+//! The elements are told apart by brackets and quotes alone, so one that is no JSON is a row like any other, and no
+//! more than one element is held. Rows are numbered by their place in the list.
+
+use std::io::BufRead;
+
+use super::{BOM, parse_line};
+use crate::PipelineError;
+use crate::read::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
+use crate::reject::RejectReason;
+use crate::units::InputFile;
+
+/// Whether a file may be a list by its name: `.jsonl` never is one.
+pub(crate) fn may_be(file: &InputFile) -> bool {
+    let name = file.below.to_ascii_lowercase();
+    let plain =
+        [".gz", ".zst", ".gzip", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    plain.ends_with(".json")
+}
+
+/// Whether these first bytes of a file begin a list.
+pub(crate) fn begins(bytes: &[u8]) -> bool {
+    let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
+    bytes.trim_ascii_start().first() == Some(&b'[')
+}
+
+/// Visits the elements.
+pub(super) fn read(
+    reader: Box<dyn BufRead + Send>,
+    file: &InputFile,
+    pick: &Pick,
+    visit: &mut Visit<'_>,
+) -> Result<(), PipelineError> {
+    let mut elements = Elements { reader, place: Place::Before, element: Vec::new(), too_long: false };
+    for row in 0.. {
+        let met = match elements.next() {
+            Ok(met) => met,
+            Err(error) => return visit(damaged(error, file, row)?).map(|_| ()),
+        };
+        let parsed = match (&met, elements.too_long) {
+            (Met::Cut, _) => {
+                let what = "the rest of the file is damaged: it ends before its list does";
+                return visit(RawRow::bad(row, RejectReason::BadEntry, what)).map(|_| ());
+            }
+            (_, true) => {
+                let detail = format!("element is longer than {MAX_ROW_BYTES} bytes");
+                Some(RawRow::bad(row, RejectReason::RowTooLarge, detail))
+            }
+            (_, false) => parse_line(&elements.element, row, pick),
+        };
+        let last = matches!(met, Met::Last);
+        let parsed = match parsed {
+            Some(parsed) => parsed,
+            // An empty list, or a comma behind the last element.
+            None if last => return Ok(()),
+            None => RawRow::bad(row, RejectReason::InvalidJson, "nothing between two commas"),
+        };
+        if !visit(parsed)? || last {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Where the reader stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Before the list.
+    Before,
+    /// In the list, inside so many brackets of the element.
+    Inside(u32),
+    /// In a text, behind a backslash or not.
+    Text { depth: u32, escaped: bool },
+    /// Behind the list.
+    Behind,
+}
+
+/// What was met.
+enum Met {
+    /// An element and a comma.
+    Element,
+    /// The last element, or nothing, and the end of the list.
+    Last,
+    /// The end of the file.
+    Cut,
+}
+
+struct Elements {
+    reader: Box<dyn BufRead + Send>,
+    place: Place,
+    element: Vec<u8>,
+    too_long: bool,
+}
+
+impl Elements {
+    fn next(&mut self) -> std::io::Result<Met> {
+        self.element.clear();
+        self.too_long = false;
+        loop {
+            let chunk = match self.reader.fill_buf() {
+                Ok(chunk) => chunk,
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            if chunk.is_empty() {
+                return Ok(Met::Cut);
+            }
+            let mut place = self.place;
+            let mut used = 0;
+            let mut ended = None;
+            for &byte in chunk {
+                used += 1;
+                let before = place;
+                place = step(place, byte);
+                match (before, byte) {
+                    (Place::Before, _) => {}
+                    (Place::Inside(0), b',') => ended = Some(Met::Element),
+                    (Place::Inside(0), b']') => ended = Some(Met::Last),
+                    _ if self.element.len() < MAX_ROW_BYTES => self.element.push(byte),
+                    _ => self.too_long = true,
+                }
+                if ended.is_some() {
+                    break;
+                }
+            }
+            self.place = place;
+            self.reader.consume(used);
+            if let Some(met) = ended {
+                return Ok(met);
+            }
+        }
+    }
+}
+
+fn step(place: Place, byte: u8) -> Place {
+    match (place, byte) {
+        (Place::Before, b'[') => Place::Inside(0),
+        (Place::Inside(depth), b'"') => Place::Text { depth, escaped: false },
+        (Place::Inside(0), b']') => Place::Behind,
+        (Place::Inside(depth), b'[' | b'{') => Place::Inside(depth + 1),
+        (Place::Inside(depth), b']' | b'}') => Place::Inside(depth.saturating_sub(1)),
+        (Place::Text { depth, escaped: false }, b'"') => Place::Inside(depth),
+        (Place::Text { depth, escaped }, byte) => Place::Text { depth, escaped: !escaped && byte == b'\\' },
+        (place, _) => place,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::Format;
+
+    fn read_list(text: &str) -> Vec<(u64, String)> {
+        let file = InputFile {
+            path: "a.json".into(),
+            below: "a.json".to_owned(),
+            bytes: text.len() as u64,
+            e_tag: None,
+            format: Format::JsonLines,
+            part: None,
+        };
+        let mut rows = Vec::new();
+        let mut visit = |row: RawRow| {
+            let shown = match &row.reject {
+                Some(reject) => reject.reason.name().to_owned(),
+                None => Value::Object(row.fields).to_string(),
+            };
+            rows.push((row.row, shown));
+            Ok(true)
+        };
+        // A byte at a time: no element may depend on where a chunk ends.
+        let reader = std::io::BufReader::with_capacity(1, std::io::Cursor::new(text.to_owned().into_bytes()));
+        read(Box::new(reader), &file, &Pick::All, &mut visit).expect("reads");
+        rows
+    }
+
+    fn owned(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
+        expected.iter().map(|&(row, text)| (row, text.to_owned())).collect()
+    }
+
+    #[test]
+    fn elements_are_rows() {
+        let text =
+            "\u{feff} [\n {\"a\": \"x, ]}\\\"\"},\n{\"a\": [1, {\"b\": []}]} , 5, {\"a\" 1},\n{\"a\":3}\n]\n";
+        let expected = [
+            (0, r#"{"a":"x, ]}\""}"#),
+            (1, r#"{"a":[1,{"b":[]}]}"#),
+            (2, "invalid_json"),
+            (3, "invalid_json"),
+            (4, r#"{"a":3}"#),
+        ];
+        assert_eq!(read_list(text), owned(&expected));
+        assert_eq!(read_list("[]"), []);
+        assert_eq!(read_list("[{\"a\":1},]"), owned(&[(0, "{\"a\":1}")]));
+        assert_eq!(read_list("[{\"a\":1},,{\"a\":2}]")[1].1, "invalid_json");
+    }
+
+    #[test]
+    fn a_list_that_is_cut_off_keeps_its_whole_elements() {
+        assert_eq!(read_list("[{\"a\":1}, {\"a\":"), owned(&[(0, "{\"a\":1}"), (1, "bad_entry")]));
+        assert_eq!(read_list("["), owned(&[(0, "bad_entry")]));
+    }
+
+    #[test]
+    fn lists_are_known_by_name_and_first_byte() {
+        assert!(begins(b"\n\t ["));
+        assert!(begins(b"\xef\xbb\xbf["));
+        assert!(!begins(b"{\"a\": []}"));
+        let file = |below: &str| InputFile {
+            path: below.into(),
+            below: below.to_owned(),
+            bytes: 0,
+            e_tag: None,
+            format: Format::JsonLines,
+            part: None,
+        };
+        assert!(may_be(&file("a.json")) && may_be(&file("b/A.JSON.gz")));
+        assert!(!may_be(&file("a.jsonl")) && !may_be(&file("a.json.txt")));
+    }
+}
