@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use object_store::ObjectStore;
 use object_store::path::Path;
-use pipeline::codec::ImageCodec;
+use pipeline::codec::{ImageCodec, RgbBatch};
 use pipeline::{
-    BoxError, Environment, Event, Location, Observer, PipelineError, PreprocessConfig, PreprocessPlan,
-    Report, Resolver,
+    BoxError, Environment, Estimate, Event, Location, Observer, PipelineError, PreprocessConfig,
+    PreprocessPlan, Report, Resolver,
 };
 use serde_json::json;
 
 use crate::cli::PreprocessArgs;
-use crate::draw::{bytes, count, percent, thousands};
+use crate::draw::{Palette, bytes, count, percent, table, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
@@ -27,8 +28,12 @@ use crate::store::Stores;
 pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Outcome> {
     let config: PreprocessConfig = settings::load(Kind::Preprocess, &args.config, &args.set)?;
     let stop = Stop::listen()?;
+    if args.dry_run || args.explain {
+        session.runtime.block_on(foresee(config, args, session, &stop))?;
+        return Ok(Outcome::Done);
+    }
     let output = config.output.clone();
-    let made = pack(config, args.dry_run, session, &stop);
+    let made = pack(config, session, &stop);
     match made {
         Err(error) if stopped(&error) && stop.signal().is_some() => {
             let again = settings::spelled(&args.config, &args.set);
@@ -36,31 +41,21 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
             Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
         }
         Err(error) => Err(error),
-        Ok(None) => Ok(Outcome::Done),
-        Ok(Some(report)) => {
+        Ok(report) => {
             finish(&report, &output, session)?;
             Ok(Outcome::Done)
         }
     }
 }
 
-/// Packs a dataset. `None` for a dry run.
+/// Packs a dataset.
 ///
 /// # Errors
 ///
 /// Whatever the job failed of.
-pub(crate) fn pack(
-    config: PreprocessConfig,
-    dry_run: bool,
-    session: &Session,
-    stop: &Stop,
-) -> anyhow::Result<Option<Report>> {
+pub(crate) fn pack(config: PreprocessConfig, session: &Session, stop: &Stop) -> anyhow::Result<Report> {
     session.runtime.block_on(async {
         let plan = plan(config, session, stop).await?;
-        if dry_run {
-            show_plan(&plan, session).await?;
-            return Ok(None);
-        }
         let watcher = Arc::new(Watcher::new(&session.printer));
         let report = pipeline::preprocess(plan, watcher.clone()).await;
         watcher.progress.finish();
@@ -68,7 +63,7 @@ pub(crate) fn pack(
         if session.printer.shows_progress() {
             session.printer.note(&format!("preprocess took {}", duration(watcher.progress.elapsed())));
         }
-        Ok(Some(report))
+        Ok(report)
     })
 }
 
@@ -97,39 +92,107 @@ async fn open_codec(
     let needed = config.sources.iter().any(|source| source.shape.has_images());
     match &config.codec {
         Some(codec) if needed && !codec.path.is_empty() => {
-            crate::codec::open(&codec.path, session).await.map(Some)
+            let device = codec.device.as_deref().unwrap_or(&session.device);
+            crate::codec::open(&codec.path, device, session).await.map(Some)
         }
         _ => Ok(None),
     }
 }
 
-async fn show_plan(plan: &PreprocessPlan, session: &Session) -> anyhow::Result<()> {
-    let units = plan.units();
-    let read: u64 = units.iter().map(|unit| unit.bytes).sum();
-    let explained = plan.explain().await.ok();
+/// Says what the job would do: how it would run, and what would come of it.
+async fn foresee(
+    config: PreprocessConfig,
+    args: &PreprocessArgs,
+    session: &Session,
+    stop: &Stop,
+) -> anyhow::Result<()> {
+    let plan = plan(config, session, stop).await?;
+    let explained = if args.explain { Some(plan.explain().await?) } else { None };
+    let foreseen = if args.dry_run { Some(Foreseen::of(&plan).await?) } else { None };
     if session.printer.json() {
-        let units: Vec<_> = units
-            .iter()
+        let units: Vec<_> = plan
+            .units()
+            .into_iter()
             .map(|unit| json!({ "unit": unit.unit, "source": unit.source, "files": unit.files, "bytes": unit.bytes }))
             .collect();
-        return session
-            .printer
-            .document(&json!({ "units": units, "bytes": read, "plan": explained, "config": plan.config() }));
+        let (estimate, seconds) = foreseen.map(|foreseen| (foreseen.estimate, foreseen.seconds)).unzip();
+        return session.printer.document(&json!({
+            "units": units, "plan": explained, "estimate": estimate, "seconds": seconds, "config": plan.config(),
+        }));
     }
-    let mut text = format!("{}, {} to read\n", count(units.len() as u64, "unit"), bytes(read));
-    for unit in units {
+    let predicted = foreseen.map(|foreseen| prediction(&foreseen, session.printer.palette()));
+    session.printer.data(&[predicted, explained].into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
+    session.printer.note("nothing was written; leave `--dry-run` and `--explain` out to start");
+    Ok(())
+}
+
+/// A prediction, and how long the job would take at the speed of the sample.
+struct Foreseen {
+    estimate: Estimate,
+    seconds: f64,
+}
+
+impl Foreseen {
+    async fn of(plan: &PreprocessPlan) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let estimate = plan.estimate().await?;
+        let share = estimate.bytes as f64 / estimate.sampled_bytes.max(1) as f64;
+        let mut seconds = start.elapsed().as_secs_f64() * share;
+        let images: u64 = estimate.sources.iter().map(|source| source.images).sum();
+        if let (Some(settings), Some(codec)) = (&plan.config().codec, plan.codec()) {
+            let mut batch = RgbBatch { images: 0, size: settings.size as usize, values: Vec::new() };
+            let grey = vec![128; 3 * batch.size * batch.size];
+            (0..settings.batch).for_each(|_| batch.push(&grey));
+            let start = Instant::now();
+            codec.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))?;
+            seconds += start.elapsed().as_secs_f64() / settings.batch as f64 * images as f64;
+        }
+        Ok(Self { estimate, seconds })
+    }
+}
+
+/// The prediction for a person.
+fn prediction(foreseen: &Foreseen, palette: Palette) -> String {
+    let Foreseen { estimate, seconds } = foreseen;
+    let of = match estimate.exact {
+        true => format!("all {} of input", bytes(estimate.bytes)),
+        false => format!("{} of {} of input", bytes(estimate.sampled_bytes), bytes(estimate.bytes)),
+    };
+    let mut text = format!("predicted from {of}:\n");
+    let names = [
+        "source", "units", "read", "kept", "rejected", "text", "images", "rows", "padding", "shards", "bytes",
+    ];
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    rows.extend(estimate.sources.iter().map(|source| {
+        let numbers =
+            [source.units as u64, source.read, source.kept, source.rejected(), source.tokens, source.images];
+        let positions = source.tokens + source.patches + source.padding;
+        let mut row = vec![source.name.clone()];
+        row.extend(numbers.map(thousands));
+        row.extend([thousands(source.rows), percent(source.padding, positions)]);
+        row.extend([thousands(source.shards), bytes(source.shard_bytes)]);
+        row
+    }));
+    text.push_str(&table(&rows, palette));
+    for source in estimate.sources.iter().filter(|source| !source.rejects.is_empty()) {
+        let reasons: Vec<_> = source
+            .rejects
+            .iter()
+            .map(|(reason, number)| format!("{reason} {}", thousands(*number)))
+            .collect();
+        text.push_str(&format!("rejects of {}: {}\n", source.name, reasons.join(", ")));
+    }
+    let units = count(estimate.units_at_once as u64, "unit");
+    text.push_str(&format!("memory: {} for {units} at a time", bytes(estimate.memory_bytes)));
+    if let (Some(weights), Some(activations)) = (estimate.codec_weight_bytes, estimate.codec_activation_bytes)
+    {
+        let (weights, activations) = (bytes(weights), bytes(activations));
         text.push_str(&format!(
-            "  {}  {}  {}  {}\n",
-            unit.unit,
-            unit.source,
-            count(unit.files as u64, "file"),
-            bytes(unit.bytes)
+            "; beside it {weights} of codec weights and {activations} of a batch in the codec"
         ));
     }
-    text.extend(explained);
-    session.printer.data(&text)?;
-    session.printer.note("dry run: nothing was written; leave `--dry-run` out to start");
-    Ok(())
+    text.push_str(&format!("\ntime: about {}\n", duration(Duration::from_secs_f64(*seconds))));
+    text
 }
 
 fn stopped(error: &anyhow::Error) -> bool {

@@ -28,13 +28,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::commit::{Commit, Location};
+use crate::config::LatentKind;
 use crate::deduplicate::{self, Duplicates};
 use crate::error::PipelineError;
 use crate::lease::Lease;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
-use crate::plan::{PreprocessPlan, Tools, run_session};
+use crate::plan::{PreprocessPlan, Tools};
 use crate::report::Report;
 use crate::source::SourcePlan;
 use crate::train;
@@ -82,6 +83,7 @@ async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Repo
     outputs.iter().try_for_each(Location::remove_unfinished)?;
     report.units = commits.len();
     report.reused_units = commits.values().filter(|commit| commit.reused).count();
+    report.peak_memory = plan.memory.peak() as u64;
     observer.event(Event::Finished);
     Ok(report)
 }
@@ -91,7 +93,7 @@ async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Repo
 fn portable_config(plan: &PreprocessPlan) -> Result<Value, PipelineError> {
     let mut config =
         serde_json::to_value(&plan.config).map_err(|error| PipelineError::Format(Box::new(error)))?;
-    for key in ["output", "max-reject-share"] {
+    for key in ["output", "max-reject-share", "memory-bytes"] {
         if let Some(config) = config.as_object_mut() {
             config.shift_remove(key);
         }
@@ -261,14 +263,14 @@ async fn committed(plan: &PreprocessPlan) -> Result<HashMap<String, Done>, Pipel
     Ok(commits.into_iter().flatten().map(done).collect())
 }
 
-/// Runs the units that are not committed, as many at a time as there are threads.
+/// Runs the units that are not committed, as many at a time as there are threads and memory.
 async fn run_units(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
     observer: &Arc<dyn Observer>,
 ) -> Result<HashMap<String, Done>, PipelineError> {
     let mut done = committed(plan).await?;
-    let context = run_session(plan.environment.memory_bytes)?.task_ctx();
+    let context = plan.session()?.task_ctx();
     let total: usize = plan.sources.iter().map(|source| source.units.len()).sum();
     let duplicates = if plan.config.deduplicate && done.len() < total {
         deduplicate::find(plan).await?
@@ -294,7 +296,7 @@ async fn run_units(
         let context = context.clone();
         async move { (unit, run_unit(physical, partition, context).await) }
     });
-    let mut running = std::pin::pin!(running.buffer_unordered(plan.environment.threads));
+    let mut running = std::pin::pin!(running.buffer_unordered(plan.units_at_once()));
     while let Some((unit, result)) = running.next().await {
         match result {
             Ok(commits) => done.extend(
@@ -436,7 +438,7 @@ fn codec_record(plan: &PreprocessPlan) -> Option<CodecRecord> {
         size: plan.config.codec.as_ref()?.size,
         channels: info.channels.into(),
         downsampling: info.downsampling,
-        moments: false,
+        moments: plan.config.codec.as_ref()?.latent == LatentKind::Moments,
         device: info.device.clone(),
         processor: info.processor.clone(),
     })

@@ -18,8 +18,10 @@ mod config;
 mod deduplicate;
 pub mod document;
 mod error;
+mod estimate;
 mod job;
 mod lease;
+mod memory;
 mod observer;
 mod operators;
 pub mod pack;
@@ -40,11 +42,12 @@ mod units;
 
 pub use commit::Location;
 pub use config::{
-    CodecConfig, Filling, Format, PictureConfig, PreprocessConfig, SourceConfig, SplitConfig, TextSplit,
-    TokenizerConfig, TrainTokenizer,
+    CodecConfig, Filling, Format, LatentKind, PictureConfig, PreprocessConfig, SourceConfig, SplitConfig,
+    TextSplit, TokenizerConfig, TrainTokenizer,
 };
 pub use document::Shape;
 pub use error::{BoxError, PipelineError};
+pub use estimate::{Estimate, SourceEstimate};
 pub use job::preprocess;
 pub use observer::{Event, Observer, Silent};
 pub use pictures::{PictureRequest, PictureSet, pictures};

@@ -15,6 +15,8 @@ pub struct Report {
     pub reused_units: usize,
     /// Input files that were added, removed or changed since the dataset was finished.
     pub changed_files: usize,
+    /// The most bytes that the job's operators had reserved at a time; 0 where nothing was done.
+    pub peak_memory: u64,
     /// Checksum of the manifest.
     pub manifest: String,
     /// Bytes of the shards.
@@ -50,6 +52,7 @@ impl Report {
             units: 0,
             reused_units: 0,
             changed_files: 0,
+            peak_memory: 0,
             manifest: checksum.to_owned(),
             bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
             shards: manifest.shards.len(),

@@ -1,6 +1,6 @@
 //! One source of a job: its files, its columns, its units, and the part of the plan that gives its rows.
 //!
-//! The SQL of a person is planned by DataFusion over a table whose scan is [`UnitReadExec`], so only the columns that
+//! The SQL of a person is planned by DataFusion over a table whose scan is [`UnitRead`], so only the columns that
 //! it names are read. Refused rows and the ends of units pass every filter.
 
 use std::collections::{HashMap, HashSet};
@@ -11,11 +11,12 @@ use arrow::datatypes::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::SchemaError;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::prelude::{DataFrame, SessionContext, ident};
 use rayon::ThreadPool;
 
@@ -23,17 +24,18 @@ use crate::commit::blocking;
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
+use crate::memory::Memory;
 use crate::operators::decode::Decode;
-use crate::operators::unit_read::{UnitReadExec, describe, description_schema};
+use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
-use crate::plan::session;
+use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::table::{KIND, Table, system_fields};
 use crate::read::{Input, infer, parquet};
 use crate::units::{Listing, Resolver, Unit, list, plan_units};
 
 /// A source with its files, columns and units.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SourcePlan {
     pub(crate) index: u16,
     pub(crate) config: SourceConfig,
@@ -71,11 +73,13 @@ pub(crate) async fn plan_source(
     index: u16,
     config: &SourceConfig,
     unit_bytes: u64,
+    memory: &Arc<Memory>,
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
     let listing = list(config, resolver).await?;
     let handle = tokio::runtime::Handle::current();
-    let input = Input { store: listing.store.clone(), handle, split: config.document };
+    let (store, memory) = (listing.store.clone(), memory.clone());
+    let input = Input { store, handle, split: config.document, memory, sample: None };
     let units = plan_units(&config.name, index, &listing, &input, unit_bytes).await?;
     let table = find_columns(config, &listing, &input, false).await?;
     let files = Arc::new(UnitFiles::new(&units, &listing));
@@ -143,6 +147,7 @@ impl SourcePlan {
             shape: self.config.shape,
             rules,
             files: self.files.clone(),
+            pixels: self.input.memory.pixels.clone(),
             pool,
         }
     }
@@ -169,7 +174,8 @@ impl SourcePlan {
         let clause = if self.config.select.is_some() { "select" } else { "where" };
         let frame = context.sql(&self.sql()).await.map_err(|error| self.sql_error(clause, error))?;
         let frame = self.only_needed(frame, columns)?;
-        frame.create_physical_plan().await.map_err(|error| self.sql_error(clause, error))
+        let plan = frame.create_physical_plan().await.map_err(|error| self.sql_error(clause, error))?;
+        Ok(plan.transform_up(filter_as_it_comes)?.data)
     }
 
     /// Each clause by itself, so that an error names the right one.
@@ -299,6 +305,16 @@ fn missing_field(error: &DataFusionError) -> Option<String> {
     }
 }
 
+/// A filter otherwise waits until it has as many rows as a batch is asked to have, however long the rows are.
+fn filter_as_it_comes(
+    node: Arc<dyn ExecutionPlan>,
+) -> datafusion::error::Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    match node.downcast_ref::<FilterExec>() {
+        Some(filter) => Ok(Transformed::yes(Arc::new(filter.with_batch_size(1)?))),
+        None => Ok(Transformed::no(node)),
+    }
+}
+
 /// A source as a table that DataFusion can plan over.
 #[derive(Debug)]
 struct SourceTable {
@@ -330,7 +346,7 @@ impl TableProvider for SourceTable {
             Some(columns) => Arc::new(self.table.schema.project(columns)?),
             None => Arc::new(Schema::clone(&self.table.schema)),
         };
-        let (source, table, input) = (self.source.clone(), self.table.clone(), self.input.clone());
-        Ok(Arc::new(UnitReadExec::new(source, table, input, schema, leaf)))
+        let (source, table, store) = (self.source.clone(), self.table.clone(), self.input.clone());
+        Ok(stage(UnitRead { source, table, store, schema }, leaf))
     }
 }

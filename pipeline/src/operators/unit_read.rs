@@ -2,29 +2,20 @@
 //!
 //! Its input says what to read, so a scheduler that gives partitions to machines needs to know nothing of readers.
 
-use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
-use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::{
-    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties,
-    ReplaceChildrenOptions, SendableRecordBatchStream,
-};
-use futures::TryStreamExt;
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use object_store::path::Path;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
 
-use super::stage::{only_child, properties};
+use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::config::Format;
-use crate::read::batch::{RowSink, Target};
+use crate::read::batch::{BATCH_BYTES, RowSink, Target};
 use crate::read::table::Table;
 use crate::read::{Input, Pick, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
@@ -48,7 +39,7 @@ const FORMATS: [Format; 6] =
     [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Tar, Format::Coco];
 
 /// The description of a unit.
-pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> {
+pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBatch> {
     let files = &unit.inputs(files);
     let part = |of: fn(&FilePart) -> u64| -> ArrayRef {
         Arc::new(UInt64Array::from_iter(files.iter().map(|file| file.part.as_ref().map(of))))
@@ -73,7 +64,7 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> 
 }
 
 /// The files of a description, with the name of their unit.
-fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
+fn files(batch: &RecordBatch) -> PlanResult<Vec<(String, InputFile)>> {
     let text = |column: usize| batch.column(column).as_string::<i32>();
     let number = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
     let part = |row: usize| FilePart {
@@ -98,123 +89,96 @@ fn files(batch: &RecordBatch) -> Result<Vec<(String, InputFile)>> {
     (0..batch.num_rows()).map(file).collect()
 }
 
-/// Reads units.
-#[derive(Debug)]
-pub(crate) struct UnitReadExec {
-    source: String,
-    table: Arc<Table>,
-    store: Input,
-    schema: SchemaRef,
-    input: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
-    metrics: ExecutionPlanMetricsSet,
+/// Reads units. A reader calls whoever wants its rows, so it has a thread of its own that is one batch ahead.
+#[derive(Clone, Debug)]
+pub(crate) struct UnitRead {
+    pub(crate) source: String,
+    pub(crate) table: Arc<Table>,
+    pub(crate) store: Input,
+    /// The columns of `table` that are asked for.
+    pub(crate) schema: SchemaRef,
 }
 
-impl UnitReadExec {
-    /// Reads the columns `schema` of `table` from what `input` describes.
-    pub(crate) fn new(
-        source: String,
-        table: Arc<Table>,
-        store: Input,
-        schema: SchemaRef,
-        input: Arc<dyn ExecutionPlan>,
-    ) -> Self {
-        let properties = properties(&input, schema.clone());
-        Self { source, table, store, schema, input, properties, metrics: ExecutionPlanMetricsSet::new() }
-    }
-}
+/// Ranges of a file that are fetched ahead, and the rows of a batch as they are read, as columns, and on their way.
+const HELD_BYTES: usize = (16 << 20) + 3 * BATCH_BYTES;
 
-impl DisplayAs for UnitReadExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let names: Vec<&str> = names.into_iter().filter(|name| !name.starts_with('_')).collect();
-        write!(f, "UnitReadExec: source={}, columns=[{}]", self.source, names.join(", "))
-    }
-}
-
-impl ExecutionPlan for UnitReadExec {
-    fn name(&self) -> &str {
+impl Operator for UnitRead {
+    fn name(&self) -> &'static str {
         "UnitReadExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn describe(&self) -> String {
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let names: Vec<&str> = names.filter(|name| !name.starts_with('_')).collect();
+        format!("source={}, columns=[{}]", self.source, names.join(", "))
     }
 
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
     }
 
-    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
-        vec![false]
+    fn start(&self) -> Box<dyn Work> {
+        Box::new(Readers { operator: self.clone(), running: None })
+    }
+}
+
+struct Readers {
+    operator: UnitRead,
+    running: Option<Running>,
+}
+
+struct Running {
+    batches: Receiver<RecordBatch>,
+    thread: JoinHandle<Result<(), PipelineError>>,
+}
+
+impl Work for Readers {
+    fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
+        let files = files(&batch)?;
+        let (sender, batches) = channel(1);
+        let reading = Reading { operator: self.operator.clone(), sender };
+        let thread = self.operator.store.handle.spawn_blocking(move || reading.units(&files));
+        self.running = Some(Running { batches, thread });
+        Ok(Vec::new())
     }
 
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![&self.input]
+    fn has_rest(&self) -> bool {
+        self.running.is_some()
     }
 
-    fn apply_expressions(
-        &self,
-        _: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
+    fn rest(&mut self) -> Result<Vec<RecordBatch>, PipelineError> {
+        let Some(running) = &mut self.running else { return Ok(Vec::new()) };
+        if let Some(batch) = running.batches.blocking_recv() {
+            return Ok(vec![batch]);
+        }
+        match self.running.take().map(|running| self.operator.store.handle.block_on(running.thread)) {
+            None => Ok(Vec::new()),
+            Some(Ok(done)) => done.map(|()| Vec::new()),
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Some(Err(error)) => Err(PipelineError::Format(Box::new(error))),
+        }
     }
 
-    fn replace_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-        _: ReplaceChildrenOptions,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        let (source, table, store) = (self.source.clone(), self.table.clone(), self.store.clone());
-        Ok(Arc::new(Self::new(source, table, store, self.schema.clone(), only_child(children)?)))
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        self.replace_children(children, ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let descriptions = self.input.execute(partition, context)?;
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
-        let reading = Reading {
-            table: self.table.clone(),
-            input: self.store.clone(),
-            schema: self.schema.clone(),
-            sender: builder.tx(),
-            metrics: BaselineMetrics::new(&self.metrics, partition),
-        };
-        builder.spawn_blocking(move || {
-            let batches: Vec<RecordBatch> = reading.input.handle.block_on(descriptions.try_collect())?;
-            let files = batches.iter().map(files).collect::<Result<Vec<_>>>()?.concat();
-            files
-                .chunk_by(|(a, _), (b, _)| a == b)
-                .try_for_each(|unit| reading.unit(unit).map(|_| ()))
-                .map_err(PipelineError::into_plan)
-        });
-        Ok(builder.build())
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
+    /// Rows beyond the size of a batch are taken from a share of their own.
+    fn held(&self, _: usize) -> usize {
+        if self.running.is_some() { HELD_BYTES } else { 0 }
     }
 }
 
 struct Reading {
-    table: Arc<Table>,
-    input: Input,
-    schema: SchemaRef,
-    sender: Sender<Result<RecordBatch>>,
-    metrics: BaselineMetrics,
+    operator: UnitRead,
+    sender: Sender<RecordBatch>,
 }
 
 impl Reading {
     /// Gives a batch on; `false` if nobody wants it any more.
     fn send(&self, batch: RecordBatch) -> Result<bool, PipelineError> {
-        self.metrics.record_output(batch.num_rows());
-        Ok(self.sender.blocking_send(Ok(batch)).is_ok())
+        Ok(self.sender.blocking_send(batch).is_ok())
+    }
+
+    fn units(&self, files: &[(String, InputFile)]) -> Result<(), PipelineError> {
+        let mut units = files.chunk_by(|(a, _), (b, _)| a == b);
+        units.try_for_each(|unit| self.unit(unit).map(|_| ()))
     }
 
     fn unit(&self, files: &[(String, InputFile)]) -> Result<bool, PipelineError> {
@@ -226,6 +190,9 @@ impl Reading {
             if !more {
                 return Ok(false);
             }
+            if self.operator.store.is_enough() {
+                break;
+            }
         }
         match files.last() {
             Some((unit, file)) => self.send(self.target(unit, 0, file).end(read)?),
@@ -236,8 +203,8 @@ impl Reading {
     fn target(&self, unit: &str, index: usize, file: &InputFile) -> Target {
         let path = file.path.as_ref();
         Target {
-            table: self.table.clone(),
-            schema: self.schema.clone(),
+            table: self.operator.table.clone(),
+            schema: self.operator.schema.clone(),
             unit: unit.to_owned(),
             file: index as u32,
             folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
@@ -245,17 +212,21 @@ impl Reading {
     }
 
     fn file(&self, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
+        let UnitRead { table, store, schema, .. } = &self.operator;
         let mut emit = |batch| self.send(batch);
         if file.format == Format::Parquet {
-            return parquet::read(&self.input, file, &target, &mut emit);
+            return parquet::read(store, file, &target, &mut emit);
         }
-        let pick = Pick::Only(self.table.needed(&self.schema));
-        let images = self.table.wants_images(&self.schema);
-        let mut sink = RowSink::new(target, &self.input, &mut emit);
+        let pick = Pick::Only(table.needed(schema));
+        let images = table.wants_images(schema);
+        let mut sink = RowSink::new(target, store, &mut emit);
         let mut more = true;
-        read_rows(&self.input, file, &pick, images, &mut |row| {
+        read_rows(store, file, &pick, images, &mut |row| {
             more = sink.push(row)?;
-            Ok(more)
+            if let Some(meter) = &store.sample {
+                meter.rows.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(more && !store.is_enough())
         })?;
         let (rows, last) = sink.finish()?;
         Ok((rows, more && last))

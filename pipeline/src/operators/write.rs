@@ -67,6 +67,10 @@ impl Operator for Write {
         receipt_schema()
     }
 
+    fn ahead(&self) -> usize {
+        1
+    }
+
     fn start(&self) -> Box<dyn Work> {
         Box::new(Writing {
             operator: self.clone(),

@@ -7,10 +7,12 @@
 //! batches, because it has columns already.
 
 pub(crate) mod batch;
+pub(crate) mod buffer;
 pub(crate) mod coco;
 pub(crate) mod csv;
 pub(crate) mod infer;
 pub(crate) mod json;
+mod large;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod stream;
@@ -18,15 +20,19 @@ pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
 
+use std::io::{BufRead, Read};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use object_store::ObjectStore;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::buffer::RowMemory;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
+use crate::memory::Memory;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -42,6 +48,62 @@ pub(crate) struct Input {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) handle: Handle,
     pub(crate) split: TextSplit,
+    pub(crate) memory: Arc<Memory>,
+    /// Set where only a sample is wanted.
+    pub(crate) sample: Option<Arc<Meter>>,
+}
+
+impl Input {
+    /// Whether the sample is large enough.
+    pub(crate) fn is_enough(&self) -> bool {
+        self.sample.as_ref().is_some_and(|meter| meter.is_full())
+    }
+}
+
+/// How much of a unit was read, of as much as is wanted.
+#[derive(Debug)]
+pub(crate) struct Meter {
+    /// Bytes of the files as they lie in the store.
+    pub(crate) bytes: AtomicU64,
+    pub(crate) rows: AtomicU64,
+    most_bytes: u64,
+    most_rows: u64,
+}
+
+impl Meter {
+    pub(crate) fn new(most_bytes: u64, most_rows: u64) -> Self {
+        Self { bytes: AtomicU64::new(0), rows: AtomicU64::new(0), most_bytes, most_rows }
+    }
+
+    pub(crate) fn is_full(&self) -> bool {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        of(&self.bytes) >= self.most_bytes || of(&self.rows) >= self.most_rows
+    }
+}
+
+/// A reader that counts the bytes that are used of another one.
+struct Metered<R> {
+    inner: R,
+    meter: Arc<Meter>,
+}
+
+impl<R: BufRead> Read for Metered<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = self.inner.read(buffer)?;
+        self.meter.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(bytes)
+    }
+}
+
+impl<R: BufRead> BufRead for Metered<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.inner.fill_buf()
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.inner.consume(bytes);
+        self.meter.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
 }
 
 /// An image of a row, as the reader met it.
@@ -68,16 +130,18 @@ pub(crate) struct RawRow {
     pub(crate) reject: Option<Reject>,
     /// About how much memory it takes.
     pub(crate) bytes: usize,
+    /// That memory, where it is so much that it was waited for.
+    pub(crate) memory: RowMemory,
 }
 
 impl RawRow {
     pub(crate) fn good(row: u64, fields: Map<String, Value>, bytes: usize) -> Self {
-        Self { row, fields, image: ImageRef::Absent, reject: None, bytes }
+        Self { row, fields, image: ImageRef::Absent, reject: None, bytes, memory: None }
     }
 
     pub(crate) fn bad(row: u64, reason: RejectReason, detail: impl Into<String>) -> Self {
         let reject = Some(Reject::new(reason, detail));
-        Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64 }
+        Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64, memory: None }
     }
 }
 
@@ -112,8 +176,8 @@ pub(crate) fn read_rows(
 ) -> Result<(), PipelineError> {
     let reader = stream::open(input, file);
     match file.format {
-        Format::JsonLines => json::read(reader, file, pick, visit),
-        Format::Text => text::read(reader, file, input.split, visit),
+        Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
+        Format::Text => text::read(reader, file, input.split, &input.memory, visit),
         Format::Csv => csv::read(reader, file, pick, visit),
         Format::Tar => tar::read(reader, file, pick, images, visit),
         Format::Coco => coco::read(reader, file, visit),
@@ -182,7 +246,8 @@ pub(crate) mod testing {
             part: None,
         };
         store.put(&path, bytes.into()).await.expect("put");
-        let input = Input { store, handle: Handle::current(), split };
+        let memory = Arc::new(Memory::new(1 << 30));
+        let input = Input { store, handle: Handle::current(), split, memory, sample: None };
         tokio::task::spawn_blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {

@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, StructArray};
 use arrow::compute::CastOptions;
@@ -15,14 +16,16 @@ use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
-use super::batch::{Emit, PICTURE_ROWS, Parts, TEXT_ROWS, Target};
+use super::batch::{BATCH_BYTES, Emit, PICTURE_ROWS, Parts, TEXT_ROWS, Target};
+use super::buffer::LARGE_ROW;
 use super::table::ImageColumns;
 use super::{ImageRef, Input, stream};
 use crate::PipelineError;
+use crate::memory::Taken;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -141,11 +144,15 @@ pub(crate) fn read(
     let chosen = roots.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index);
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
     let rows = if target.table.wants_images(&target.schema) { PICTURE_ROWS } else { TEXT_ROWS };
+    let rows = rows.min(BATCH_BYTES / row_bytes(builder.metadata(), &mask).max(1)).max(1);
+    // Held until the file is read.
+    let _memory = group_memory(input, builder.metadata(), &mask)?;
     let mut builder = builder.with_projection(mask).with_batch_size(rows);
     if let Some(part) = file.part {
         builder = builder.with_row_groups((part.start as usize..part.end as usize).collect());
     }
     let first = file.part.map_or(0, |part| part.first_row);
+    let average = file.bytes / (builder.metadata().file_metadata().num_rows().max(1) as u64);
     let built = builder.build();
     let mut stream = match built {
         Ok(stream) => stream,
@@ -162,8 +169,46 @@ pub(crate) fn read(
         if !emit(converted)? {
             return Ok((row, false));
         }
+        if let Some(meter) = &input.sample {
+            meter.bytes.fetch_add(average * batch.num_rows() as u64, Ordering::Relaxed);
+            meter.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+        }
+        if input.is_enough() {
+            break;
+        }
     }
     Ok((row, true))
+}
+
+/// The memory for a row group's columns, which are fetched whole, where it is much.
+fn group_memory(
+    input: &Input,
+    metadata: &ParquetMetaData,
+    mask: &ProjectionMask,
+) -> Result<Option<Taken>, PipelineError> {
+    let bytes = |group: &RowGroupMetaData| -> i64 {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        columns.map(|(_, column)| column.compressed_size()).sum()
+    };
+    let largest = metadata.row_groups().iter().map(bytes).max().unwrap_or(0);
+    let largest = usize::try_from(largest).unwrap_or(0);
+    if largest <= LARGE_ROW {
+        return Ok(None);
+    }
+    let mut taken = input.memory.rows.take(largest);
+    taken.settle(largest)?;
+    Ok(Some(taken))
+}
+
+/// Bytes of an average row in these columns, of the row group where it is largest.
+fn row_bytes(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
+    let average = |group: &RowGroupMetaData| {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        let bytes: i64 = columns.map(|(_, column)| column.uncompressed_size()).sum();
+        bytes / group.num_rows().max(1)
+    };
+    let largest = metadata.row_groups().iter().map(average).max();
+    largest.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
 }
 
 fn refused(target: &Target, row: u64, reject: Reject, emit: &mut Emit<'_>) -> Result<bool, PipelineError> {

@@ -13,7 +13,7 @@ use futures::{StreamExt, stream};
 use object_store::{GetOptions, GetRange, ObjectStore};
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::Input;
+use super::{Input, Metered};
 use crate::PipelineError;
 use crate::units::InputFile;
 
@@ -25,12 +25,17 @@ const ATTEMPTS: u32 = 5;
 
 /// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Box<dyn BufRead + Send> {
-    if let Some(part) = file.part {
-        // Only what is not compressed has parts. The byte before a part says whether a line starts with it.
-        let reader = ObjectReader::new(input, file, part.start.saturating_sub(1));
-        return Box::new(BufReader::with_capacity(256 << 10, reader));
-    }
-    let mut raw = BufReader::with_capacity(256 << 10, ObjectReader::new(input, file, 0));
+    // Only what is not compressed has parts. The byte before a part says whether a line starts with it.
+    let start = file.part.map_or(0, |part| part.start.saturating_sub(1));
+    let raw = BufReader::with_capacity(256 << 10, ObjectReader::new(input, file, start));
+    let raw: Box<dyn BufRead + Send> = match &input.sample {
+        Some(meter) => Box::new(Metered { inner: raw, meter: meter.clone() }),
+        None => Box::new(raw),
+    };
+    if file.part.is_some() { raw } else { decompressed(raw) }
+}
+
+fn decompressed(mut raw: Box<dyn BufRead + Send>) -> Box<dyn BufRead + Send> {
     let first = match raw.fill_buf() {
         Ok(bytes) => bytes.get(..4).map(<[u8]>::to_vec).unwrap_or_else(|| bytes.to_vec()),
         Err(error) => return Box::new(BufReader::new(Failed(Some(error)))),
@@ -44,7 +49,7 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Box<dyn BufRead + Send> {
             Err(error) => Box::new(BufReader::new(Failed(Some(error)))),
         };
     }
-    Box::new(raw)
+    raw
 }
 
 /// Whether the first bytes are those of a compressed stream.

@@ -149,11 +149,11 @@ impl Sample {
             None => fields(&self.key, self.caption, self.json, pick),
         };
         match fields {
-            Ok(fields) => RawRow { row, fields, image: self.image, reject: None, bytes },
+            Ok(fields) => RawRow { image: self.image, ..RawRow::good(row, fields, bytes) },
             Err(reject) => {
                 let fields: Map<String, Value> =
                     [("key".to_owned(), Value::String(self.key))].into_iter().collect();
-                RawRow { row, fields, image: ImageRef::Absent, reject: Some(reject), bytes: 64 }
+                RawRow { reject: Some(reject), ..RawRow::good(row, fields, 64) }
             }
         }
     }

@@ -1,7 +1,9 @@
 //! Whole jobs, on stores in memory and on disk.
 
+mod estimate;
 pub(crate) mod fixtures;
 mod images;
+mod memory;
 mod resume;
 mod samples;
 mod stores;
