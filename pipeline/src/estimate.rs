@@ -185,11 +185,14 @@ impl PreprocessPlan {
             scale(sample.padding, tokens + patches, sample.used) + last
         };
         let rows = (tokens + patches + padding).div_ceil(layout.context.into());
-        let shard_bytes = (sample.row_bytes(layout) * rows as f64 * self.compressed(&sample, layout)) as u64;
+        let (empty, compressed) = self.written(&sample, layout);
+        let row_bytes = sample.row_bytes(layout) * rows as f64;
         let shards = source.units.iter().map(|unit| {
-            let of_unit = scale(shard_bytes, unit.bytes, bytes);
+            let of_unit = scale(row_bytes as u64, unit.bytes, bytes);
             of_unit.div_ceil(self.config.shard_bytes).max(u64::from(rows > 0))
         });
+        let shards: u64 = shards.sum();
+        let shard_bytes = shards * empty + (row_bytes * compressed) as u64;
         SourceEstimate {
             name: source.config.name.clone(),
             files: source.listing.files.len(),
@@ -205,21 +208,24 @@ impl PreprocessPlan {
             patches,
             padding,
             rows,
-            shards: shards.sum(),
+            shards,
             shard_bytes,
         }
     }
 
-    /// Bytes that a byte of rows takes in a shard.
-    fn compressed(&self, sample: &Sample, layout: &RowLayout) -> f64 {
+    /// Bytes of a shard without rows, and what a byte of rows takes in one.
+    fn written(&self, sample: &Sample, layout: &RowLayout) -> (u64, f64) {
         let metadata = self.metadata_of(layout);
-        let written =
-            ShardWriter::try_new(Vec::new(), &metadata, self.config.compression).and_then(|mut writer| {
-                sample.some_rows.iter().try_for_each(|row| writer.push(row.clone()))?;
-                writer.finish()
-            });
+        let written = |rows: &[Row]| {
+            let mut writer = ShardWriter::try_new(Vec::new(), &metadata, self.config.compression)?;
+            rows.iter().try_for_each(|row| writer.push(row.clone()))?;
+            writer.finish().map(|bytes| bytes.len() as u64)
+        };
         let raw: usize = sample.some_rows.iter().map(|row| row_bytes(row, layout)).sum();
-        written.map_or(1.0, |written| written.len() as f64 / raw.max(1) as f64)
+        match (written(&[]), written(&sample.some_rows)) {
+            (Ok(empty), Ok(full)) if raw > 0 => (empty, full.saturating_sub(empty) as f64 / raw as f64),
+            _ => (0, 1.0),
+        }
     }
 }
 

@@ -148,7 +148,8 @@ async fn odd_pictures_are_kept_or_refused_as_their_table_says() {
     assert_eq!((statistics.read, statistics.kept + statistics.rejected), (21, 21));
 }
 
-/// Best fit leaves next to nothing empty: under 1 % of a corpus of text, under 3 % of some hundred mixed rows.
+/// Best fit leaves next to nothing empty: under 1 % of a corpus of text, under 3 % of some hundred mixed rows. What is left
+/// is mostly in the rows that are open where a unit ends, so the larger the units, the less.
 #[tokio::test]
 async fn padding_stays_under_its_bounds() {
     let Some(folder) = sample("") else { return };
@@ -156,15 +157,12 @@ async fn padding_stays_under_its_bounds() {
         let positions = statistics.tokens + statistics.patches + statistics.padding;
         statistics.padding as f64 / positions as f64
     };
-    let mut wikitext = texts("wikitext", "text/wikitext2-test.txt");
-    wikitext.document = TextSplit::BlankLine;
-    let text = vec![
-        texts("kjv", "text/kjv-pile-shape.jsonl.zst"),
-        texts("handbook", "text/multilingual.jsonl"),
-        wikitext,
-    ];
-    let report = job(&folder).run(with_llama(text)).await.expect("runs");
-    assert!(report.statistics.rows > 1000, "{:?}", report.statistics);
+    let [mut wikitext, mut plays] =
+        [texts("wikitext", "text/wikitext2-test.txt"), texts("plays", "text/tinyshakespeare.txt")];
+    (wikitext.document, plays.document) = (TextSplit::BlankLine, TextSplit::BlankLine);
+    let text = PreprocessConfig { context: 4096, ..with_llama(vec![wikitext, plays]) };
+    let report = job(&folder).run(text).await.expect("runs");
+    assert!(report.statistics.rows > 150, "{:?}", report.statistics);
     assert!(share(&report.statistics) < 0.01, "{:?}", report.statistics);
 
     let mut mixed = with_llama(vec![
