@@ -397,7 +397,7 @@ mod tests {
     fn corpus() -> SendableRecordBatchStream {
         let batch = |unit: u32| {
             let rows = 0..1000_u64;
-            let hash = move |row: u64| if row % 3 == 0 { row } else { row + 10_000 * u64::from(unit) };
+            let hash = move |row: u64| if row.is_multiple_of(3) { row } else { row + 10_000 * u64::from(unit) };
             let hashes: Vec<u64> =
                 rows.clone().map(|row| hash(row).wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
             let columns: Vec<ArrayRef> = vec![

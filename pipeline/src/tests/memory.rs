@@ -19,7 +19,7 @@ fn book(bytes: usize) -> String {
     while text.len() < bytes {
         word += 1;
         text.push_str(&format!("{} \"q{}\" ", "lorem".repeat(1 + (word % 3) as usize), word * 7919 % 1000));
-        if word % 40 == 0 {
+        if word.is_multiple_of(40) {
             text.push_str("\n\té");
         }
     }
