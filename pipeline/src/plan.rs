@@ -149,10 +149,6 @@ impl PreprocessPlan {
             Self { config, environment, sources, tokenizer, pool, portable, base, retries, refused };
         plan.settle()?;
         plan.plan_units().await?;
-        for source in &plan.sources {
-            // Shows now, and not after an hour, what is wrong with the SQL.
-            source.rows(&[], Columns::Document).await?;
-        }
         Ok(plan)
     }
 

@@ -236,6 +236,7 @@ impl SourcePlan {
         if let Some(join) = &self.join {
             join.check(&self.table)?;
         }
+        // Shows now, and not after an hour, what is wrong with the SQL.
         self.rows(&[], Columns::Document).await.map(|_| ())
     }
 

@@ -22,5 +22,6 @@ pub(crate) mod items;
 pub(crate) mod pack;
 pub(crate) mod picture_rows;
 pub(crate) mod stage;
+mod unary;
 pub(crate) mod unit_read;
 pub(crate) mod write;
