@@ -85,12 +85,15 @@ pub(crate) struct PreprocessArgs {
     /// Override a key: `context=4096`, `source.pairs.uri=s3://...`
     #[arg(long, value_name = "KEY=VALUE")]
     pub(crate) set: Vec<String>,
-    /// Show units and plan, write nothing
+    /// Read a sample and predict rows, tokens, shards, bytes, time and memory; write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Run only those refused rows of a finished dataset again that may pass now
     #[arg(long)]
     pub(crate) retry_rejects: bool,
+    /// Show the whole plan as DataFusion runs it, write nothing
+    #[arg(long)]
+    pub(crate) explain: bool,
 }
 
 /// What to do with an image codec.

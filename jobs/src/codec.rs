@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, anyhow};
 use pipeline::BoxError;
-use pipeline::codec::{CodecInfo, ImageCodec, LatentBatch, RgbBatch};
+use pipeline::codec::{CodecInfo, CodecMemory, ImageCodec, LatentBatch, RgbBatch};
 use pipeline::picture::Picture;
 use trainer::codec::{CONFIG_FILE, WEIGHTS_FILE};
 use trainer::device::device;
@@ -20,27 +20,27 @@ pub(crate) struct Codec {
     info: CodecInfo,
 }
 
-/// Opens the codec at a URI for the pipeline.
+/// Opens the codec at a URI for the pipeline, on a device by its name.
 ///
 /// # Errors
 ///
-/// If there is none, or its files are damaged.
-pub(crate) async fn open(uri: &str, session: &Session) -> anyhow::Result<Arc<dyn ImageCodec>> {
-    Ok(Arc::new(fetch(uri, session).await?))
+/// If there is none, its files are damaged, or there is no such device.
+pub(crate) async fn open(uri: &str, on: &str, session: &Session) -> anyhow::Result<Arc<dyn ImageCodec>> {
+    Ok(Arc::new(fetch(uri, on, session).await?))
 }
 
 /// Loads the codec at a URI; files of a store are copied to a temporary folder first.
-async fn fetch(uri: &str, session: &Session) -> anyhow::Result<Codec> {
+async fn fetch(uri: &str, on: &str, session: &Session) -> anyhow::Result<Codec> {
     let place = session.stores.place(uri)?;
     if let Some(path) = place.local {
-        return Codec::load(&path, session);
+        return Codec::load_on(&path, on);
     }
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     for name in [CONFIG_FILE, WEIGHTS_FILE] {
         let bytes = place.join(name).read().await?;
         std::fs::write(folder.path().join(name), &bytes).context("cannot write to the temporary folder")?;
     }
-    Codec::load(folder.path(), session)
+    Codec::load_on(folder.path(), on)
 }
 
 impl Codec {
@@ -50,10 +50,14 @@ impl Codec {
     ///
     /// If there is none, or its files are damaged.
     pub(crate) fn load(path: &Path, session: &Session) -> anyhow::Result<Self> {
-        let inner = trainer::codec::Codec::load(path, &device(&session.device)?)
+        Self::load_on(path, &session.device)
+    }
+
+    fn load_on(path: &Path, on: &str) -> anyhow::Result<Self> {
+        let inner = trainer::codec::Codec::load(path, &device(on)?)
             .with_context(|| format!("cannot use the codec `{}`", path.display()))
             .hint(|| "`transfusion vae train` makes one".to_owned())?;
-        Ok(Self::new(inner, session))
+        Ok(Self::on(inner, on))
     }
 
     /// Loads the codec at a URI.
@@ -62,17 +66,21 @@ impl Codec {
     ///
     /// If there is none, or its files are damaged.
     pub(crate) fn at(uri: &str, session: &Session) -> anyhow::Result<Self> {
-        session.runtime.block_on(fetch(uri, session))
+        session.runtime.block_on(fetch(uri, &session.device, session))
     }
 
     /// A codec that is loaded.
     pub(crate) fn new(inner: trainer::codec::Codec, session: &Session) -> Self {
+        Self::on(inner, &session.device)
+    }
+
+    fn on(inner: trainer::codec::Codec, on: &str) -> Self {
         let info = CodecInfo {
             fingerprint: inner.fingerprint().to_owned(),
             kind: inner.kind().to_owned(),
             channels: inner.channels() as u16,
             downsampling: inner.downsampling() as u32,
-            device: session.device.clone(),
+            device: on.to_owned(),
             processor: inner.processor(),
         };
         Self { inner, info }
@@ -115,7 +123,7 @@ impl Codec {
     /// If the network can't take pictures of this size.
     pub(crate) fn encode_picture(&self, picture: &Picture) -> anyhow::Result<LatentBatch> {
         let batch = RgbBatch::from_pictures([picture], picture.size as usize);
-        self.encode(&batch).map_err(|error| anyhow!(error).context("the codec failed"))
+        self.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))
     }
 
     /// Decodes one latent.
@@ -174,10 +182,19 @@ impl ImageCodec for Codec {
         &self.info
     }
 
-    fn encode(&self, images: &RgbBatch) -> Result<LatentBatch, BoxError> {
-        let values = self.inner.encode(&images.values, images.images, images.size)?;
-        let side = images.size / self.downsampling();
-        Ok(LatentBatch { channels: self.inner.channels(), height: side, width: side, values })
+    fn encode(&self, images: &RgbBatch, moments: bool) -> Result<LatentBatch, BoxError> {
+        let RgbBatch { images, size, values } = images;
+        let values = match moments {
+            true => self.inner.encode_moments(values, *images, *size)?,
+            false => self.inner.encode(values, *images, *size)?,
+        };
+        let side = size / self.downsampling();
+        Ok(LatentBatch { channels: self.inner.channels(), height: side, width: side, moments, values })
+    }
+
+    fn memory(&self, images: usize, size: usize) -> CodecMemory {
+        let activations = self.inner.activation_bytes(images, size) as u64;
+        CodecMemory { weights: self.inner.weight_bytes() as u64, activations }
     }
 }
 

@@ -1,5 +1,7 @@
 //! `preprocess`: raw text and images to packed shards.
 
+mod foresee;
+
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -27,9 +29,15 @@ use crate::store::Stores;
 pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Outcome> {
     let config: PreprocessConfig = settings::load(Kind::Preprocess, &args.config, &args.set)?;
     let stop = Stop::listen()?;
+    if args.dry_run || args.explain {
+        session.runtime.block_on(async {
+            let plan = plan(config, args.retry_rejects, session, &stop).await?;
+            foresee::show(&plan, args, &session.printer).await
+        })?;
+        return Ok(Outcome::Done);
+    }
     let output = config.output.clone();
-    let mode = Mode { dry_run: args.dry_run, retry_rejects: args.retry_rejects };
-    match pack(config, mode, session, &stop) {
+    match pack(config, args.retry_rejects, session, &stop) {
         Err(error) if stopped(&error) && stop.signal().is_some() => {
             let again = settings::spelled(&args.config, &args.set);
             let retry = if args.retry_rejects { " --retry-rejects" } else { "" };
@@ -37,40 +45,26 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
             Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
         }
         Err(error) => Err(error),
-        Ok(None) => Ok(Outcome::Done),
-        Ok(Some(report)) => {
+        Ok(report) => {
             finish(&report, &output, session)?;
             Ok(Outcome::Done)
         }
     }
 }
 
-/// What is done of a job.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Mode {
-    /// Nothing; the plan is shown.
-    pub(crate) dry_run: bool,
-    /// Only rows that were refused before.
-    pub(crate) retry_rejects: bool,
-}
-
-/// Packs a dataset. `None` for a dry run.
+/// Packs a dataset, or with `retry_rejects` only rows that were refused before.
 ///
 /// # Errors
 ///
 /// Whatever the job failed of.
 pub(crate) fn pack(
     config: PreprocessConfig,
-    mode: Mode,
+    retry_rejects: bool,
     session: &Session,
     stop: &Stop,
-) -> anyhow::Result<Option<Report>> {
+) -> anyhow::Result<Report> {
     session.runtime.block_on(async {
-        let plan = plan(config, mode, session, stop).await?;
-        if mode.dry_run {
-            show_plan(&plan, session).await?;
-            return Ok(None);
-        }
+        let plan = plan(config, retry_rejects, session, stop).await?;
         let watcher = Arc::new(Watcher::new(&session.printer));
         let report = pipeline::preprocess(plan, watcher.clone()).await;
         watcher.progress.finish();
@@ -78,13 +72,13 @@ pub(crate) fn pack(
         if session.printer.shows_progress() {
             session.printer.note(&format!("preprocess took {}", duration(watcher.progress.elapsed())));
         }
-        Ok(Some(report))
+        Ok(report)
     })
 }
 
 async fn plan(
     config: PreprocessConfig,
-    mode: Mode,
+    retry_rejects: bool,
     session: &Session,
     stop: &Stop,
 ) -> anyhow::Result<PreprocessPlan> {
@@ -100,7 +94,7 @@ async fn plan(
     let output = Location { store: output.store, prefix: output.path, local: output.local };
     let mut environment = Environment::new(session.stores.clone(), output, session.threads);
     environment.stop = stop.flag();
-    environment.retry_rejects = mode.retry_rejects;
+    environment.retry_rejects = retry_rejects;
     environment.codec = open_codec(&config, session).await?;
     Ok(PreprocessPlan::try_new(config, environment).await?)
 }
@@ -113,39 +107,11 @@ async fn open_codec(
     let needed = config.sources.iter().any(|source| source.shape.has_images());
     match &config.codec {
         Some(codec) if needed && !codec.path.is_empty() => {
-            crate::codec::open(&codec.path, session).await.map(Some)
+            let device = codec.device.as_deref().unwrap_or(&session.device);
+            crate::codec::open(&codec.path, device, session).await.map(Some)
         }
         _ => Ok(None),
     }
-}
-
-async fn show_plan(plan: &PreprocessPlan, session: &Session) -> anyhow::Result<()> {
-    let units = plan.units();
-    let read: u64 = units.iter().map(|unit| unit.bytes).sum();
-    let explained = plan.explain().await.ok();
-    if session.printer.json() {
-        let units: Vec<_> = units
-            .iter()
-            .map(|unit| json!({ "unit": unit.unit, "source": unit.source, "files": unit.files, "bytes": unit.bytes }))
-            .collect();
-        return session
-            .printer
-            .document(&json!({ "units": units, "bytes": read, "plan": explained, "config": plan.config() }));
-    }
-    let mut text = format!("{}, {} to read\n", count(units.len() as u64, "unit"), bytes(read));
-    for unit in units {
-        text.push_str(&format!(
-            "  {}  {}  {}  {}\n",
-            unit.unit,
-            unit.source,
-            count(unit.files as u64, "file"),
-            bytes(unit.bytes)
-        ));
-    }
-    text.extend(explained);
-    session.printer.data(&text)?;
-    session.printer.note("dry run: nothing was written; leave `--dry-run` out to start");
-    Ok(())
 }
 
 fn stopped(error: &anyhow::Error) -> bool {

@@ -35,7 +35,7 @@ impl RgbBatch {
 }
 
 /// What a codec gives for a batch: images x channels x height x width in memory order, normalised as the dataset
-/// stores them.
+/// stores them. With `moments`, each image has twice the channels: means, then log variances.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LatentBatch {
     /// Channels of a latent.
@@ -44,15 +44,31 @@ pub struct LatentBatch {
     pub height: usize,
     /// Columns of a latent.
     pub width: usize,
-    /// `images * channels * height * width` values.
+    /// Whether log variances stand behind the means of each image.
+    pub moments: bool,
+    /// `images * channels * height * width` values, twice that with moments.
     pub values: Vec<f32>,
 }
 
 impl LatentBatch {
+    /// Values of one image.
+    pub const fn image_values(&self) -> usize {
+        self.channels * self.height * self.width * if self.moments { 2 } else { 1 }
+    }
+
     /// The values of one image after the other.
     pub fn images(&self) -> impl Iterator<Item = &[f32]> {
-        self.values.chunks_exact((self.channels * self.height * self.width).max(1))
+        self.values.chunks_exact(self.image_values().max(1))
     }
+}
+
+/// Memory of a codec, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CodecMemory {
+    /// Its weights.
+    pub weights: u64,
+    /// What it holds at a time while it encodes a batch, about.
+    pub activations: u64,
 }
 
 /// What a dataset says of its codec.
@@ -80,12 +96,20 @@ pub trait ImageCodec: Send + Sync + std::fmt::Debug {
     /// What it is.
     fn info(&self) -> &CodecInfo;
 
-    /// Encodes a batch. Blocks while it computes; the same pictures give the same latents.
+    /// Encodes a batch, to the means of the latents' distributions or with `moments` to the distributions. Blocks while
+    /// it computes; the same pictures give the same values. Log variances lie in -30..20.
     ///
     /// # Errors
     ///
     /// If the network can't take pictures of this size or the device fails.
-    fn encode(&self, images: &RgbBatch) -> Result<LatentBatch, Box<dyn std::error::Error + Send + Sync>>;
+    fn encode(
+        &self,
+        images: &RgbBatch,
+        moments: bool,
+    ) -> Result<LatentBatch, Box<dyn std::error::Error + Send + Sync>>;
+
+    /// The memory of batches of `images` pictures of `size` x `size` pixels.
+    fn memory(&self, images: usize, size: usize) -> CodecMemory;
 }
 
 #[cfg(test)]

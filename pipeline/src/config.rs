@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::PipelineError;
 use crate::bpe::RESERVED;
 use crate::document::Shape;
+use crate::memory::DEFAULT_BYTES;
 use crate::picture::PictureRules;
 
 /// A preprocessing job.
@@ -40,6 +41,8 @@ pub struct PreprocessConfig {
     pub deduplicate: bool,
     /// Share of the rows that may be refused before the job fails.
     pub max_reject_share: f64,
+    /// Memory of the job beside the codec's weights and activations, in bytes; nothing in the dataset depends on it.
+    pub memory_bytes: u64,
     /// The tokenizer.
     pub tokenizer: TokenizerConfig,
     /// The image codec; needed where a source has images.
@@ -67,6 +70,7 @@ impl Default for PreprocessConfig {
             compression: Compression::None,
             deduplicate: false,
             max_reject_share: 0.1,
+            memory_bytes: DEFAULT_BYTES,
             tokenizer: TokenizerConfig::default(),
             codec: None,
             pictures: PictureConfig::default(),
@@ -159,13 +163,28 @@ pub struct CodecConfig {
     pub patch: u32,
     /// Pictures that are encoded together.
     pub batch: usize,
-    /// Where the codec runs, e.g. `cpu` or `cuda:0`.
-    pub device: String,
+    /// What is stored of the distribution that the codec gives for a picture.
+    pub latent: LatentKind,
+    /// Where the codec runs, e.g. `cpu` or `cuda:0`; by default where `--device` says.
+    pub device: Option<String>,
+}
+
+/// What is stored of the distribution that a codec gives for a picture.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LatentKind {
+    /// Its mean.
+    #[default]
+    Mean,
+    /// One draw from it, by hash of the row and the image.
+    Sample,
+    /// Mean and log variance, so that each use in training draws anew. Twice the bytes.
+    Moments,
 }
 
 impl Default for CodecConfig {
     fn default() -> Self {
-        Self { path: String::new(), size: 256, patch: 2, batch: 16, device: "cpu".to_owned() }
+        Self { path: String::new(), size: 256, patch: 2, batch: 16, latent: LatentKind::Mean, device: None }
     }
 }
 
@@ -405,6 +424,9 @@ impl Default for SourceConfig {
     }
 }
 
+/// Less than this and not even one unit can be read.
+const LEAST_MEMORY: u64 = 64 << 20;
+
 fn wrong(key: impl Into<String>, found: impl ToString, expected: impl Into<String>) -> PipelineError {
     PipelineError::Config { key: key.into(), expected: expected.into(), found: found.to_string() }
 }
@@ -444,6 +466,9 @@ impl PreprocessConfig {
         }
         if self.unit_bytes == 0 || self.shard_bytes == 0 {
             return Err(wrong("unit-bytes, shard-bytes", 0, "at least 1"));
+        }
+        if self.memory_bytes < LEAST_MEMORY {
+            return Err(wrong("memory-bytes", self.memory_bytes, format!("at least {LEAST_MEMORY}")));
         }
         for (key, share) in [
             ("caption-first-share", self.caption_first_share),

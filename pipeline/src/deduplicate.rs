@@ -1,47 +1,114 @@
 //! Exact deduplication: of rows with the same content the first by (source, file, row) is kept; where there are
 //! earlier versions of the dataset, what they hold comes first, and is read again for that.
 //!
-//! The content of a row is its texts, all of its captions, and the bytes of its pictures as they lie in the files, after `where` and
-//! `select`. It is found by reading the sources once before they are packed; 16 bytes of BLAKE3 are remembered for
-//! each row, reserved from the job's memory, so a corpus with more rows than that allows ends with a clear error and
-//! not in the machine's swap.
+//! The content of a row is its texts, all of its captions, and the bytes of its pictures as they lie in the files, after
+//! `where` and `select`. It is found by reading the sources once before they are packed: 16 bytes of BLAKE3 of each row are sorted
+//! by DataFusion, which spills to disk what does not fit into a quarter of the job's memory, and of equal neighbours all
+//! but the first are copies. Their places, sorted again, lie in a temporary file that each unit reads along with its
+//! rows. So neither the rows nor the copies of a corpus have to fit into memory; the disk needs 32 bytes a row.
 
-use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{ArrayRef, AsArray, FixedSizeBinaryArray, RecordBatch, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
-use datafusion::common::runtime::SpawnedTask;
+use arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
+};
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
+use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
-use datafusion::physical_plan::ExecutionPlan;
-use futures::{StreamExt, TryStreamExt, stream};
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{LexOrdering, PhysicalSortExpr};
+use datafusion::physical_plan::sorts::sort::SortExec;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
+use futures::{StreamExt, stream};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
+use crate::commit::blocking;
 use crate::document::Shape;
 use crate::error::PipelineError;
-use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
-use crate::operators::stage::{Operator, Work};
-use crate::plan::{PreprocessPlan, run_session, stage};
-use crate::read::table::Kind;
+use crate::operators::items::{Captioning, Choice, Item, Part, from_columns, texts};
+use crate::operators::stage::{Operator, Work, ahead};
+use crate::pictures::read_at;
+use crate::plan::{PreprocessPlan, sort_session, stage};
+use crate::read::table::{FILE, KIND, Kind, ROW};
 use crate::source::{Columns, SourcePlan, UnitFiles};
-use crate::units::Unit;
+use crate::units::{Rows, Unit};
 
-const HASH_BYTES: i32 = 16;
+/// Rows of a batch of hashes.
+const HASH_ROWS: usize = 8192;
 
-/// Memory that a remembered row takes, the free places of the table counted.
-const ROW_BYTES: usize = 40;
+/// Bytes of a copy's place in the file.
+const PLACE_BYTES: u64 = 12;
 
-/// Rows that are copies of earlier ones, by unit.
+/// Rows that are copies of earlier ones. By default there are none.
 #[derive(Debug, Default)]
-pub(crate) struct Duplicates(HashMap<String, HashSet<(u32, u64)>>);
+pub(crate) struct Duplicates {
+    /// Places of copies: index of the file and row, those of one unit one behind the other and sorted.
+    file: Option<File>,
+    /// Where in the file the places of a unit lie.
+    units: HashMap<String, Range<u64>>,
+}
+
+/// How far the copies of a unit have been read.
+#[derive(Debug, Default)]
+pub(crate) struct UnitDuplicates {
+    unit: String,
+    /// What of the file is not read yet.
+    rest: Range<u64>,
+    read: Vec<u8>,
+    at: usize,
+}
 
 impl Duplicates {
-    /// Whether the row is a copy.
-    pub(crate) fn contains(&self, unit: &str, file: u32, row: u64) -> bool {
-        self.0.get(unit).is_some_and(|rows| rows.contains(&(file, row)))
+    /// Whether the row is a copy. The rows of a unit must be asked for in their order.
+    pub(crate) fn contains(
+        &self,
+        unit_copies: &mut UnitDuplicates,
+        unit: &str,
+        file: u32,
+        row: u64,
+    ) -> Result<bool, PipelineError> {
+        let Some(places) = &self.file else { return Ok(false) };
+        if unit_copies.unit != unit {
+            let rest = self.units.get(unit).cloned().unwrap_or_default();
+            *unit_copies = UnitDuplicates { unit: unit.to_owned(), rest, ..UnitDuplicates::default() };
+        }
+        while let Some(place) = unit_copies.next(places).map_err(io_error("read"))? {
+            if place >= (file, row) {
+                return Ok(place == (file, row));
+            }
+            unit_copies.at += PLACE_BYTES as usize;
+        }
+        Ok(false)
     }
+}
+
+impl UnitDuplicates {
+    fn next(&mut self, places: &File) -> io::Result<Option<(u32, u64)>> {
+        if self.at == self.read.len() {
+            let bytes = (self.rest.end - self.rest.start).min(PLACE_BYTES << 10);
+            self.read.resize(bytes as usize, 0);
+            read_at(places, &mut self.read, self.rest.start)?;
+            (self.rest.start, self.at) = (self.rest.start + bytes, 0);
+        }
+        let place = self.read.get(self.at..self.at + PLACE_BYTES as usize);
+        Ok(place.and_then(|place| {
+            let (file, row) = place.split_first_chunk()?;
+            Some((u32::from_le_bytes(*file), u64::from_le_bytes(row.try_into().ok()?)))
+        }))
+    }
+}
+
+fn io_error(operation: &'static str) -> impl Fn(io::Error) -> PipelineError {
+    move |source| PipelineError::Io { operation, path: "temporary file of copies".to_owned(), source }
 }
 
 /// Hashes the rows of a source.
@@ -54,13 +121,19 @@ struct HashRows {
     pool: Arc<ThreadPool>,
 }
 
+/// The columns of hashes: the content's, then the place, all of which a copy differs in from the first.
 fn hash_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
+        Field::new("high", DataType::UInt64, false),
+        Field::new("low", DataType::UInt64, false),
+        Field::new("unit", DataType::UInt32, false),
         Field::new("file", DataType::UInt32, false),
         Field::new("row", DataType::UInt64, false),
-        Field::new("hash", DataType::FixedSizeBinary(HASH_BYTES), false),
     ]))
 }
+
+/// The columns of [`hash_schema`] that say where a row is.
+const PLACE: [usize; 3] = [2, 3, 4];
 
 impl Operator for HashRows {
     fn name(&self) -> &'static str {
@@ -76,101 +149,177 @@ impl Operator for HashRows {
     }
 
     fn start(&self) -> Box<dyn Work> {
-        Box::new(self.clone())
+        Box::new(Hashing { operator: self.clone(), rows: Vec::new() })
     }
 }
 
-impl Work for HashRows {
+struct Hashing {
+    operator: HashRows,
+    /// Hash, file and row.
+    rows: Vec<([u64; 2], u32, u64)>,
+}
+
+impl Work for Hashing {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
+        let kinds = batch[KIND].as_primitive::<UInt8Type>().values().clone();
+        self.rows.extend(self.operator.hashes(&batch)?);
+        let ends = kinds.iter().any(|&kind| Kind::of(kind) == Kind::End);
+        if self.rows.len() < HASH_ROWS && !ends || self.rows.is_empty() {
+            return Ok(Vec::new());
+        }
+        let rows = std::mem::take(&mut self.rows);
+        let column = |of: fn(&([u64; 2], u32, u64)) -> u64| -> ArrayRef {
+            Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
+        };
+        let columns: Vec<ArrayRef> = vec![
+            column(|row| row.0[0]),
+            column(|row| row.0[1]),
+            Arc::new(UInt32Array::from_value(0, rows.len())),
+            Arc::new(UInt32Array::from_iter_values(rows.iter().map(|row| row.1))),
+            column(|row| row.2),
+        ];
+        Ok(vec![RecordBatch::try_new(hash_schema(), columns).map_err(arrow_error)?])
+    }
+
+    fn held(&self, ready: usize) -> usize {
+        ready + 32 * self.rows.capacity()
+    }
+}
+
+impl HashRows {
+    fn hashes(&self, batch: &RecordBatch) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
+        if self.shape == Shape::Text {
+            return self.text_hashes(batch);
+        }
         let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
         // Rows are compared by what they say, not by what chance makes of it.
         let captioning = Captioning::content();
         let choice = Choice { seed: self.seed, source: &self.source, path: &path, captioning: &captioning };
-        let mut items = from_columns(&batch, self.shape, &choice)?;
+        let mut items = from_columns(batch, self.shape, &choice)?;
         items.retain(|item| item.kind == Kind::Row);
-        if items.is_empty() {
-            return Ok(Vec::new());
-        }
-        let hashes: Vec<[u8; 16]> = self.pool.install(|| items.par_iter().map(content).collect());
-        let failed = |error: arrow::error::ArrowError| PipelineError::Plan(error.into());
-        let columns: Vec<ArrayRef> = vec![
-            Arc::new(UInt32Array::from_iter_values(items.iter().map(|item| item.file))),
-            Arc::new(UInt64Array::from_iter_values(items.iter().map(|item| item.row))),
-            Arc::new(FixedSizeBinaryArray::try_from_iter(hashes.iter()).map_err(failed)?),
-        ];
-        Ok(vec![RecordBatch::try_new(hash_schema(), columns).map_err(failed)?])
+        let hash = |item: &Item| (content(item.parts.iter().map(part_bytes)), item.file, item.row);
+        Ok(self.pool.install(|| items.par_iter().map(hash).collect()))
+    }
+
+    /// The same for texts, which are hashed where they lie.
+    fn text_hashes(&self, batch: &RecordBatch) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
+        let Some(column) = texts(batch, "text")? else { return Ok(Vec::new()) };
+        let files = batch[FILE].as_primitive::<UInt32Type>().values();
+        let rows = batch[ROW].as_primitive::<UInt64Type>().values();
+        let kinds = batch[KIND].as_primitive::<UInt8Type>().values();
+        let hash = |column: &StringArray, row: usize| {
+            let is_text = Kind::of(kinds[row]) == Kind::Row && column.is_valid(row);
+            let text = || content(std::iter::once((0, column.value(row).as_bytes())));
+            is_text.then(|| (text(), files[row], rows[row]))
+        };
+        let all = (0..batch.num_rows()).into_par_iter();
+        Ok(self.pool.install(|| all.filter_map(|row| hash(&column, row)).collect()))
+    }
+}
+
+fn arrow_error(error: arrow::error::ArrowError) -> PipelineError {
+    PipelineError::Plan(error.into())
+}
+
+fn part_bytes(part: &Part) -> (u8, &[u8]) {
+    match part {
+        Part::Text(text) => (0, text.as_bytes()),
+        Part::Image(bytes) => (1, bytes),
+        Part::Latent(_) => (2, &[]),
     }
 }
 
 /// Hash of a row's parts, each behind its kind and length.
-fn content(item: &Item) -> [u8; 16] {
+fn content<'a>(parts: impl Iterator<Item = (u8, &'a [u8])>) -> [u64; 2] {
     let mut hasher = blake3::Hasher::new();
-    for part in &item.parts {
-        let (kind, bytes) = match part {
-            Part::Text(text) => (0_u8, text.as_bytes()),
-            Part::Image(bytes) => (1, bytes.as_slice()),
-            Part::Latent(_) => (2, &[][..]),
-        };
+    for (kind, bytes) in parts {
         hasher.update(&[kind]).update(&(bytes.len() as u64).to_le_bytes()).update(bytes);
     }
-    let mut hash = [0; 16];
-    hasher.finalize_xof().fill(&mut hash);
-    hash
+    let hash = hasher.finalize();
+    let half =
+        |at: usize| hash.as_bytes()[at..at + 8].iter().fold(0, |half, byte| half << 8 | u64::from(*byte));
+    [half(0), half(8)]
 }
 
-/// Reads all sources and finds the copies: first what earlier versions hold, then what is to be done.
+/// Reads all sources and finds the copies among what is to be done: first what earlier versions hold is read, then that.
 pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineError> {
-    let context = run_session(plan.environment.memory_bytes)?.task_ctx();
-    let reservation = MemoryConsumer::new("deduplicate").register(context.memory_pool());
-    let mut found =
-        Found { plan, context, reservation, seen: HashSet::new(), duplicates: Duplicates::default() };
+    let context = plan.session()?.task_ctx();
+    let mut readers = Vec::new();
     for source in &plan.sources {
-        found.add(source, &source.settled.units).await?;
+        add_readers(plan, source, &source.settled.units, &mut readers).await?;
     }
     // A copy in what is settled was not packed, or is refused: neither is anything to be done about.
-    found.duplicates = Duplicates::default();
+    let settled = readers.len();
     for source in &plan.sources {
-        found.add(source, &source.units).await?;
+        add_readers(plan, source, &source.units, &mut readers).await?;
     }
-    Ok(found.duplicates)
+    let open = move |reader: Reader| reader.open(context.clone());
+    let rows = stream::iter(readers).map(open).flatten_unordered(plan.units_at_once());
+    let rows = Box::pin(RecordBatchStreamAdapter::new(hash_schema(), rows));
+    let memory = plan.config.memory_bytes as usize;
+    let sorted = sort(rows, &[0, 1, 2, 3, 4], sort_session(memory / 4)?.task_ctx())?;
+    let places = sort(copies(sorted, settled as u32), &PLACE, sort_session(memory / 8)?.task_ctx())?;
+    let units = plan.units().into_iter().map(|unit| unit.unit).collect();
+    write(places, units, settled as u32).await
 }
 
-struct Found<'a> {
-    plan: &'a PreprocessPlan,
-    context: Arc<TaskContext>,
-    reservation: MemoryReservation,
-    seen: HashSet<u128>,
-    duplicates: Duplicates,
+/// One unit's hashes, to be read.
+struct Reader {
+    physical: Arc<dyn ExecutionPlan>,
+    partition: usize,
+    /// Number of the unit in the order of the dataset.
+    unit: u32,
+    /// Rows that were refused: they are not in the dataset, even if they could be now.
+    refused: Vec<Rows>,
 }
 
-impl Found<'_> {
-    async fn add(&mut self, source: &SourcePlan, units: &[Unit]) -> Result<(), PipelineError> {
-        let physical = hashes(self.plan, source, units).await?;
-        let hashed = stream::iter(units.iter().enumerate())
-            .map(|(partition, unit)| {
-                let (physical, context) = (physical.clone(), self.context.clone());
-                async move { unit_hashes(physical, partition, context).await.map(|rows| (unit, rows)) }
-            })
-            .buffered(self.plan.environment.threads);
-        let mut hashed = std::pin::pin!(hashed);
-        while let Some((unit, rows)) = hashed.try_next().await? {
-            self.reservation.try_grow(rows.len() * ROW_BYTES)?;
-            // A row that was refused is not in the dataset, even if it could be now.
-            let refused = self.plan.refused.get(&unit.id);
-            let refused = |file: u32, row: u64| {
-                refused
-                    .into_iter()
-                    .flatten()
-                    .any(|rows| rows.get(&file).is_some_and(|rows| rows.contains(&row)))
-            };
-            for (file, row, hash) in rows {
-                if !refused(file, row) && !self.seen.insert(hash) {
-                    self.duplicates.0.entry(unit.id.clone()).or_default().insert((file, row));
-                }
-            }
+async fn add_readers(
+    plan: &PreprocessPlan,
+    source: &SourcePlan,
+    units: &[Unit],
+    readers: &mut Vec<Reader>,
+) -> Result<(), PipelineError> {
+    let physical = hashes(plan, source, units).await?;
+    for (partition, unit) in units.iter().enumerate() {
+        let refused = plan.refused.get(&unit.id).cloned().unwrap_or_default();
+        readers.push(Reader { physical: physical.clone(), partition, unit: readers.len() as u32, refused });
+    }
+    Ok(())
+}
+
+impl Reader {
+    /// The hashes with the number of the unit in them.
+    fn open(self, context: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows = match self.physical.execute(self.partition, context) {
+            Ok(rows) => ahead(rows, 1),
+            Err(error) => failed(error),
+        };
+        let named = rows.map(move |batch| {
+            let batch = self.without_refused(batch?)?;
+            let mut columns = batch.columns().to_vec();
+            columns[PLACE[0]] = Arc::new(UInt32Array::from_value(self.unit, batch.num_rows()));
+            Ok(RecordBatch::try_new(hash_schema(), columns)?)
+        });
+        Box::pin(RecordBatchStreamAdapter::new(hash_schema(), named))
+    }
+
+    fn without_refused(&self, batch: RecordBatch) -> PlanResult<RecordBatch> {
+        if self.refused.is_empty() {
+            return Ok(batch);
         }
-        Ok(())
+        let files = batch.column(PLACE[1]).as_primitive::<UInt32Type>().values();
+        let rows = batch.column(PLACE[2]).as_primitive::<UInt64Type>().values();
+        let refused = |file: &u32, row: &u64| {
+            self.refused.iter().any(|rows| rows.get(file).is_some_and(|rows| rows.contains(row)))
+        };
+        let kept = files.iter().zip(rows).map(|(file, row)| !refused(file, row));
+        Ok(filter_record_batch(&batch, &BooleanArray::from(kept.collect::<Vec<_>>()))?)
     }
+}
+
+fn failed(error: DataFusionError) -> SendableRecordBatchStream {
+    let once = stream::once(std::future::ready(Err(error)));
+    Box::pin(RecordBatchStreamAdapter::new(hash_schema(), once))
 }
 
 async fn hashes(
@@ -188,26 +337,149 @@ async fn hashes(
     Ok(stage(operator, source.rows(units, Columns::Document).await?))
 }
 
-async fn unit_hashes(
-    physical: Arc<dyn ExecutionPlan>,
-    partition: usize,
+/// Rows sorted by these columns, by DataFusion, which spills what exceeds the memory of `context`.
+fn sort(
+    rows: SendableRecordBatchStream,
+    by: &[usize],
     context: Arc<TaskContext>,
-) -> Result<Vec<(u32, u64, u128)>, PipelineError> {
-    let task = SpawnedTask::spawn(async move {
-        let batches: Vec<RecordBatch> = physical.execute(partition, context)?.try_collect().await?;
-        Ok::<_, PipelineError>(batches)
-    });
-    let batches = match task.join_unwind().await {
-        Ok(batches) => batches?,
-        Err(error) => return Err(PipelineError::Format(Box::new(error))),
+) -> PlanResult<SendableRecordBatchStream> {
+    let schema = rows.schema();
+    let expression = |&index: &usize| {
+        let column = Column::new(schema.field(index).name(), index);
+        PhysicalSortExpr::new_default(Arc::new(column))
     };
-    let rows = batches.iter().flat_map(|batch| {
-        let files = batch.column(0).as_primitive::<UInt32Type>();
-        let rows = batch.column(1).as_primitive::<UInt64Type>();
-        let hashes = batch.column(2).as_fixed_size_binary();
-        let hash =
-            |row: usize| hashes.value(row).iter().fold(0, |hash: u128, byte| hash << 8 | u128::from(*byte));
-        (0..batch.num_rows()).map(move |row| (files.value(row), rows.value(row), hash(row)))
+    let missing = || DataFusionError::Internal("a sort by nothing".to_owned());
+    let order = LexOrdering::new(by.iter().map(expression)).ok_or_else(missing)?;
+    let partition = Arc::new(Once { schema: schema.clone(), rows: Mutex::new(Some(rows)) });
+    let table = StreamingTableExec::try_new(schema, vec![partition], None, [], false, None)?;
+    SortExec::new(order, Arc::new(table)).execute(0, context)
+}
+
+/// A stream as a partition that is read once.
+struct Once {
+    schema: SchemaRef,
+    rows: Mutex<Option<SendableRecordBatchStream>>,
+}
+
+impl fmt::Debug for Once {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Once")
+    }
+}
+
+impl PartitionStream for Once {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let rows = self.rows.lock().unwrap_or_else(PoisonError::into_inner).take();
+        rows.unwrap_or_else(|| failed(DataFusionError::Internal("a stream was read twice".to_owned())))
+    }
+}
+
+/// Of sorted hashes, the rows of units from `first` on that have the hash of the row before.
+fn copies(sorted: SendableRecordBatchStream, first: u32) -> SendableRecordBatchStream {
+    let mut last = None;
+    let copies = sorted.map(move |batch| {
+        let batch = batch?;
+        let half = |column: usize| batch.column(column).as_primitive::<UInt64Type>().values().iter();
+        let units = batch.column(PLACE[0]).as_primitive::<UInt32Type>().values().iter();
+        let is_copy = half(0)
+            .zip(half(1))
+            .zip(units)
+            .map(|((&high, &low), &unit)| last.replace((high, low)) == Some((high, low)) && unit >= first);
+        Ok(filter_record_batch(&batch, &BooleanArray::from(is_copy.collect::<Vec<_>>()))?)
     });
-    Ok(rows.collect())
+    Box::pin(RecordBatchStreamAdapter::new(hash_schema(), copies))
+}
+
+/// Writes sorted places to a temporary file. The first of `units` has the number `first`.
+async fn write(
+    mut places: SendableRecordBatchStream,
+    units: Vec<String>,
+    first: u32,
+) -> Result<Duplicates, PipelineError> {
+    let mut file = None;
+    let mut ranges: HashMap<u32, Range<u64>> = HashMap::new();
+    let mut position = 0;
+    while let Some(batch) = places.next().await.transpose()? {
+        let number = |column: usize| batch.column(column).as_primitive::<UInt32Type>().values().clone();
+        let rows = batch.column(PLACE[2]).as_primitive::<UInt64Type>().values().clone();
+        let mut bytes = Vec::with_capacity(PLACE_BYTES as usize * batch.num_rows());
+        for ((&unit, file), row) in number(PLACE[0]).iter().zip(&number(PLACE[1])).zip(&rows) {
+            bytes.extend_from_slice(&file.to_le_bytes());
+            bytes.extend_from_slice(&row.to_le_bytes());
+            position += PLACE_BYTES;
+            ranges.entry(unit).or_insert(position - PLACE_BYTES..position).end = position;
+        }
+        if bytes.is_empty() {
+            continue;
+        }
+        let mut output = match file.take() {
+            Some(output) => output,
+            None => BufWriter::new(tempfile::tempfile().map_err(io_error("create"))?),
+        };
+        let written = blocking(move || output.write_all(&bytes).map(|()| output).map_err(io_error("write")));
+        file = Some(written.await?);
+    }
+    let file = file.map(|file| file.into_inner().map_err(|error| io_error("write")(error.into_error())));
+    let named = |(unit, range): (u32, Range<u64>)| Some((units.get((unit - first) as usize)?.clone(), range));
+    Ok(Duplicates { file: file.transpose()?, units: ranges.into_iter().filter_map(named).collect() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Hashes of 60 units of 1,000 rows each, in the order of an unlucky day; every third row of a unit has the content of
+    /// the same row in the unit before.
+    fn corpus() -> SendableRecordBatchStream {
+        let batch = |unit: u32| {
+            let rows = 0..1000_u64;
+            let hash =
+                move |row: u64| if row.is_multiple_of(3) { row } else { row + 10_000 * u64::from(unit) };
+            let hashes: Vec<u64> =
+                rows.clone().map(|row| hash(row).wrapping_mul(0x9E37_79B9_7F4A_7C15)).collect();
+            let columns: Vec<ArrayRef> = vec![
+                Arc::new(UInt64Array::from(hashes)),
+                Arc::new(UInt64Array::from(vec![7; 1000])),
+                Arc::new(UInt32Array::from_value(unit, 1000)),
+                Arc::new(UInt32Array::from_iter_values(rows.clone().map(|row| row as u32 / 400))),
+                Arc::new(UInt64Array::from_iter_values(rows.map(|row| row % 400))),
+            ];
+            Ok(RecordBatch::try_new(hash_schema(), columns)?)
+        };
+        let units = (0..60).map(|unit| (unit * 37) % 60).map(batch).collect::<Vec<_>>();
+        Box::pin(RecordBatchStreamAdapter::new(hash_schema(), stream::iter(units)))
+    }
+
+    async fn found(bytes: usize) -> Vec<(usize, u32, u64)> {
+        let context = || sort_session(bytes).expect("a session").task_ctx();
+        let sorted = sort(corpus(), &[0, 1, 2, 3, 4], context()).expect("a plan");
+        let places = sort(copies(sorted, 0), &PLACE, context()).expect("a plan");
+        let units: Vec<String> = (0..60).map(|unit| format!("u{unit}")).collect();
+        let duplicates = write(places, units.clone(), 0).await.expect("found");
+        let mut found = Vec::new();
+        let mut at = UnitDuplicates::default();
+        for (index, unit) in units.iter().enumerate() {
+            for row in 0..1000_u64 {
+                let (file, row) = (row as u32 / 400, row % 400);
+                if duplicates.contains(&mut at, unit, file, row).expect("reads") {
+                    found.push((index, file, row));
+                }
+            }
+        }
+        found
+    }
+
+    /// The sort holds 60,000 rows of 32 bytes; with a tenth of that it has to spill, and finds the same.
+    #[tokio::test]
+    async fn copies_are_found_whether_or_not_they_fit_into_memory() {
+        let expected: Vec<_> = (1..60)
+            .flat_map(|unit| (0..1000_u64).step_by(3).map(move |row| (unit, row as u32 / 400, row % 400)))
+            .collect();
+        assert_eq!(found(64 << 20).await, expected);
+        assert_eq!(found(600 << 10).await, expected);
+    }
 }

@@ -99,6 +99,26 @@ impl Segment {
 }
 
 impl Document {
+    /// The document whose row of columns holds these. Where its images stand is told by the patch ids.
+    pub(crate) fn restored(
+        tokens: Vec<u32>,
+        images: Vec<Latent>,
+        part_ends: Vec<usize>,
+        shape: Shape,
+        provenance: Provenance,
+        layout: &RowLayout,
+    ) -> Self {
+        let patch = layout.vocabulary.patch();
+        let mut segments = Vec::with_capacity(2 * images.len() + 1);
+        let mut start = 0;
+        for run in tokens.chunk_by(|&a, &b| (a == patch) == (b == patch)) {
+            let modality = if run[0] == patch { Modality::Image } else { Modality::Text };
+            segments.push(Segment { start, len: run.len(), modality });
+            start += run.len();
+        }
+        Self { tokens, segments, images, part_ends, shape, provenance }
+    }
+
     /// Number of positions, at least 2. (`is_empty` would always be false.)
     #[allow(clippy::len_without_is_empty)]
     pub fn len(&self) -> usize {
@@ -146,19 +166,19 @@ impl Document {
     }
 }
 
-/// The latent of one image as the codec gave it, in the form that shards store.
+/// The latent of one image as the codec gave it, in the form that shards store; with `moments`, mean and log variance.
 ///
 /// # Errors
 ///
 /// [`RejectReason::LatentNotFinite`] if a value is not finite or beyond the largest half float, 65,504.
-pub fn latent(values: &[f32], channels: u16, height: u16, width: u16) -> Result<Latent, Reject> {
+pub fn latent(values: &[f32], [channels, height, width]: [u16; 3], moments: bool) -> Result<Latent, Reject> {
     let fits = |value: &f32| value.is_finite() && value.abs() <= f16::MAX.to_f32();
     if let Some(at) = values.iter().position(|value| !fits(value)) {
         let detail = format!("value {at} of the latent is {}", values[at]);
         return Err(Reject::new(RejectReason::LatentNotFinite, detail));
     }
     let values = values.iter().map(|&value| f16::from_f32(value)).collect();
-    Ok(Latent { channels, height, width, moments: false, values })
+    Ok(Latent { channels, height, width, moments, values })
 }
 
 /// Makes documents. Cheap to clone.
@@ -257,7 +277,7 @@ pub(crate) fn numbered(purpose: &str, number: usize) -> String {
 }
 
 /// The text, unless it is nothing but white space. Nothing is stripped from what is kept.
-fn not_blank(text: &str) -> Result<&str, Reject> {
+pub(crate) fn not_blank(text: &str) -> Result<&str, Reject> {
     if text.trim().is_empty() {
         return Err(Reject::new(RejectReason::Empty, format!("{} bytes of white space", text.len())));
     }

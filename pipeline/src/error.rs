@@ -266,6 +266,12 @@ pub enum PipelineError {
         /// The commonest reasons with their counts.
         top: Vec<String>,
     },
+    /// The job's memory is too small.
+    #[error("memory is not enough: {what}")]
+    Memory {
+        /// Who asked for how much, and what there is.
+        what: String,
+    },
     /// Asked to stop.
     #[error("stopped after {done} of {total} units")]
     Stopped {
@@ -391,6 +397,7 @@ impl PipelineError {
             Self::Io { .. } => {
                 "check that the folder can be written to and has space left; what was finished is kept".to_owned()
             }
+            Self::Memory { .. } => "raise `memory-bytes` of the config, or use fewer `--threads`".to_owned(),
             Self::Damaged { .. } => "delete this file and run the same command again".to_owned(),
             _ => return None,
         };
@@ -410,6 +417,9 @@ impl PipelineError {
                 Err(inner) => Self::Plan(DataFusionError::External(inner)),
             },
             DataFusionError::Context(_, inner) => Self::from_plan(*inner),
+            DataFusionError::ResourcesExhausted(what) => {
+                Self::Memory { what: what.lines().next().unwrap_or_default().to_owned() }
+            }
             other => Self::Plan(other),
         }
     }

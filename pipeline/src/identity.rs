@@ -32,7 +32,7 @@ pub(crate) fn portable_config(
 ) -> Result<Value, PipelineError> {
     let images = config.sources.iter().any(|source| source.shape.has_images());
     let mut config = serde_json::to_value(config).map_err(|error| PipelineError::Format(Box::new(error)))?;
-    for key in ["output", "max-reject-share"] {
+    for key in ["output", "max-reject-share", "memory-bytes"] {
         if let Some(config) = config.as_object_mut() {
             config.shift_remove(key);
         }

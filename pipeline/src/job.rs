@@ -33,7 +33,7 @@ use crate::meter::Meter;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
-use crate::plan::{PreprocessPlan, Tools, run_session};
+use crate::plan::{PreprocessPlan, Tools};
 use crate::report::{OperatorReport, Report, RetryReport, operators};
 use crate::source::SourcePlan;
 use crate::train;
@@ -80,6 +80,7 @@ async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Repo
     report.reused_units = done.values().filter(|done| done.reused).count();
     report.retried = plan.environment.retry_rejects.then_some(retried);
     report.operators = operators;
+    report.peak_memory = plan.memory.peak() as u64;
     observer.event(Event::Finished);
     Ok(report)
 }
@@ -211,7 +212,7 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// Runs the units that are not committed, as many at a time as there are threads.
+/// Runs the units that are not committed, as many at a time as there are threads and memory.
 async fn run_units(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
@@ -220,7 +221,7 @@ async fn run_units(
     let mut done = committed(plan).await?;
     let mut watch = Watch::new(plan);
     watch.look(&done)?;
-    let context = run_session(plan.environment.memory_bytes)?.task_ctx();
+    let context = plan.session()?.task_ctx();
     let total = plan.unit_count();
     let duplicates = if plan.config.deduplicate && done.len() < total {
         deduplicate::find(plan).await?
@@ -238,7 +239,7 @@ async fn run_units(
         let context = context.clone();
         async move { (unit, run_unit(physical, partition, context).await) }
     });
-    let mut running = std::pin::pin!(running.buffer_unordered(plan.environment.threads));
+    let mut running = std::pin::pin!(running.buffer_unordered(plan.units_at_once()));
     while let Some((unit, result)) = running.next().await {
         match result.and_then(|commits| checked(unit, commits)) {
             Ok(commit) => done.insert(unit.id.clone(), Done { commit, reused: false }),

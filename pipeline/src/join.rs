@@ -24,6 +24,7 @@ use futures::StreamExt;
 
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::error::PipelineError;
+use crate::memory::Memory;
 use crate::operators::unit_read::describe;
 use crate::plan::session;
 use crate::read::batch::TEXT_ROWS;
@@ -57,6 +58,7 @@ impl Join {
     pub(crate) async fn open(
         source: &SourceConfig,
         config: &JoinConfig,
+        memory: &Arc<Memory>,
         resolver: &dyn Resolver,
     ) -> Result<Self, PipelineError> {
         let listed = SourceConfig {
@@ -72,7 +74,7 @@ impl Join {
             let what = format!("`{}` is no table", file.below);
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
         }
-        let input = Input::new(listing.store.clone(), TextSplit::File);
+        let input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), TextSplit::File) };
         let on = config.on.pairs();
         let found = find(&listed.name, &listing, &input, HashSet::new(), true).await?;
         let table = Arc::new(Table::plain(found));
@@ -197,7 +199,7 @@ impl Join {
                     self.wrong(what, "mend the table: what it lacks would be missing without a trace")
                 );
             }
-            Kind::Row => {}
+            Kind::Row | Kind::Duplicate | Kind::Aside => {}
         }
         let keys: Vec<_> = (5..batch.num_columns()).map(text).collect();
         if keys.iter().any(|key| key.is_null(row)) {

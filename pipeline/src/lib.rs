@@ -18,11 +18,13 @@ mod config;
 mod deduplicate;
 pub mod document;
 mod error;
+mod estimate;
 mod identity;
 mod job;
 mod join;
 mod lease;
 mod limit;
+mod memory;
 mod meter;
 mod observer;
 mod operators;
@@ -46,11 +48,12 @@ mod version;
 
 pub use commit::Location;
 pub use config::{
-    CaptionChoice, CodecConfig, Filling, Format, JoinConfig, JoinKeys, PictureConfig, PreprocessConfig,
-    SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
+    CaptionChoice, CodecConfig, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
+    PreprocessConfig, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
 pub use document::Shape;
 pub use error::{BoxError, PipelineError};
+pub use estimate::{Estimate, SourceEstimate};
 pub use job::preprocess;
 pub use observer::{Event, Observer, Silent};
 pub use pictures::{PictureRequest, PictureSet, pictures};

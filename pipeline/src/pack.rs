@@ -12,7 +12,8 @@
 //! that does not fit.
 //!
 //! Rows leave in the order in which they are closed; [`Packer::finish`] closes the open rows in the order in which they
-//! were opened. Memory is `window` rows, never more; a document costs O(log window).
+//! were opened. Memory is `window` rows, never more, however long a text is: [`Packer::text`] takes it in parts of any
+//! length and gives the same rows for all of them. A document costs O(log window).
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -52,7 +53,7 @@ impl Packing {
             (Self::BestFit { .. }, Shape::Pair) => document.len(),
             (Self::BestFit { .. }, Shape::Interleaved) if document.len() <= context => 0,
             (Self::BestFit { .. }, Shape::Interleaved) => part_lengths(document).max().unwrap_or(0),
-            (Self::Sequence, _) => images(document).map(|image| image.len()).max().unwrap_or(0),
+            (Self::Sequence, _) => images(&document.segments).map(|image| image.len()).max().unwrap_or(0),
         };
         (longest > context).then_some(longest)
     }
@@ -63,9 +64,9 @@ fn part_lengths(document: &Document) -> impl Iterator<Item = usize> + '_ {
     document.part_ends.iter().zip(starts).map(|(end, start)| end - start)
 }
 
-/// The images of a document, BOI and EOI included.
-fn images(document: &Document) -> impl Iterator<Item = Range<usize>> + '_ {
-    let images = document.segments.iter().filter(|segment| segment.modality == Modality::Image);
+/// The images among the segments of a document, BOI and EOI included.
+fn images(segments: &[Segment]) -> impl Iterator<Item = Range<usize>> + '_ {
+    let images = segments.iter().filter(|segment| segment.modality == Modality::Image);
     images.map(|image| image.start - 1..image.range().end + 1)
 }
 
@@ -78,12 +79,23 @@ pub struct Packer {
     open: BTreeMap<(usize, u64), OpenRow>,
     opened: u64,
     bytes: usize,
+    text: OpenText,
+}
+
+/// The text whose parts are coming.
+#[derive(Debug, Default)]
+struct OpenText {
+    /// Ids that are in no row yet.
+    pending: Vec<u32>,
+    /// Offset of the first of them in the text.
+    first: usize,
 }
 
 impl Packer {
     /// A packer without documents.
     pub fn new(layout: RowLayout, packing: Packing) -> Self {
-        Self { layout, packing, open: BTreeMap::new(), opened: 0, bytes: 0 }
+        let (open, text) = (BTreeMap::new(), OpenText::default());
+        Self { layout, packing, open, opened: 0, bytes: 0, text }
     }
 
     /// Places a document, made by a composer of the same layout and packing, and gives each row that is closed by it
@@ -95,23 +107,75 @@ impl Packer {
     ///
     /// # Panics
     ///
-    /// If the document was made for another layout or packing.
+    /// If the document was made for another layout or packing, or a text has not ended.
     pub fn push<E>(
         &mut self,
         document: Document,
         mut emit: impl FnMut(Row) -> Result<(), E>,
     ) -> Result<(), E> {
-        let context = self.layout.context as usize;
-        let mut taken = Taken::new(document);
+        let Document { tokens, segments, images, part_ends, shape, provenance } = document;
+        if shape == Shape::Text {
+            return self.text(&tokens, &provenance, true, emit);
+        }
+        assert!(self.text.first == 0 && self.text.pending.is_empty(), "a text has not ended");
+        let (mut images, context) = (images.into_iter(), self.layout.context as usize);
+        let piece = |range: &Range<usize>| Piece {
+            tokens: &tokens[range.clone()],
+            first: range.start,
+            segments: &segments,
+            provenance: &provenance,
+        };
         match self.packing {
-            Packing::Sequence => self.fill(&mut taken, &mut emit),
             Packing::BestFit { window } => {
-                for piece in pieces(&taken.document, context) {
-                    self.place(&mut taken, piece, window, &mut emit)?;
+                for range in pieces(&part_ends, context) {
+                    self.place(&piece(&range), &mut images, window, &mut emit)?;
                 }
-                Ok(())
+            }
+            Packing::Sequence => {
+                let mut start = 0;
+                while start < tokens.len() {
+                    let end = cut(&segments, start, (start + self.room()).min(tokens.len()));
+                    if end == start {
+                        let (_, row) = self.next_row();
+                        self.emit(row, &mut emit)?;
+                        continue;
+                    }
+                    self.fill(&piece(&(start..end)), &mut images, &mut emit)?;
+                    start = end;
+                }
             }
         }
+        Ok(())
+    }
+
+    /// Takes the next part of a text, BOS and EOS included, and gives each row that is closed by it to `emit`.
+    /// `provenance` is that of the whole text; no other document may come before it `ends`.
+    ///
+    /// # Errors
+    ///
+    /// Whatever `emit` returns; the packer is of no use after that.
+    pub fn text<E>(
+        &mut self,
+        mut tokens: &[u32],
+        provenance: &Provenance,
+        ends: bool,
+        mut emit: impl FnMut(Row) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let OpenText { mut pending, mut first } = std::mem::take(&mut self.text);
+        // Whether what fills a row is its last piece is known only when there is more.
+        while pending.len() + tokens.len() > self.room() {
+            let (head, tail) = tokens.split_at(self.room() - pending.len());
+            self.text_piece(&mut pending, head, &mut first, provenance, &mut emit)?;
+            tokens = tail;
+        }
+        if ends {
+            self.text_piece(&mut pending, tokens, &mut first, provenance, &mut emit)?;
+            first = 0;
+        } else {
+            pending.extend_from_slice(tokens);
+        }
+        self.text = OpenText { pending, first };
+        Ok(())
     }
 
     /// Closes the open rows in the order in which they were opened.
@@ -119,15 +183,16 @@ impl Packer {
     /// # Errors
     ///
     /// Whatever `emit` returns.
-    pub fn finish<E>(self, mut emit: impl FnMut(Row) -> Result<(), E>) -> Result<(), E> {
-        let mut rows: Vec<_> = self.open.into_iter().map(|((_, number), row)| (number, row)).collect();
+    pub fn finish<E>(&mut self, mut emit: impl FnMut(Row) -> Result<(), E>) -> Result<(), E> {
+        let open = std::mem::take(&mut self.open);
+        let mut rows: Vec<_> = open.into_iter().map(|((_, number), row)| (number, row)).collect();
         rows.sort_unstable_by_key(|(number, _)| *number);
-        rows.into_iter().try_for_each(|(_, row)| emit(row.close(&self.layout)))
+        rows.into_iter().try_for_each(|(_, row)| self.emit(row, &mut emit))
     }
 
     /// Bytes that the open rows hold, for memory budgets.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.bytes + 4 * self.text.pending.len()
     }
 
     /// Rows that are open.
@@ -135,45 +200,82 @@ impl Packer {
         self.open.len()
     }
 
+    /// Positions of the longest piece of text that may be placed next.
+    fn room(&self) -> usize {
+        let context = self.layout.context as usize;
+        match self.packing {
+            Packing::BestFit { .. } => context,
+            Packing::Sequence => self.open.first_key_value().map_or(context, |((free, _), _)| *free),
+        }
+    }
+
+    /// Places what is pending of a text and the ids behind it.
+    fn text_piece<E>(
+        &mut self,
+        pending: &mut Vec<u32>,
+        tokens: &[u32],
+        first: &mut usize,
+        provenance: &Provenance,
+        emit: &mut impl FnMut(Row) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let tokens = if pending.is_empty() {
+            tokens
+        } else {
+            pending.extend_from_slice(tokens);
+            pending.as_slice()
+        };
+        let segments = [Segment { start: *first, len: tokens.len(), modality: Modality::Text }];
+        let piece = Piece { tokens, first: *first, segments: &segments, provenance };
+        *first += tokens.len();
+        match self.packing {
+            Packing::BestFit { window } => self.place(&piece, &mut std::iter::empty(), window, emit)?,
+            Packing::Sequence => self.fill(&piece, &mut std::iter::empty(), emit)?,
+        }
+        pending.clear();
+        Ok(())
+    }
+
     /// Best fit of one piece.
     fn place<E>(
         &mut self,
-        taken: &mut Taken,
-        piece: Range<usize>,
+        piece: &Piece<'_>,
+        images: &mut impl Iterator<Item = Latent>,
         window: usize,
         emit: &mut impl FnMut(Row) -> Result<(), E>,
     ) -> Result<(), E> {
-        let fitting = self.open.range((piece.len(), 0)..).next().map(|(key, _)| *key);
-        if fitting.is_none() && piece.len() < self.layout.context as usize && self.open.len() >= window.max(1)
+        let len = piece.tokens.len();
+        let fitting = self.open.range((len, 0)..).next().map(|(key, _)| *key);
+        if fitting.is_none()
+            && len < self.layout.context as usize
+            && self.open.len() >= window.max(1)
+            && let Some((_, fullest)) = self.open.pop_first()
         {
-            let fullest = self.open.pop_first().map(|(_, row)| row);
             self.emit(fullest, emit)?;
         }
         let (number, row) = match fitting.and_then(|key| self.open.remove_entry(&key)) {
             Some(((_, number), row)) => (number, row),
             None => self.new_row(),
         };
-        self.put(number, row, taken, piece, emit)
+        self.put(number, row, piece, images, emit)
     }
 
-    /// Sequence: the rest of the open row, then row by row.
-    fn fill<E>(&mut self, taken: &mut Taken, emit: &mut impl FnMut(Row) -> Result<(), E>) -> Result<(), E> {
-        let context = self.layout.context as usize;
-        let mut start = 0;
-        while start < taken.document.len() {
-            let (number, row) = match self.open.pop_first() {
-                Some(((_, number), row)) => (number, row),
-                None => self.new_row(),
-            };
-            let end = cut(&taken.document, start, start + context - row.tokens.len());
-            if end == start {
-                self.emit(Some(row), emit)?;
-                continue;
-            }
-            self.put(number, row, taken, start..end, emit)?;
-            start = end;
+    /// Sequence: a piece for which the open row has room.
+    fn fill<E>(
+        &mut self,
+        piece: &Piece<'_>,
+        images: &mut impl Iterator<Item = Latent>,
+        emit: &mut impl FnMut(Row) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let (number, row) = self.next_row();
+        self.put(number, row, piece, images, emit)
+    }
+
+    /// The open row of sequence packing, or a new one.
+    fn next_row(&mut self) -> (u64, OpenRow) {
+        match self.open.pop_first() {
+            Some(((_, number), row)) => (number, row),
+            None => self.new_row(),
         }
-        Ok(())
     }
 
     fn new_row(&mut self) -> (u64, OpenRow) {
@@ -185,15 +287,15 @@ impl Packer {
         &mut self,
         number: u64,
         mut row: OpenRow,
-        taken: &mut Taken,
-        piece: Range<usize>,
+        piece: &Piece<'_>,
+        images: &mut impl Iterator<Item = Latent>,
         emit: &mut impl FnMut(Row) -> Result<(), E>,
     ) -> Result<(), E> {
         let before = row.bytes;
-        row.append(taken, piece);
+        row.append(piece, images);
         self.bytes += row.bytes - before;
         match (self.layout.context as usize).checked_sub(row.tokens.len()) {
-            Some(0) => self.emit(Some(row), emit),
+            Some(0) => self.emit(row, emit),
             Some(free) => {
                 self.open.insert((free, number), row);
                 Ok(())
@@ -202,29 +304,27 @@ impl Packer {
         }
     }
 
-    fn emit<E>(
-        &mut self,
-        row: Option<OpenRow>,
-        emit: &mut impl FnMut(Row) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let Some(row) = row else { return Ok(()) };
+    fn emit<E>(&mut self, row: OpenRow, emit: &mut impl FnMut(Row) -> Result<(), E>) -> Result<(), E> {
         self.bytes -= row.bytes;
         emit(row.close(&self.layout))
     }
 }
 
-/// Where a document that is longer than a row is cut.
-fn pieces(document: &Document, context: usize) -> Vec<Range<usize>> {
-    let len = document.len();
-    if len <= context {
-        return std::iter::once(0..len).collect();
-    }
-    if document.shape == Shape::Text {
-        return (0..len).step_by(context).map(|start| start..len.min(start + context)).collect();
-    }
+/// Positions of one document that stand in one row.
+struct Piece<'a> {
+    tokens: &'a [u32],
+    /// Offset of the first of them in the document.
+    first: usize,
+    /// All segments of the document.
+    segments: &'a [Segment],
+    provenance: &'a Provenance,
+}
+
+/// Where a document that is no text and longer than a row is cut: between its parts.
+fn pieces(part_ends: &[usize], context: usize) -> Vec<Range<usize>> {
     let mut pieces: Vec<Range<usize>> = Vec::new();
     let mut start = 0;
-    for &end in &document.part_ends {
+    for &end in part_ends {
         match pieces.last_mut() {
             Some(piece) if end - piece.start <= context => piece.end = end,
             _ => pieces.push(start..end),
@@ -235,23 +335,9 @@ fn pieces(document: &Document, context: usize) -> Vec<Range<usize>> {
 }
 
 /// The last place up to `end` where sequence packing may cut: not inside an image.
-fn cut(document: &Document, start: usize, end: usize) -> usize {
-    let end = end.min(document.len());
-    let inside = images(document).find(|image| image.start < end && end < image.end);
+fn cut(segments: &[Segment], start: usize, end: usize) -> usize {
+    let inside = images(segments).find(|image| image.start < end && end < image.end);
     inside.map_or(end, |image| image.start.max(start))
-}
-
-/// A document whose images are moved into rows one after the other.
-struct Taken {
-    document: Document,
-    images: std::vec::IntoIter<Latent>,
-}
-
-impl Taken {
-    fn new(mut document: Document) -> Self {
-        let images = std::mem::take(&mut document.images).into_iter();
-        Self { document, images }
-    }
 }
 
 #[derive(Debug, Default)]
@@ -264,23 +350,20 @@ struct OpenRow {
 }
 
 impl OpenRow {
-    fn append(&mut self, taken: &mut Taken, piece: Range<usize>) {
+    fn append(&mut self, piece: &Piece<'_>, images: &mut impl Iterator<Item = Latent>) {
         let images_before = self.images.len();
-        let first = taken.document.segments.partition_point(|segment| segment.range().end <= piece.start);
-        for segment in &taken.document.segments[first..] {
-            if segment.start >= piece.end {
-                break;
-            }
-            self.span(segment, &piece);
+        let range = piece.first..piece.first + piece.tokens.len();
+        let first = piece.segments.partition_point(|segment| segment.range().end <= range.start);
+        for segment in piece.segments[first..].iter().take_while(|segment| segment.start < range.end) {
+            self.span(segment, &range);
             if segment.modality == Modality::Image {
-                self.images.extend(taken.images.next());
+                self.images.extend(images.next());
             }
         }
-        self.tokens.extend_from_slice(&taken.document.tokens[piece.clone()]);
-        let first_token = piece.start as u64;
-        self.sources.push(Provenance { first_token, ..taken.document.provenance.clone() });
+        self.tokens.extend_from_slice(piece.tokens);
+        self.sources.push(Provenance { first_token: piece.first as u64, ..piece.provenance.clone() });
         let latents: usize = self.images[images_before..].iter().map(|image| 2 * image.values.len()).sum();
-        self.bytes += 4 * piece.len() + latents + 128;
+        self.bytes += 4 * piece.tokens.len() + latents + 128;
     }
 
     fn span(&mut self, segment: &Segment, piece: &Range<usize>) {

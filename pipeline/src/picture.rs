@@ -61,6 +61,8 @@ pub struct Probe {
     pub width: u32,
     /// Height as shown, in pixels.
     pub height: u32,
+    /// Memory that its pixels take when they are decoded.
+    pub decoded_bytes: u64,
     /// A remark, if there is one.
     pub warning: Option<Warning>,
     orientation: Orientation,
@@ -119,7 +121,11 @@ impl PictureRules {
         let turned = orientation.to_exif() >= 5;
         let (width, height) = if turned { (height, width) } else { (width, height) };
         let warning = exif.bad.then_some(Warning::ExifBad);
-        let opened = Opened { decoder, probe: Probe { width, height, warning, orientation } };
+        let decoded_bytes = match &decoder {
+            Decoder::Jpeg(_) => 3 * u64::from(width) * u64::from(height),
+            Decoder::Other(decoder) => decoder.total_bytes(),
+        };
+        let opened = Opened { decoder, probe: Probe { width, height, decoded_bytes, warning, orientation } };
         self.check(&opened).map(|()| opened)
     }
 
@@ -137,7 +143,7 @@ impl PictureRules {
             return Err(undecodable(format!("{size} pixels")));
         }
         let pixels = u64::from(width) * u64::from(height);
-        if pixels > self.max_pixels || opened.bytes() > self.max_pixels.saturating_mul(8) {
+        if pixels > self.max_pixels || opened.probe.decoded_bytes > self.max_pixels.saturating_mul(8) {
             let detail = format!("{size} pixels, the limit is {} pixels", self.max_pixels);
             return Err(Reject::new(RejectReason::ImageTooLarge, detail));
         }
@@ -193,13 +199,6 @@ enum Decoder<'a> {
 }
 
 impl Opened<'_> {
-    fn bytes(&self) -> u64 {
-        match &self.decoder {
-            Decoder::Jpeg(_) => 0,
-            Decoder::Other(decoder) => decoder.total_bytes(),
-        }
-    }
-
     fn read(self) -> Result<DynamicImage, Reject> {
         match self.decoder {
             Decoder::Jpeg(bytes) => jpeg::decode(bytes),

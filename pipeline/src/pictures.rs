@@ -5,11 +5,12 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::StreamExt;
 
 use crate::config::{PictureConfig, SourceConfig, check_sources};
 use crate::error::PipelineError;
+use crate::memory::{DEFAULT_BYTES, Memory};
 use crate::observer::{Event, Observer};
 use crate::operators::items::{Part, from_batch};
 use crate::plan::{run_session, stage, thread_pool};
@@ -101,12 +102,12 @@ impl PictureSet {
 }
 
 #[cfg(unix)]
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     std::os::unix::fs::FileExt::read_exact_at(file, buffer, offset)
 }
 
 #[cfg(not(unix))]
-fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<()> {
     use std::io::{Read, Seek, SeekFrom};
     let mut file = file.try_clone()?;
     file.seek(SeekFrom::Start(offset))?;
@@ -125,16 +126,19 @@ pub async fn pictures(
 ) -> Result<PictureSet, PipelineError> {
     check_sources(request.sources)?;
     let pool = thread_pool(request.threads)?;
+    let memory = Arc::new(Memory::new(DEFAULT_BYTES as usize));
     let size = request.size as usize;
     let mut set = PictureSet { size, count: 0, memory: Vec::new(), file: None, rejected: 0 };
     for (index, source) in request.sources.iter().enumerate().filter(|(_, source)| source.shape.has_images())
     {
-        let source = plan_source(index as u16, source, 128 << 20, resolver).await?;
+        let source = plan_source(index as u16, source, 128 << 20, &memory, resolver).await?;
         let decode = source.decode(request.pictures.rules(request.size), 0, pool.clone());
         let physical = stage(decode, source.rows(&source.units, Columns::Document).await?);
         for partition in 0..source.units.len() {
             if set.count < request.limit {
-                unit_pictures(&physical, partition, request.limit, &mut set, &*observer).await?;
+                let context = run_session(&memory)?.task_ctx();
+                let batches = physical.execute(partition, context)?;
+                unit_pictures(batches, request.limit, &mut set, &*observer).await?;
             }
         }
     }
@@ -142,14 +146,12 @@ pub async fn pictures(
 }
 
 async fn unit_pictures(
-    physical: &Arc<dyn ExecutionPlan>,
-    partition: usize,
+    mut batches: SendableRecordBatchStream,
     limit: usize,
     set: &mut PictureSet,
     observer: &dyn Observer,
 ) -> Result<(), PipelineError> {
     let failed = |source| PipelineError::Io { operation: "write", path: "temporary file".to_owned(), source };
-    let mut batches = physical.execute(partition, run_session(2 << 30)?.task_ctx())?;
     while let Some(batch) = batches.next().await.transpose()? {
         let (before, rejected_before, mut rows) = (set.count, set.rejected, 0);
         for item in from_batch(&batch)? {

@@ -3,39 +3,44 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use object_store::ObjectStoreExt;
 use rayon::ThreadPool;
-use schemas::shard::ShardMetadata;
+use schemas::shard::{BATCH_ROWS, ShardMetadata};
 use schemas::{FORMAT_VERSION, RowLayout, Tokenizer, Vocabulary};
 use serde_json::Value;
 
 use crate::codec::ImageCodec;
 use crate::commit::{Location, Retried};
-use crate::config::{Filling, PreprocessConfig, TokenizerConfig};
+use crate::config::{Filling, LatentKind, PreprocessConfig, TokenizerConfig, TrainTokenizer};
 use crate::deduplicate::Duplicates;
 use crate::document::Composer;
 use crate::error::PipelineError;
 use crate::identity::{check_same, portable_config};
+use crate::memory::Memory;
 use crate::observer::{Observer, Silent};
 use crate::operators::encode::Encode;
 use crate::operators::pack::{Pack, SPLITS};
 use crate::operators::stage::{Operator, StageExec};
+use crate::operators::tokenize::Tokenize;
 use crate::operators::write::Write;
 use crate::pack::Packing;
-use crate::read::batch::TEXT_ROWS;
-use crate::retry;
+use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS, TEXT_ROWS};
 use crate::source::{Columns, SourcePlan, plan_columns};
 use crate::units::{Resolver, Rows, Unit, plan_units, unit_id};
 use crate::version::{Version, settle};
+use crate::{retry, train};
+
+/// Text that a tokenizer learns from when it is only to give an idea of the job.
+const SKETCH_BYTES: u64 = 2 << 20;
 
 /// Everything a job needs from outside.
 #[derive(Clone)]
@@ -48,8 +53,6 @@ pub struct Environment {
     pub codec: Option<Arc<dyn ImageCodec>>,
     /// Cores to use.
     pub threads: usize,
-    /// Bytes that the operators may hold together.
-    pub memory_bytes: usize,
     /// Set it to stop the job: what is finished stays.
     pub stop: Arc<AtomicBool>,
     /// How often the right to write to a store is renewed.
@@ -59,14 +62,13 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// Two gigabytes, a lease of five seconds, nothing to stop it.
+    /// A lease of five seconds, nothing to stop it.
     pub fn new(resolver: Arc<dyn Resolver>, output: Location, threads: usize) -> Self {
         Self {
             resolver,
             output,
             codec: None,
             threads: threads.max(1),
-            memory_bytes: 2 << 30,
             stop: Arc::new(AtomicBool::new(false)),
             lease_period: Duration::from_secs(5),
             retry_rejects: false,
@@ -75,6 +77,7 @@ impl Environment {
 }
 
 /// What a preprocessing job will do.
+#[derive(Clone)]
 pub struct PreprocessPlan {
     pub(crate) config: PreprocessConfig,
     pub(crate) environment: Environment,
@@ -82,6 +85,10 @@ pub struct PreprocessPlan {
     /// The tokenizer, unless it is to be trained.
     pub(crate) tokenizer: Option<Tokenizer>,
     pub(crate) pool: Arc<ThreadPool>,
+    /// Shared by everything that the job reads and does.
+    pub(crate) memory: Arc<Memory>,
+    /// Held by the unit whose pictures are encoded.
+    pub(crate) device: Arc<Mutex<()>>,
     /// What makes the dataset this one.
     pub(crate) portable: Value,
     /// The version that is built on.
@@ -135,18 +142,29 @@ impl PreprocessPlan {
             None => None,
         };
         let pool = thread_pool(environment.threads)?;
+        let memory = Arc::new(Memory::new(usize::try_from(config.memory_bytes).unwrap_or(usize::MAX)));
         let mut sources = Vec::with_capacity(config.sources.len());
         for (index, source) in config.sources.iter().enumerate() {
-            sources.push(plan_columns(index as u16, source, &*environment.resolver).await?);
+            sources.push(plan_columns(index as u16, source, &memory, &*environment.resolver).await?);
         }
         let portable = portable_config(&config, tokenizer.as_ref(), &environment, &sources)?;
         let base = Version::newest(&environment.output).await?;
         if let Some(base) = &base {
             check_same(&environment.output, &base.manifest.config, &portable)?;
         }
-        let (retries, refused) = Default::default();
-        let mut plan =
-            Self { config, environment, sources, tokenizer, pool, portable, base, retries, refused };
+        let mut plan = Self {
+            config,
+            environment,
+            sources,
+            tokenizer,
+            pool,
+            memory,
+            device: Arc::default(),
+            portable,
+            base,
+            retries: Arc::default(),
+            refused: HashMap::new(),
+        };
         plan.settle()?;
         plan.plan_units().await?;
         Ok(plan)
@@ -239,6 +257,11 @@ impl PreprocessPlan {
         &self.config
     }
 
+    /// The codec that its pictures go through.
+    pub fn codec(&self) -> Option<&dyn ImageCodec> {
+        self.environment.codec.as_deref().filter(|_| self.has_images())
+    }
+
     /// The units in the order of the dataset.
     pub fn units(&self) -> Vec<UnitSummary> {
         let summary = |source: &SourcePlan, unit: &Unit| UnitSummary {
@@ -253,30 +276,76 @@ impl PreprocessPlan {
             .collect()
     }
 
-    /// The plan of each source, as DataFusion's EXPLAIN shows it.
+    /// The plan of each source, as DataFusion's EXPLAIN shows it. A tokenizer that is still to be trained is trained on
+    /// a small sample for it.
     ///
     /// # Errors
     ///
-    /// If the plan can't be made, or the tokenizer is still to be trained.
+    /// If the plan can't be made.
     pub async fn explain(&self) -> Result<String, PipelineError> {
-        let Some(tokenizer) = &self.tokenizer else {
-            return Err(PipelineError::Config {
-                key: "tokenizer.train".to_owned(),
-                expected: "`tokenizer.model`, because the plan names the vocabulary".to_owned(),
-                found: "set".to_owned(),
-            });
+        let tools = Tools {
+            tokenizer: self.some_tokenizer().await?,
+            duplicates: Arc::default(),
+            observer: Arc::new(Silent),
         };
         let mut text = String::new();
         for source in &self.sources {
-            let tools = Tools {
-                tokenizer: tokenizer.clone(),
-                duplicates: Arc::default(),
-                observer: Arc::new(Silent),
-            };
             let plan = self.physical_plan(source, &source.units, &tools).await?;
             text.push_str(&format!("source {}\n{}", source.config.name, displayable(&*plan).indent(false)));
         }
         Ok(text)
+    }
+
+    /// The job's tokenizer, or one of its size that has learned from little.
+    pub(crate) async fn some_tokenizer(&self) -> Result<Tokenizer, PipelineError> {
+        match (&self.tokenizer, self.config.tokenizer.train) {
+            (Some(tokenizer), _) => Ok(tokenizer.clone()),
+            (None, Some(settings)) => {
+                let sample_bytes = settings.sample_bytes.min(SKETCH_BYTES);
+                train::train(self, TrainTokenizer { sample_bytes, ..settings })
+                    .await
+                    .map(|(tokenizer, _)| tokenizer)
+            }
+            (None, None) => Err(PipelineError::Config {
+                key: "tokenizer".to_owned(),
+                expected: "`tokenizer.model` or `tokenizer.train`".to_owned(),
+                found: "absent".to_owned(),
+            }),
+        }
+    }
+
+    /// A session to run plans of this job in.
+    pub(crate) fn session(&self) -> Result<SessionContext, PipelineError> {
+        run_session(&self.memory)
+    }
+
+    /// Units that may run at a time, within the cores and the memory.
+    pub(crate) fn units_at_once(&self) -> usize {
+        let bytes = self.sources.iter().map(|source| self.unit_bytes(source)).max().unwrap_or(0);
+        self.memory.units(bytes, self.environment.threads)
+    }
+
+    /// About the memory that a unit of this source holds at most.
+    fn unit_bytes(&self, source: &SourcePlan) -> usize {
+        let (context, window) = (self.config.context as usize, self.config.window);
+        // What was read, its columns and its ids are on their way at the same time; a reader is ahead by four ranges.
+        let reading = (16 << 20) + 6 * BATCH_BYTES;
+        let images = source.config.shape.has_images().then(|| self.image_bytes()).flatten();
+        let (pictures, latents) = images.unwrap_or_default();
+        let row = 4 * context + latents;
+        reading + pictures + row * (window + 4 * BATCH_ROWS)
+    }
+
+    /// Bytes of the pictures that wait in a unit, and of the latents in a full row.
+    fn image_bytes(&self) -> Option<(usize, usize)> {
+        let (config, codec) = (self.config.codec.as_ref()?, self.environment.codec.as_ref()?);
+        let side = (config.size / codec.info().downsampling.max(1)) as usize;
+        let patches = (side / config.patch as usize).pow(2);
+        let parts = if config.latent == LatentKind::Moments { 2 } else { 1 };
+        let latent = 2 * parts * usize::from(codec.info().channels) * side * side;
+        let crop = 3 * (config.size as usize).pow(2);
+        let pictures = 4 * PICTURE_ROWS * crop + 4 * config.batch * crop + (32 << 20);
+        Some((pictures, latent * (self.config.context as usize / (patches + 4))))
     }
 
     pub(crate) fn layout(&self, tokenizer: &Tokenizer) -> RowLayout {
@@ -297,29 +366,37 @@ impl PreprocessPlan {
         [self.environment.output.clone(), self.environment.output.child("validation")]
     }
 
-    fn composer(&self, tokenizer: &Tokenizer) -> Composer {
-        let packing = match self.config.packing {
+    pub(crate) fn packing(&self) -> Packing {
+        match self.config.packing {
             Filling::BestFit => Packing::BestFit { window: self.config.window },
             Filling::Sequence => Packing::Sequence,
-        };
+        }
+    }
+
+    fn composer(&self, tokenizer: &Tokenizer) -> Composer {
         Composer {
             tokenizer: tokenizer.clone(),
             layout: self.layout(tokenizer),
-            packing,
+            packing: self.packing(),
             caption_first: self.config.caption_first_share,
             seed: self.config.seed,
         }
     }
 
     fn metadata(&self, tokenizer: &Tokenizer) -> ShardMetadata {
-        let layout = self.layout(tokenizer);
+        let fingerprint = tokenizer.fingerprint().to_owned();
+        ShardMetadata { tokenizer: fingerprint, ..self.metadata_of(&self.layout(tokenizer)) }
+    }
+
+    /// All that shards say but the tokenizer and the files of their unit.
+    pub(crate) fn metadata_of(&self, layout: &RowLayout) -> ShardMetadata {
         let codec = self.environment.codec.as_ref().filter(|_| self.has_images());
         ShardMetadata {
             format: FORMAT_VERSION,
             context: layout.context,
             patch: layout.patch,
             vocabulary: layout.vocabulary,
-            tokenizer: tokenizer.fingerprint().to_owned(),
+            tokenizer: String::new(),
             codec: codec.map(|codec| codec.info().fingerprint.clone()),
             sources: self.config.sources.iter().map(|source| source.name.clone()).collect(),
             files: Vec::new(),
@@ -333,32 +410,20 @@ impl PreprocessPlan {
         units: &[Unit],
         tools: &Tools,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-        let Tools { tokenizer, duplicates, observer } = tools;
-        let mut plan = source.rows(units, Columns::Document).await?;
-        if source.config.shape.has_images()
-            && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
-        {
-            let rules = self.config.pictures.rules(config.size);
-            plan = stage(source.decode(rules, self.config.seed, self.pool.clone()), plan);
-            let (codec, pool) = (codec.clone(), self.pool.clone());
-            plan = stage(Encode { codec, size: config.size, batch: config.batch, pool }, plan);
-        }
+        let documents = self.documents(source, units, tools).await?;
         let pack = Pack {
             source: source.index,
             name: source.config.name.clone(),
             shape: source.config.shape,
-            weight: source.config.weight,
-            validation: self.config.split.validation,
-            composer: self.composer(tokenizer),
+            layout: self.layout(&tools.tokenizer),
+            packing: self.packing(),
             files: source.files.clone(),
-            duplicates: duplicates.clone(),
-            pool: self.pool.clone(),
-            observer: observer.clone(),
+            observer: tools.observer.clone(),
         };
         let write = Write {
             source: source.index,
             outputs: self.outputs(),
-            metadata: self.metadata(tokenizer),
+            metadata: self.metadata(&tools.tokenizer),
             compression: self.config.compression,
             shard_bytes: self.config.shard_bytes,
             files: source.files.clone(),
@@ -366,7 +431,48 @@ impl PreprocessPlan {
             handle: source.input.handle.clone(),
             stop: self.environment.stop.clone(),
         };
-        Ok(stage(write, stage(pack, plan)))
+        Ok(stage(write, stage(pack, documents)))
+    }
+
+    /// The part of the plan that gives the documents of units.
+    pub(crate) async fn documents(
+        &self,
+        source: &SourcePlan,
+        units: &[Unit],
+        tools: &Tools,
+    ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
+        let (seed, name) = (self.config.seed, &source.config.name);
+        let mut plan = source.rows(units, Columns::Document).await?;
+        if source.config.shape.has_images()
+            && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
+        {
+            let rules = self.config.pictures.rules(config.size);
+            plan = stage(source.decode(rules, seed, self.pool.clone()), plan);
+            let encode = Encode {
+                codec: codec.clone(),
+                size: config.size,
+                batch: config.batch,
+                latent: config.latent,
+                seed,
+                source: name.clone(),
+                files: source.files.clone(),
+                device: self.device.clone(),
+                pool: self.pool.clone(),
+            };
+            plan = stage(encode, plan);
+        }
+        let tokenize = Tokenize {
+            source: source.index,
+            name: name.clone(),
+            shape: source.config.shape,
+            weight: source.config.weight,
+            validation: self.config.split.validation,
+            composer: self.composer(&tools.tokenizer),
+            files: source.files.clone(),
+            duplicates: tools.duplicates.clone(),
+            pool: self.pool.clone(),
+        };
+        Ok(stage(tokenize, plan))
     }
 }
 
@@ -415,11 +521,28 @@ async fn open_tokenizer(
 /// order, and one takes column names as they are written.
 pub(crate) fn session(
     batch_rows: usize,
-    memory_bytes: Option<usize>,
+    pool: Option<Arc<dyn MemoryPool>>,
 ) -> Result<SessionContext, PipelineError> {
-    let mut config = SessionConfig::new()
+    make_session(SessionConfig::new().with_batch_size(batch_rows), pool)
+}
+
+/// A session to run plans in.
+pub(crate) fn run_session(memory: &Memory) -> Result<SessionContext, PipelineError> {
+    session(TEXT_ROWS, Some(memory.pool()))
+}
+
+/// A session to sort in, with memory of its own: a sort takes all it gets before it spills.
+pub(crate) fn sort_session(bytes: usize) -> Result<SessionContext, PipelineError> {
+    let config = SessionConfig::new().with_batch_size(8192).with_sort_spill_reservation_bytes(bytes / 8);
+    make_session(config, Some(Arc::new(GreedyMemoryPool::new(bytes))))
+}
+
+fn make_session(
+    config: SessionConfig,
+    pool: Option<Arc<dyn MemoryPool>>,
+) -> Result<SessionContext, PipelineError> {
+    let mut config = config
         .with_target_partitions(1)
-        .with_batch_size(batch_rows)
         .with_repartition_file_scans(false)
         .with_round_robin_repartition(false);
     let options = config.options_mut();
@@ -428,13 +551,8 @@ pub(crate) fn session(
     // A source's rows stay on the side of a join that streams and keeps their order.
     options.optimizer.join_reordering = false;
     let mut runtime = RuntimeEnvBuilder::new();
-    if let Some(bytes) = memory_bytes {
-        runtime = runtime.with_memory_pool(Arc::new(GreedyMemoryPool::new(bytes)));
+    if let Some(pool) = pool {
+        runtime = runtime.with_memory_pool(pool);
     }
     Ok(SessionContext::new_with_config_rt(config, runtime.build_arc()?))
-}
-
-/// A session to run plans in.
-pub(crate) fn run_session(memory_bytes: usize) -> Result<SessionContext, PipelineError> {
-    session(TEXT_ROWS, Some(memory_bytes))
 }

@@ -14,6 +14,8 @@ use serde::Serialize;
 pub struct Report {
     /// Whether the dataset was finished before, and nothing was done.
     pub already_complete: bool,
+    /// The most bytes that the job's operators had reserved at a time; 0 where nothing was done.
+    pub peak_memory: u64,
     /// File name of the manifest.
     pub manifest_name: String,
     /// Checksum of the manifest.
@@ -98,6 +100,7 @@ impl Report {
             added_files: 0,
             waiting_files: 0,
             retried: None,
+            peak_memory: 0,
             bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),
             shards: manifest.shards.len(),
             statistics: manifest.statistics.clone(),

@@ -1,6 +1,6 @@
 //! One source of a job: its files, its columns, its units, and the part of the plan that gives its rows.
 //!
-//! The SQL of a person is planned by DataFusion over a table whose scan is [`UnitReadExec`], so only the columns that
+//! The SQL of a person is planned by DataFusion over a table whose scan is [`UnitRead`], so only the columns that
 //! it names are read; the columns of a joined table belong to it like the source's own. Refused rows and the ends of
 //! units pass every filter.
 
@@ -12,12 +12,13 @@ use arrow::datatypes::{Field, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::SchemaError;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
 use datafusion::physical_expr::expressions::col;
 use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::prelude::{DataFrame, SessionContext, ident};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -29,12 +30,13 @@ use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
 use crate::join::{Join, with_joined};
+use crate::memory::Memory;
 use crate::operators::decode::Decode;
 use crate::operators::items::Captioning;
 use crate::operators::picture_rows::PictureRowsExec;
-use crate::operators::unit_read::{UnitReadExec, describe, description_schema};
+use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
-use crate::plan::session;
+use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::United;
 use crate::read::table::{Found, KIND, Table, system_fields, visible};
@@ -43,7 +45,7 @@ use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
 
 /// A source with its files, columns and units.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SourcePlan {
     pub(crate) index: u16,
     pub(crate) config: SourceConfig,
@@ -85,9 +87,10 @@ pub(crate) async fn plan_source(
     index: u16,
     config: &SourceConfig,
     unit_bytes: u64,
+    memory: &Arc<Memory>,
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
-    let mut source = plan_columns(index, config, resolver).await?;
+    let mut source = plan_columns(index, config, memory, resolver).await?;
     let (listing, input) = (&source.listing, &source.input);
     source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
     source.name_files();
@@ -98,13 +101,14 @@ pub(crate) async fn plan_source(
 pub(crate) async fn plan_columns(
     index: u16,
     config: &SourceConfig,
+    memory: &Arc<Memory>,
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
     let listing = list(config, resolver).await?;
-    let mut input = Input::new(listing.store.clone(), config.document);
+    let mut input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), config.document) };
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
     let join = match &config.join {
-        Some(join) => Some(Arc::new(Join::open(config, join, resolver).await?)),
+        Some(join) => Some(Arc::new(Join::open(config, join, memory, resolver).await?)),
         None => None,
     };
     let mut source = SourcePlan {
@@ -267,6 +271,7 @@ impl SourcePlan {
             captioning: self.captioning(),
             rules,
             files: self.files.clone(),
+            pixels: self.input.memory.pixels.clone(),
             pool,
         }
     }
@@ -291,6 +296,7 @@ impl SourcePlan {
         let frame = context.sql(&self.sql()).await.map_err(|error| self.sql_error(clause, error))?;
         let frame = self.only_needed(frame, columns)?;
         let plan = frame.create_physical_plan().await.map_err(|error| self.sql_error(clause, error))?;
+        let plan = plan.transform_up(filter_as_it_comes)?.data;
         Ok(if images { Arc::new(PictureRowsExec::new(plan)) } else { plan })
     }
 
@@ -405,6 +411,16 @@ fn missing_field(error: &DataFusionError) -> Option<String> {
     }
 }
 
+/// A filter otherwise waits until it has as many rows as a batch is asked to have, however long the rows are.
+fn filter_as_it_comes(
+    node: Arc<dyn ExecutionPlan>,
+) -> datafusion::error::Result<Transformed<Arc<dyn ExecutionPlan>>> {
+    match node.downcast_ref::<FilterExec>() {
+        Some(filter) => Ok(Transformed::yes(Arc::new(filter.with_batch_size(1)?))),
+        None => Ok(Transformed::no(node)),
+    }
+}
+
 /// A source as a table that DataFusion can plan over.
 #[derive(Debug)]
 pub(crate) struct SourceTable {
@@ -438,8 +454,8 @@ impl SourceTable {
     fn read(&self, columns: &[usize]) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
         let leaf = MemorySourceConfig::try_new_exec(&self.descriptions, description_schema(), None)?;
         let schema: SchemaRef = Arc::new(self.table.schema.project(columns)?);
-        let (source, table, input) = (self.source.clone(), self.table.clone(), self.input.clone());
-        Ok(Arc::new(UnitReadExec::new(source, table, input, schema, leaf)))
+        let (source, table, store) = (self.source.clone(), self.table.clone(), self.input.clone());
+        Ok(stage(UnitRead { source, table, store, schema }, leaf))
     }
 }
 

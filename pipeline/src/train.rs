@@ -15,7 +15,7 @@ use crate::config::TrainTokenizer;
 use crate::error::{BoxError, PipelineError};
 use crate::observer::{Event, Observer};
 use crate::operators::items::{Choice, texts_from_columns};
-use crate::plan::{PreprocessPlan, run_session};
+use crate::plan::PreprocessPlan;
 use crate::source::{Columns, SourcePlan};
 
 const FILE: &str = "tokenizer.json";
@@ -33,6 +33,16 @@ pub(crate) async fn tokenizer(
     if let Some(bytes) = output.read(FILE).await? {
         return Tokenizer::with_markers(&bytes, &plan.config.tokenizer.markers()).map_err(failed);
     }
+    let (tokenizer, bytes) = train(plan, settings).await?;
+    observer.event(Event::TokenizerTrained { vocabulary: tokenizer.vocabulary_size(), bytes });
+    Ok(tokenizer)
+}
+
+/// A trained tokenizer, and how many bytes of text it learned from.
+pub(crate) async fn train(
+    plan: &PreprocessPlan,
+    settings: TrainTokenizer,
+) -> Result<(Tokenizer, u64), PipelineError> {
     let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
     let each = (settings.sample_bytes / units.max(1) as u64).max(64 << 10);
     let mut texts = Vec::new();
@@ -44,9 +54,7 @@ pub(crate) async fn tokenizer(
     let trained =
         blocking(move || pool.install(|| crate::bpe::train(&texts, settings.vocabulary)).map_err(failed))
             .await?;
-    let tokenizer = Tokenizer::with_markers(&trained, &plan.config.tokenizer.markers()).map_err(failed)?;
-    observer.event(Event::TokenizerTrained { vocabulary: tokenizer.vocabulary_size(), bytes });
-    Ok(tokenizer)
+    Ok((Tokenizer::with_markers(&trained, &plan.config.tokenizer.markers()).map_err(failed)?, bytes))
 }
 
 /// Texts of every unit of a source, in order.
@@ -71,7 +79,7 @@ async fn sample_unit(
     each: u64,
     texts: &mut Vec<String>,
 ) -> Result<(), PipelineError> {
-    let context = run_session(plan.environment.memory_bytes)?.task_ctx();
+    let context = plan.session()?.task_ctx();
     let mut batches = physical.execute(partition, context)?;
     let mut bytes = 0;
     let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
@@ -80,11 +88,14 @@ async fn sample_unit(
         Choice { seed: plan.config.seed, source: &source.config.name, path: &path, captioning: &captioning };
     while let Some(batch) = batches.next().await.transpose()? {
         for text in texts_from_columns(&batch, source.config.shape, &choice)? {
+            let wanted = text.floor_char_boundary(usize::try_from(each - bytes).unwrap_or(usize::MAX));
             bytes += text.len() as u64;
-            texts.push(text);
             if bytes >= each {
+                // Of a long text the beginning is enough.
+                texts.push(text[..wanted].to_owned());
                 return Ok(());
             }
+            texts.push(text);
         }
     }
     Ok(())

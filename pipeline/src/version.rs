@@ -15,6 +15,7 @@ use schemas::{
 };
 
 use crate::commit::{Commit, Location};
+use crate::config::LatentKind;
 use crate::error::PipelineError;
 use crate::plan::PreprocessPlan;
 use crate::source::SourcePlan;
@@ -113,7 +114,7 @@ impl Version {
 }
 
 /// What a base version has of a source: its files stand first in the listing, unit by unit.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Settled {
     /// Units that read files, rows that were run again left out.
     pub(crate) units: Vec<Unit>,
@@ -292,7 +293,7 @@ fn codec_record(plan: &PreprocessPlan) -> Option<CodecRecord> {
         size: plan.config.codec.as_ref()?.size,
         channels: info.channels.into(),
         downsampling: info.downsampling,
-        moments: false,
+        moments: plan.config.codec.as_ref()?.latent == LatentKind::Moments,
         device: info.device.clone(),
         processor: info.processor.clone(),
     })

@@ -110,7 +110,7 @@ pub fn shard_schema(layout: &RowLayout) -> Schema {
     Schema::new(vec![
         Field::new("tokens", tokens, false),
         Field::new("spans", DataType::List(item_of(span_fields())), false),
-        Field::new("images", DataType::List(item_of(image_fields())), false),
+        Field::new("images", latents_type(), false),
         Field::new("sources", DataType::List(item_of(source_fields())), false),
     ])
 }
@@ -135,11 +135,19 @@ fn lists<'a>(
 }
 
 fn token_array(rows: &[Row], layout: &RowLayout) -> Result<ArrayRef, ArrowError> {
-    let ids = || rows.iter().flat_map(|row| row.tokens().iter().copied());
+    let count = rows.len() * layout.context as usize;
     let values: ArrayRef = match layout.vocabulary.width() {
-        // `try_new` of a row has checked every id against the vocabulary, so none is cut here.
-        TokenWidth::U16 => Arc::new(UInt16Array::from_iter_values(ids().map(|id| id as u16))),
-        TokenWidth::U32 => Arc::new(UInt32Array::from_iter_values(ids())),
+        TokenWidth::U16 => {
+            let mut ids: Vec<u16> = Vec::with_capacity(count);
+            // `try_new` of a row has checked every id against the vocabulary, so none is cut here.
+            rows.iter().for_each(|row| ids.extend(row.tokens().iter().map(|&id| id as u16)));
+            Arc::new(UInt16Array::from(ids))
+        }
+        TokenWidth::U32 => {
+            let mut ids: Vec<u32> = Vec::with_capacity(count);
+            rows.iter().for_each(|row| ids.extend_from_slice(row.tokens()));
+            Arc::new(UInt32Array::from(ids))
+        }
     };
     Ok(Arc::new(FixedSizeListArray::try_new(token_item(layout), layout.context as i32, values, None)?))
 }
@@ -161,9 +169,21 @@ fn span_array(rows: &[Row]) -> Result<ArrayRef, ArrowError> {
     lists(item_of(span_fields()), rows.iter().map(|row| row.spans().len()), Arc::new(values))
 }
 
-fn image_array(rows: &[Row]) -> Result<ArrayRef, ArrowError> {
-    let images = || rows.iter().flat_map(|row| row.images().iter());
-    let values = Float16Array::from_iter_values(images().flat_map(|image| image.values.iter().copied()));
+/// The type of the column `images`: a list of latents a row.
+pub fn latents_type() -> DataType {
+    DataType::List(item_of(image_fields()))
+}
+
+/// The latents of rows as a column of [`latents_type`].
+///
+/// # Errors
+///
+/// Arrow's, where a batch has more than two billion values.
+pub fn encode_latents(rows: &[&[Latent]]) -> Result<ArrayRef, ArrowError> {
+    let images = || rows.iter().flat_map(|images| images.iter());
+    let mut values = Vec::with_capacity(images().map(|image| image.values.len()).sum());
+    images().for_each(|image| values.extend_from_slice(&image.values));
+    let values = Float16Array::from(values);
     let latents = lists(latent_item(), images().map(|image| image.values.len()), Arc::new(values))?;
     let values = StructArray::try_new(
         image_fields(),
@@ -176,7 +196,7 @@ fn image_array(rows: &[Row]) -> Result<ArrayRef, ArrowError> {
         ],
         None,
     )?;
-    lists(item_of(image_fields()), rows.iter().map(|row| row.images().len()), Arc::new(values))
+    lists(item_of(image_fields()), rows.iter().map(|images| images.len()), Arc::new(values))
 }
 
 fn source_array(rows: &[Row]) -> Result<ArrayRef, ArrowError> {
@@ -202,8 +222,9 @@ fn source_array(rows: &[Row]) -> Result<ArrayRef, ArrowError> {
 ///
 /// If a row is not of `layout`.
 pub fn encode_rows(rows: &[Row], layout: &RowLayout, schema: SchemaRef) -> Result<RecordBatch, ColumnsError> {
+    let images: Vec<&[Latent]> = rows.iter().map(Row::images).collect();
     let columns =
-        vec![token_array(rows, layout)?, span_array(rows)?, image_array(rows)?, source_array(rows)?];
+        vec![token_array(rows, layout)?, span_array(rows)?, encode_latents(&images)?, source_array(rows)?];
     Ok(RecordBatch::try_new(schema, columns)?)
 }
 
@@ -235,7 +256,7 @@ fn decode_row(batch: &RecordBatch, row: usize, layout: &RowLayout) -> Result<Row
     let list = |name: &str| batch[name].as_list::<i32>().value(row);
     let tokens = decode_tokens(batch["tokens"].as_fixed_size_list(), row);
     let spans = decode_spans(list("spans").as_struct())?;
-    let images = decode_images(list("images").as_struct());
+    let images = decode_latents(list("images").as_struct());
     let sources = decode_sources(list("sources").as_struct())?;
     Row::try_new(tokens, spans, images, sources, layout).map_err(|source| ColumnsError::Row { row, source })
 }
@@ -272,7 +293,12 @@ fn decode_spans(spans: &StructArray) -> Result<Vec<Span>, ColumnsError> {
     (0..spans.len()).map(span).collect()
 }
 
-fn decode_images(images: &StructArray) -> Vec<Latent> {
+/// The latents of one row of a column of [`latents_type`].
+///
+/// # Panics
+///
+/// If its fields are others.
+pub fn decode_latents(images: &StructArray) -> Vec<Latent> {
     let number = |index: usize| images.column(index).as_primitive::<UInt16Type>();
     let (channels, heights, widths) = (number(0), number(1), number(2));
     let moments = images.column(3).as_boolean();

@@ -5,7 +5,7 @@
 //! invariants ([`Row`], [`Span`]), the attention rule ([`AttentionRule`]), which text positions have a loss
 //! ([`Row::text_targets`]), the Arrow columns and the file around them ([`shard`]), the dataset's manifest
 //! ([`Manifest`]), the text tokenizer ([`Tokenizer`]), the reader's position ([`StreamCursor`]) and the hash that every per-row choice is drawn from
-//! ([`row_hash`]).
+//! ([`row_hash`]), and the randomness without state ([`random::Stream`]).
 //!
 //! This crate does no I/O and has no async code: bytes come in, bytes go out.
 
@@ -13,12 +13,16 @@ mod columns;
 mod cursor;
 mod hash;
 mod manifest;
+pub mod random;
 mod sequence;
 pub mod shard;
 mod tokenizer;
 mod vocabulary;
 
-pub use columns::{ColumnsError, decode_rows, encode_rows, row_bytes, shard_schema};
+pub use columns::{
+    ColumnsError, decode_latents, decode_rows, encode_latents, encode_rows, latents_type, row_bytes,
+    shard_schema,
+};
 pub use cursor::{DatasetCursor, StreamCursor};
 pub use hash::{content_hash, row_hash, share};
 pub use manifest::{

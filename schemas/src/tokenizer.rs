@@ -9,6 +9,7 @@
 mod pieces;
 mod words;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kitoken::{Definition, Kitoken, SpecialToken, SpecialTokenKind};
@@ -143,10 +144,43 @@ impl Tokenizer {
 
     /// Appends the ids of `text` to `ids`.
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
-        match &self.0.words {
-            Some(words) if words.applies_to(text) => words.encode_into(text, ids),
-            _ => ids.extend(encode(&self.0.kitoken, text)),
+        match self.words(text) {
+            Some(words) => words.encode_into(text, true, ids),
+            None => ids.extend(encode(&self.0.kitoken, text)),
         }
+    }
+
+    /// Whether `text` can be encoded in parts, so that a long document needs no memory for all its ids and its parts can
+    /// be encoded at the same time. Vocabularies whose pieces reach over words allow it for no text.
+    pub fn has_parts(&self, text: &str) -> bool {
+        self.words(text).is_some()
+    }
+
+    /// The first place at or behind `from` where a text that has parts can be cut; its end if there is none.
+    ///
+    /// # Panics
+    ///
+    /// If `from` lies inside a character or behind the text.
+    pub fn part_end(&self, text: &str, from: usize) -> usize {
+        self.0.words.as_ref().map_or(text.len(), |words| words.cut_behind(text, from))
+    }
+
+    /// Appends the ids of a part of a text that has parts. It begins and ends where [`Self::part_end`] says, or where the text
+    /// does; the ids of all parts, one behind the other, are those of the text.
+    ///
+    /// # Panics
+    ///
+    /// If the range does not lie in the text.
+    pub fn encode_part(&self, text: &str, part: Range<usize>, ids: &mut Vec<u32>) {
+        match &self.0.words {
+            Some(words) => words.encode_into(&text[part.clone()], part.start == 0, ids),
+            None => self.encode_into(&text[part], ids),
+        }
+    }
+
+    /// The encoder by words, where it gives the ids of this text.
+    fn words(&self, text: &str) -> Option<&Words> {
+        self.0.words.as_ref().filter(|words| words.applies_to(text))
     }
 
     /// The text of `ids`. BOS, EOS, other control ids and ids that are not the tokenizer's give nothing; bytes that

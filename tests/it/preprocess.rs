@@ -73,6 +73,40 @@ fn threads_do_not_change_a_byte_and_counts_add_up() {
     Run::new(&["verify", folder.path().join("out-2").to_str().expect("a path")]).run().expect_code(0);
 }
 
+/// A small corpus is looked at whole, so what is foreseen is what happens; and looking writes nothing.
+#[test]
+fn a_dry_run_foresees_what_the_job_does_and_writes_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (output, corpus) = (folder.path().join("out"), folder.path().join("corpus"));
+    write_corpus(&corpus);
+    let config = config(folder.path(), output.to_str().expect("a path"), corpus.to_str().expect("a path"));
+    let config = config.to_str().expect("a path");
+    let look = Run::new(&["preprocess", config, "--dry-run", "--explain", "--json"]).run();
+    look.expect_code(0);
+    let foreseen: Value = serde_json::from_str(&look.stdout).expect("one JSON document");
+    let plan = foreseen["plan"].as_str().expect("the plan");
+    let operators = ["ShardWriteExec", "PackExec", "TokenizeExec", "FilterExec", "UnitReadExec"];
+    assert!(operators.iter().map(|name| plan.find(name)).is_sorted(), "{plan}");
+    let text = Run::new(&["preprocess", config, "--dry-run"]).run();
+    text.expect_code(0);
+    assert!(text.stdout.contains("predicted from all"), "{}", text.stdout);
+    assert!(
+        text.stdout.contains("memory: ") && text.stdout.contains("rejects of lines: "),
+        "{}",
+        text.stdout
+    );
+    assert!(!output.exists(), "nothing is written");
+
+    Run::new(&["preprocess", config]).run().expect_code(0);
+    let manifest = manifest(&output);
+    let (foreseen, done) = (&foreseen["estimate"]["sources"][0], &manifest["sources"][0]["statistics"]);
+    for count in ["read", "kept", "rejects", "documents", "tokens", "padding"] {
+        assert_eq!(foreseen[count], done[count], "{count}");
+    }
+    assert_eq!(foreseen["rows"], manifest["statistics"]["rows"]);
+    assert_eq!(foreseen["shards"], manifest["shards"].as_array().expect("shards").len());
+}
+
 #[test]
 fn a_second_run_of_a_finished_job_changes_nothing_and_another_config_is_refused() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -14,7 +14,6 @@ pub mod model;
 pub mod objective;
 pub mod optimizer;
 pub mod patches;
-pub mod random;
 pub mod run;
 pub mod sample;
 pub mod schedule;
@@ -22,3 +21,5 @@ pub mod schedule;
 mod sketch;
 pub mod stream;
 pub mod weights;
+
+pub use schemas::random;

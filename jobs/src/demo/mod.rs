@@ -234,8 +234,7 @@ impl Demo<'_> {
         let config = self.folder.shown("preprocess.toml");
         self.stage("dataset", Some(format!("transfusion preprocess {config}")), |demo| {
             let settings = settings::load(Kind::Preprocess, &config, &[])?;
-            let packed = preprocess::pack(settings, preprocess::Mode::default(), demo.session, demo.stop)?;
-            let all = packed.ok_or_else(|| anyhow!("nothing was packed"))?.statistics;
+            let all = preprocess::pack(settings, false, demo.session, demo.stop)?.statistics;
             let positions = all.tokens + all.patches + all.padding;
             let what = format!(
                 "{} in {} of {}, {:.1} % padding",

@@ -136,10 +136,11 @@ fn image_text(view: &RowView<'_>, image: u32, span: &Span) -> String {
         Some(latent) => {
             let (mean, deviation) = moments(latent);
             format!(
-                "{image}: {} x {} x {} latent, {} of {patch} x {patch}, mean {mean:.2}, deviation {deviation:.2}",
+                "{image}: {} x {} x {} {}, {} of {patch} x {patch}, mean {mean:.2}, deviation {deviation:.2}",
                 latent.channels,
                 latent.height,
                 latent.width,
+                if latent.moments { "distribution" } else { "latent" },
                 if span.len == 1 {
                     "1 patch".to_owned()
                 } else {
@@ -150,10 +151,12 @@ fn image_text(view: &RowView<'_>, image: u32, span: &Span) -> String {
     }
 }
 
+/// Mean and deviation over the values of a latent, over the means where it is a distribution.
 fn moments(latent: &Latent) -> (f64, f64) {
-    let count = latent.values.len().max(1) as f64;
-    let mean = latent.values.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
-    let square = latent.values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
+    let values = &latent.values[..latent.values.len() / if latent.moments { 2 } else { 1 }];
+    let count = values.len().max(1) as f64;
+    let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
+    let square = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum::<f64>() / count;
     (mean, square.sqrt())
 }
 

@@ -31,7 +31,7 @@ pub(super) fn read(bytes: &[u8], channels: usize) -> anyhow::Result<LatentBatch>
     }
     let values =
         view.data().chunks_exact(4).map(|bytes| f32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]));
-    Ok(LatentBatch { channels, height, width, values: values.collect() })
+    Ok(LatentBatch { channels, height, width, moments: false, values: values.collect() })
 }
 
 #[cfg(test)]
@@ -42,8 +42,13 @@ mod tests {
     fn a_latent_survives_its_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
-        let latent =
-            LatentBatch { channels: 2, height: 1, width: 3, values: vec![0.5, -1.0, 2.0, 0.0, 1e-9, -7.0] };
+        let latent = LatentBatch {
+            channels: 2,
+            height: 1,
+            width: 3,
+            moments: false,
+            values: vec![0.5, -1.0, 2.0, 0.0, 1e-9, -7.0],
+        };
         write(&path, &latent).unwrap();
         let bytes = std::fs::read(&path).unwrap();
         assert_eq!(read(&bytes, 2).unwrap(), latent);

@@ -11,6 +11,7 @@ use super::items::{Captioning, Choice, Item, Part, from_columns, item_schema, to
 use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::document::Shape;
+use crate::memory::Share;
 use crate::picture::PictureRules;
 use crate::read::table::Kind;
 use crate::reject::Reject;
@@ -25,8 +26,13 @@ pub(crate) struct Decode {
     pub(crate) captioning: Captioning,
     pub(crate) rules: PictureRules,
     pub(crate) files: Arc<UnitFiles>,
+    /// Memory for large pictures while they are decoded.
+    pub(crate) pixels: Share,
     pub(crate) pool: Arc<ThreadPool>,
 }
+
+/// Pictures up to this size take their memory without asking.
+const SMALL_PICTURE: u64 = 4 << 20;
 
 impl Operator for Decode {
     fn name(&self) -> &'static str {
@@ -53,28 +59,32 @@ impl Work for Decode {
             Choice { seed: self.seed, source: &self.source, path: &path, captioning: &self.captioning };
         let mut items = from_columns(&batch, self.shape, &choice)?;
         drop(batch);
-        self.pool.install(|| items.par_iter_mut().for_each(|item| decode(item, &self.rules)));
+        self.pool.install(|| items.par_iter_mut().for_each(|item| self.decode(item)));
         Ok(vec![to_batch(&items)?])
     }
 }
 
-fn decode(item: &mut Item, rules: &PictureRules) {
-    if item.kind == Kind::Row
-        && let Err(reject) = decode_parts(item, rules)
-    {
-        item.refuse(reject);
-    }
-}
-
-fn decode_parts(item: &mut Item, rules: &PictureRules) -> Result<(), Reject> {
-    for part in &mut item.parts {
-        if let Part::Image(bytes) = part {
-            let (picture, probe) = rules.decode(bytes)?;
-            *bytes = picture.rgb;
-            if let Some(warning) = probe.warning {
-                item.warnings.get_or_insert_with(|| warning.name().to_owned());
-            }
+impl Decode {
+    fn decode(&self, item: &mut Item) {
+        if item.kind == Kind::Row
+            && let Err(reject) = self.decode_parts(item)
+        {
+            item.refuse(reject);
         }
     }
-    Ok(())
+
+    fn decode_parts(&self, item: &mut Item) -> Result<(), Reject> {
+        for part in &mut item.parts {
+            if let Part::Image(bytes) = part {
+                let size = self.rules.probe(bytes)?.decoded_bytes;
+                let _memory = (size > SMALL_PICTURE).then(|| self.pixels.take(size as usize));
+                let (picture, probe) = self.rules.decode(bytes)?;
+                *bytes = picture.rgb;
+                if let Some(warning) = probe.warning {
+                    item.warnings.get_or_insert_with(|| warning.name().to_owned());
+                }
+            }
+        }
+        Ok(())
+    }
 }

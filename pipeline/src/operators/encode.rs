@@ -1,20 +1,27 @@
 //! `EncodeExec`: pixels to latents, in batches of the codec within a unit.
 //!
 //! Rows wait until there are enough pictures for a batch or their unit ends, and leave in the order in which they came.
+//! The next pictures are decoded meanwhile. The device computes one batch of the job at a time, so its memory does not
+//! depend on how many units run.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use rayon::ThreadPool;
+use schemas::random::Stream;
+use schemas::{Latent, row_hash};
 
 use super::items::{Item, Part, from_batch, item_schema, to_batch};
 use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::codec::{ImageCodec, LatentBatch, RgbBatch};
+use crate::config::LatentKind;
 use crate::document::latent;
 use crate::read::table::Kind;
+use crate::reject::Reject;
+use crate::source::UnitFiles;
 
 /// Encodes pictures.
 #[derive(Clone, Debug)]
@@ -22,6 +29,13 @@ pub(crate) struct Encode {
     pub(crate) codec: Arc<dyn ImageCodec>,
     pub(crate) size: u32,
     pub(crate) batch: usize,
+    pub(crate) latent: LatentKind,
+    /// Draws samples: seed, name of the source, and the paths of its files.
+    pub(crate) seed: u64,
+    pub(crate) source: String,
+    pub(crate) files: Arc<UnitFiles>,
+    /// Held by the unit whose batch is computed.
+    pub(crate) device: Arc<Mutex<()>>,
     pub(crate) pool: Arc<ThreadPool>,
 }
 
@@ -32,11 +46,19 @@ impl Operator for Encode {
 
     fn describe(&self) -> String {
         let info = self.codec.info();
-        format!("codec={}, batch={}, device={}", info.kind, self.batch, info.device)
+        let (kind, device) = (&info.kind, &info.device);
+        format!(
+            "codec={kind}, size={}, latent={:?}, batch={}, device={device}",
+            self.size, self.latent, self.batch
+        )
     }
 
     fn schema(&self) -> SchemaRef {
         item_schema()
+    }
+
+    fn ahead(&self) -> usize {
+        1
     }
 
     fn start(&self) -> Box<dyn Work> {
@@ -68,8 +90,9 @@ impl Work for Encoding {
         if ready.is_empty() { Ok(Vec::new()) } else { Ok(vec![to_batch(&ready)?]) }
     }
 
-    fn held(&self) -> usize {
-        self.held
+    fn held(&self, ready: usize) -> usize {
+        let planes = 4 * self.operator.batch * 3 * (self.operator.size as usize).pow(2);
+        ready + self.held + if self.pictures > 0 { planes } else { 0 }
     }
 }
 
@@ -96,25 +119,37 @@ impl Encoding {
         pixels.take(self.operator.batch).for_each(|pixels| batch.push(pixels));
         let unit = self.waiting.front().map(|item| item.unit.clone()).unwrap_or_default();
         let failed = |source| PipelineError::Codec { unit, images: batch.images, source };
-        let latents = self.operator.pool.install(|| self.operator.codec.encode(&batch)).map_err(failed)?;
+        let Encode { codec, pool, latent, device, .. } = &self.operator;
+        let moments = *latent != LatentKind::Mean;
+        let latents = {
+            let _only = device.lock().unwrap_or_else(PoisonError::into_inner);
+            pool.install(|| codec.encode(&batch, moments)).map_err(failed)?
+        };
         self.fill(&latents);
         self.pictures = self.waiting.iter().map(pictures).sum();
         Ok(())
     }
 
     fn fill(&mut self, latents: &LatentBatch) {
-        let shape = (latents.channels as u16, latents.height as u16, latents.width as u16);
-        let mut values = latents.images();
-        for item in &mut self.waiting {
+        let Self { operator, waiting, .. } = self;
+        let mut values = latents.images().peekable();
+        for item in waiting {
+            if values.peek().is_none() {
+                return;
+            }
             let mut refused = None;
-            for part in item.parts.iter_mut().filter(|part| matches!(part, Part::Image(_))) {
-                let Some(values) = values.next() else { return };
-                match latent(values, shape.0, shape.1, shape.2) {
-                    Ok(latent) => *part = Part::Latent(latent),
+            for place in 0..item.parts.len() {
+                if !matches!(item.parts[place], Part::Image(_)) {
+                    continue;
+                }
+                // The rest of the row's pictures are in the next batch.
+                let Some(values) = values.next() else { break };
+                match operator.stored(item, place, values, latents) {
+                    Ok(latent) => item.parts[place] = Part::Latent(latent),
                     // The pictures behind it in this row are skipped with it, those of the batch are not lost.
                     Err(reject) => {
                         refused.get_or_insert(reject);
-                        *part = Part::Text(String::new());
+                        item.parts[place] = Part::Text(String::new());
                     }
                 }
             }
@@ -128,6 +163,30 @@ impl Encoding {
     fn ready(&mut self) -> Vec<Item> {
         let count = self.waiting.iter().take_while(|item| pictures(item) == 0).count();
         self.waiting.drain(..count).collect()
+    }
+}
+
+impl Encode {
+    /// The latent of part `place` of a row, as it is stored.
+    fn stored(
+        &self,
+        item: &Item,
+        place: usize,
+        values: &[f32],
+        batch: &LatentBatch,
+    ) -> Result<Latent, Reject> {
+        let shape = [batch.channels, batch.height, batch.width].map(|side| side as u16);
+        if self.latent != LatentKind::Sample || !batch.moments {
+            return latent(values, shape, batch.moments);
+        }
+        let path = self.files.path(&item.unit, item.file);
+        let row = row_hash(self.seed, &self.source, path, item.row, "latent");
+        let image = item.parts[..place].iter().filter(|part| !matches!(part, Part::Text(_))).count();
+        let (means, log_variances) = values.split_at(values.len() / 2);
+        let noise = Stream::new(self.seed, "latent", &[row, image as u64]).normals(means.len());
+        let draw = |((mean, log), noise): ((&f32, &f32), f32)| mean + (0.5 * log).exp() * noise;
+        let drawn: Vec<f32> = means.iter().zip(log_variances).zip(noise).map(draw).collect();
+        latent(&drawn, shape, false)
     }
 }
 
@@ -148,7 +207,18 @@ mod tests {
     fn rows_wait_for_a_batch_and_keep_their_order() {
         let pool = Arc::new(rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a pool"));
         let codec = Arc::new(AveragePool::new());
-        let mut work = Encode { codec, size: 8, batch: 2, pool }.start();
+        let encode = Encode {
+            codec,
+            size: 8,
+            batch: 2,
+            latent: LatentKind::Mean,
+            seed: 0,
+            source: "s".to_owned(),
+            files: Arc::default(),
+            device: Arc::default(),
+            pool,
+        };
+        let mut work = encode.start();
         let picture = |value: u8| Part::Image(vec![value; 8 * 8 * 3]);
         let text = || Part::Text("t".to_owned());
         let mut push = |items: &[Item]| work.push(to_batch(items).expect("a batch")).expect("works");

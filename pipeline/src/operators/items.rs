@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, ListArray, RecordBatch, StringArray, StructArray, UInt8Array,
-    UInt16Array, UInt32Array, UInt64Array,
+    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, ListArray, RecordBatch, StringArray, StructArray,
+    UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
@@ -118,7 +118,7 @@ impl Choice<'_> {
     }
 }
 
-fn failed(error: arrow::error::ArrowError) -> PipelineError {
+pub(super) fn failed(error: arrow::error::ArrowError) -> PipelineError {
     PipelineError::Plan(error.into())
 }
 
@@ -130,7 +130,8 @@ fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<Option<A
     }
 }
 
-fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>, PipelineError> {
+/// A column as texts.
+pub(crate) fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>, PipelineError> {
     Ok(column(batch, name, &DataType::Utf8)?.map(|column| column.as_string::<i32>().clone()))
 }
 
@@ -312,6 +313,7 @@ fn part_fields() -> Fields {
         Field::new("channels", DataType::UInt16, true),
         Field::new("height", DataType::UInt16, true),
         Field::new("width", DataType::UInt16, true),
+        Field::new("moments", DataType::Boolean, true),
         Field::new("latent", DataType::Binary, true),
     ])
 }
@@ -368,6 +370,9 @@ fn part_column(items: &[Item]) -> Result<ArrayRef, arrow::error::ArrowError> {
         side(|shape| shape.0),
         side(|shape| shape.1),
         side(|shape| shape.2),
+        Arc::new(BooleanArray::from_iter(
+            parts().map(|part| if let Part::Latent(latent) = part { Some(latent.moments) } else { None }),
+        )),
         Arc::new(BinaryArray::from_iter(latents)),
     ];
     let values = StructArray::try_new(part_fields(), columns, None)?;
@@ -396,12 +401,12 @@ pub(crate) fn from_batch(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError
 fn read_parts(parts: &StructArray) -> Vec<Part> {
     let (texts, images) = (parts.column(0).as_string::<i32>(), parts.column(1).as_binary::<i32>());
     let side = |column: usize, part: usize| parts.column(column).as_primitive::<UInt16Type>().value(part);
-    let latents = parts.column(5).as_binary::<i32>();
+    let (moments, latents) = (parts.column(5).as_boolean(), parts.column(6).as_binary::<i32>());
     let latent = |part: usize| Latent {
         channels: side(2, part),
         height: side(3, part),
         width: side(4, part),
-        moments: false,
+        moments: moments.value(part),
         values: latents
             .value(part)
             .chunks_exact(2)
@@ -469,7 +474,7 @@ mod tests {
     #[test]
     fn items_survive_their_columns() {
         let latent =
-            Latent { channels: 1, height: 1, width: 2, moments: false, values: vec![f16::ONE, f16::NEG_ONE] };
+            Latent { channels: 1, height: 1, width: 1, moments: true, values: vec![f16::ONE, f16::NEG_ONE] };
         let item = |row, parts| Item {
             unit: "u".to_owned(),
             file: 3,

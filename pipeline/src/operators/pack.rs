@@ -1,29 +1,22 @@
-//! `PackExec`: rows of a source to documents, and documents to rows of the dataset.
+//! `PackExec`: documents to rows of the dataset.
 //!
-//! Documents are made on all threads of the job, a batch at a time; placing them is sequential within a unit. The
-//! batches that leave hold at most 64 packed rows, or one chunk of the table of rejects, or the report that ends a
-//! unit.
+//! Placing them is sequential within a unit; texts are encoded meanwhile. The batches that leave hold at most 64 packed
+//! rows, or one chunk of the table of rejects, or the report that ends a unit.
 
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, StructArray, UInt8Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use rayon::ThreadPool;
-use rayon::prelude::*;
 use schemas::shard::BATCH_ROWS;
-use schemas::{
-    Modality, Row, RowLayout, SourceStatistics, Span, encode_rows, row_bytes, row_hash, shard_schema, share,
-};
+use schemas::{Modality, Row, RowLayout, SourceStatistics, Span, encode_rows, row_bytes, shard_schema};
 use serde::{Deserialize, Serialize};
 
-use super::items::{Captioning, Choice, Item, Part, first_text, from_batch, from_columns};
+use super::documents::Documents;
 use super::stage::{Operator, Work};
-use crate::deduplicate::Duplicates;
-use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape};
+use crate::document::Shape;
 use crate::observer::{Event, Observer};
-use crate::pack::Packer;
+use crate::pack::{Packer, Packing as Filling};
 use crate::read::table::Kind;
-use crate::reject::{Reject, excerpt};
 use crate::rejects::RejectLine;
 use crate::source::UnitFiles;
 use crate::{PipelineError, error::BoxError};
@@ -71,12 +64,9 @@ pub(crate) struct Pack {
     pub(crate) source: u16,
     pub(crate) name: String,
     pub(crate) shape: Shape,
-    pub(crate) weight: f64,
-    pub(crate) validation: f64,
-    pub(crate) composer: Composer,
+    pub(crate) layout: RowLayout,
+    pub(crate) packing: Filling,
     pub(crate) files: Arc<UnitFiles>,
-    pub(crate) duplicates: Arc<Duplicates>,
-    pub(crate) pool: Arc<ThreadPool>,
     pub(crate) observer: Arc<dyn Observer>,
 }
 
@@ -92,17 +82,16 @@ impl Operator for Pack {
     }
 
     fn describe(&self) -> String {
-        let Composer { tokenizer, layout, packing, .. } = &self.composer;
-        let vocabulary = tokenizer.vocabulary_size();
-        format!(
-            "shape={}, vocabulary={vocabulary}, context={}, packing={packing:?}",
-            self.shape.name(),
-            layout.context
-        )
+        let Self { layout, packing, .. } = self;
+        format!("context={}, patch={}, packing={packing:?}", layout.context, layout.patch)
     }
 
     fn schema(&self) -> SchemaRef {
-        packed_schema(&self.composer.layout)
+        packed_schema(&self.layout)
+    }
+
+    fn ahead(&self) -> usize {
+        1
     }
 
     fn start(&self) -> Box<dyn Work> {
@@ -124,37 +113,29 @@ struct UnitState {
 
 /// One dataset's share of a unit.
 struct Dataset {
-    packer: Option<Packer>,
+    packer: Packer,
     rows: Vec<Row>,
-}
-
-/// A row that became documents: one, or one for each caption.
-struct Made {
-    documents: Vec<Document>,
-    copies: u64,
-    split: usize,
+    /// Positions of the text whose parts are coming.
+    positions: usize,
 }
 
 impl Work for Packing {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
-        let items = self.items(&batch)?;
-        drop(batch);
-        let operator = &self.operator;
-        let made: Vec<_> =
-            operator.pool.install(|| items.into_par_iter().map(|item| operator.make(item)).collect());
+        let documents = Documents::of(&batch);
         let mut ready = Vec::new();
-        let mut event = Progress::default();
-        for (item, made) in made {
-            event.count(&item, &made);
-            self.take(item, made, &mut ready)?;
+        let mut progress = Progress::default();
+        for row in 0..documents.len() {
+            progress.count(&documents, row, &self.operator.layout);
+            self.take(&documents, row, &mut ready)?;
         }
-        self.operator.observer.event(event.into());
+        self.operator.observer.event(progress.into());
         Ok(ready)
     }
 
-    fn held(&self) -> usize {
+    fn held(&self, ready: usize) -> usize {
         let datasets = self.unit.iter().flat_map(|unit| &unit.datasets);
-        datasets.map(|dataset| dataset.packer.as_ref().map_or(0, Packer::bytes)).sum()
+        let rows = |rows: &[Row]| rows.iter().map(|row| row_bytes(row, &self.operator.layout)).sum::<usize>();
+        ready + datasets.map(|dataset| dataset.packer.bytes() + rows(&dataset.rows)).sum::<usize>()
     }
 }
 
@@ -167,19 +148,22 @@ struct Progress {
 }
 
 impl Progress {
-    fn count(&mut self, item: &Item, made: &Result<Option<Made>, Reject>) {
-        self.rows += u64::from(item.kind != Kind::End);
-        match made {
-            Ok(Some(made)) => {
-                for document in &made.documents {
-                    self.tokens += document.text_positions() as u64 * made.copies;
-                    self.images += document.images().len() as u64 * made.copies;
-                }
-            }
-            Ok(None) => {}
-            Err(_) => self.rejected += 1,
+    fn count(&mut self, documents: &Documents<'_>, row: usize, layout: &RowLayout) {
+        let kind = documents.kind(row);
+        self.rows += u64::from(kind != Kind::End && documents.counts(row));
+        self.rejected += u64::from(kind == Kind::Reject);
+        if kind == Kind::Row {
+            let (tokens, copies) = (documents.tokens(row), u64::from(documents.copies(row)));
+            let images = documents.images(row);
+            let patches = if images > 0 { count(tokens, layout.vocabulary.patch()) } else { 0 };
+            self.tokens += (tokens.len() - patches) as u64 * copies;
+            self.images += images as u64 * copies;
         }
     }
+}
+
+fn count(tokens: &[u32], wanted: u32) -> usize {
+    tokens.iter().filter(|&&token| token == wanted).count()
 }
 
 impl From<Progress> for Event {
@@ -193,135 +177,41 @@ fn damaged(error: impl Into<BoxError>) -> PipelineError {
     PipelineError::Format(error.into())
 }
 
-impl Pack {
-    /// A row's document, how often and where it goes; nothing for a row that is set aside.
-    fn make(&self, mut item: Item) -> (Item, Result<Option<Made>, Reject>) {
-        let parts = std::mem::take(&mut item.parts);
-        let made = match (item.kind, item.reject.take()) {
-            (Kind::End, _) => Ok(None),
-            (_, Some(reject)) => Err(reject),
-            (Kind::Reject, None) => {
-                Err(Reject::new(crate::reject::RejectReason::BadEntry, "no reason was given"))
-            }
-            (Kind::Row, None) if self.is_duplicate(&item) => Ok(None),
-            (Kind::Row, None) => {
-                let beginning = excerpt(first_text(&parts));
-                self.compose(&item, parts).map_err(|reject| Reject { excerpt: beginning, ..reject })
-            }
-        };
-        (item, made)
-    }
-
-    fn is_duplicate(&self, item: &Item) -> bool {
-        item.kind == Kind::Row && self.duplicates.contains(&item.unit, item.file, item.row)
-    }
-
-    fn compose(&self, item: &Item, parts: Vec<Part>) -> Result<Option<Made>, Reject> {
-        let path = self.files.path(&item.unit, item.file);
-        let hash = |purpose| row_hash(self.composer.seed, &self.name, path, item.row, purpose);
-        let origin = Origin {
-            source: self.source,
-            source_name: &self.name,
-            file: item.file,
-            path,
-            row: item.row,
-            id: item.id.as_deref(),
-        };
-        let documents = self.documents(parts, &origin)?;
-        let extra = u64::from(share(hash("repeat")) < self.weight.fract());
-        let copies = self.weight.trunc() as u64 + extra;
-        let split = usize::from(share(hash("split")) < self.validation);
-        // What a model is judged by is not weighted.
-        let copies = if split == 1 { 1 } else { copies };
-        Ok((copies > 0).then_some(Made { documents, copies, split }))
-    }
-
-    /// The documents of a row: all of them, or none.
-    fn documents(&self, mut parts: Vec<Part>, origin: &Origin<'_>) -> Result<Vec<Document>, Reject> {
-        if self.shape != Shape::Pair {
-            return self.document(parts, origin).map(|document| vec![document]);
-        }
-        let Some(Part::Latent(image)) = parts.pop() else { return Err(without_parts()) };
-        let captions = parts.iter().enumerate().map(|(number, caption)| match caption {
-            Part::Text(caption) => self.composer.numbered_pair(number, caption, image.clone(), origin),
-            _ => Err(without_parts()),
-        });
-        let documents = captions.collect::<Result<Vec<_>, _>>()?;
-        if documents.is_empty() { Err(without_parts()) } else { Ok(documents) }
-    }
-
-    fn document(&self, parts: Vec<Part>, origin: &Origin<'_>) -> Result<Document, Reject> {
-        let mut parts = parts.into_iter();
-        match self.shape {
-            Shape::Text => match parts.next() {
-                Some(Part::Text(text)) => self.composer.text(&text, origin),
-                _ => Err(without_parts()),
-            },
-            Shape::Pair | Shape::Interleaved => {
-                let part = |part| match part {
-                    Part::Text(text) => Some(DocumentPart::Text(text)),
-                    Part::Latent(image) => Some(DocumentPart::Image(image)),
-                    Part::Image(_) => None,
-                };
-                self.composer.interleaved(parts.filter_map(part).collect(), origin)
-            }
-        }
-    }
-}
-
-fn without_parts() -> Reject {
-    Reject::new(crate::reject::RejectReason::MissingText, "the row has not the parts of its shape")
-}
-
 impl Packing {
-    fn items(&self, batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
-        if self.operator.shape.has_images() {
-            return from_batch(batch);
-        }
-        let path = |unit: &str, file: u32| self.operator.files.path(unit, file).to_owned();
-        // Only texts come here without having been decoded, and a text has no captions.
-        let captioning = Captioning::default();
-        let choice = Choice {
-            seed: self.operator.composer.seed,
-            source: &self.operator.name,
-            path: &path,
-            captioning: &captioning,
-        };
-        from_columns(batch, self.operator.shape, &choice)
-    }
-
     fn take(
         &mut self,
-        item: Item,
-        made: Result<Option<Made>, Reject>,
+        documents: &Documents<'_>,
+        row: usize,
         ready: &mut Vec<RecordBatch>,
     ) -> Result<(), PipelineError> {
         let operator = &self.operator;
-        let unit = self.unit.get_or_insert_with(|| UnitState::new(&item.unit, &operator.composer));
-        let layout = operator.composer.layout;
-        if let Some(warnings) = &item.warnings {
+        let unit = self.unit.get_or_insert_with(|| UnitState::new(documents.unit(row), operator));
+        if let Some(warnings) = documents.warnings(row) {
             let counts = &mut unit.report.statistics[0].warnings;
-            *counts.entry(warnings.clone()).or_default() += 1;
+            *counts.entry(warnings.to_owned()).or_default() += 1;
         }
-        match made {
-            Err(reject) => unit.refuse(&item, &reject, operator, ready)?,
-            Ok(Some(made)) => unit.place(made, &layout, ready)?,
-            Ok(None) if operator.is_duplicate(&item) => unit.report.statistics[0].deduplicated += 1,
-            Ok(None) => {}
-        }
-        if item.kind == Kind::End
-            && let Some(unit) = self.unit.take()
-        {
-            unit.finish(item.row, &layout, ready)?;
+        match documents.kind(row) {
+            Kind::Row => unit.place(documents, row, operator, ready)?,
+            Kind::Reject => unit.refuse(documents, row, operator, ready)?,
+            Kind::Duplicate => unit.report.statistics[0].deduplicated += 1,
+            Kind::Aside => {}
+            Kind::End => {
+                if let Some(unit) = self.unit.take() {
+                    unit.finish(documents.row(row), &operator.layout, ready)?;
+                }
+            }
         }
         Ok(())
     }
 }
 
 impl UnitState {
-    fn new(name: &str, composer: &Composer) -> Self {
-        let dataset =
-            || Dataset { packer: Some(Packer::new(composer.layout, composer.packing)), rows: Vec::new() };
+    fn new(name: &str, operator: &Pack) -> Self {
+        let dataset = || Dataset {
+            packer: Packer::new(operator.layout, operator.packing),
+            rows: Vec::new(),
+            positions: 0,
+        };
         Self {
             name: name.to_owned(),
             datasets: [dataset(), dataset()],
@@ -332,56 +222,79 @@ impl UnitState {
 
     fn refuse(
         &mut self,
-        item: &Item,
-        reject: &Reject,
+        documents: &Documents<'_>,
+        row: usize,
         operator: &Pack,
         ready: &mut Vec<RecordBatch>,
     ) -> Result<(), PipelineError> {
+        let reject = documents.reject(row);
         let statistics = &mut self.report.statistics[0];
         statistics.rejected += 1;
         *statistics.rejects.entry(reject.reason.name().to_owned()).or_default() += 1;
         let line = RejectLine {
             source: operator.name.clone(),
-            file: operator.files.path(&item.unit, item.file).to_owned(),
-            row: item.row,
-            id: item.id.clone(),
+            file: operator.files.path(documents.unit(row), documents.file(row)).to_owned(),
+            row: documents.row(row),
+            id: documents.id(row).map(str::to_owned),
             reason: reject.reason.name().to_owned(),
-            detail: reject.detail.clone(),
-            excerpt: (!reject.excerpt.is_empty()).then(|| reject.excerpt.clone()),
+            detail: reject.detail,
+            excerpt: Some(reject.excerpt).filter(|excerpt| !excerpt.is_empty()),
         };
         line.append_to(&mut self.rejects).map_err(damaged)?;
         if self.rejects.len() > 1 << 20 {
-            ready.push(self.text(Content::Rejects, &operator.composer.layout)?);
+            ready.push(self.text(Content::Rejects, &operator.layout)?);
         }
         Ok(())
     }
 
     fn place(
         &mut self,
-        made: Made,
-        layout: &RowLayout,
+        documents: &Documents<'_>,
+        row: usize,
+        operator: &Pack,
         ready: &mut Vec<RecordBatch>,
     ) -> Result<(), PipelineError> {
-        let Made { documents, copies, split } = made;
-        let statistics = &mut self.report.statistics[split];
-        statistics.kept += 1;
-        for document in documents {
-            statistics.documents += copies;
-            for _ in 0..copies {
-                statistics.document_length.add(document.len() as u64);
+        let (split, copies, ends) = (documents.split(row), documents.copies(row), documents.ends(row));
+        for _ in 0..copies {
+            if operator.shape.has_images() {
+                let document = documents.document(row, operator.shape, operator.source, &operator.layout);
+                let Dataset { packer, rows, .. } = &mut self.datasets[split];
+                packer.push(document, |row| keep(rows, row))?;
+            } else {
+                self.place_text(documents, row, operator, ready)?;
             }
-            statistics.images += document.images().len() as u64 * copies;
-            let Dataset { packer: Some(packer), rows } = &mut self.datasets[split] else { return Ok(()) };
-            let mut emit = |row| {
-                rows.push(row);
-                Ok::<(), PipelineError>(())
-            };
-            for _ in 1..copies {
-                packer.push(document.clone(), &mut emit)?;
-            }
-            packer.push(document, emit)?;
         }
-        self.give(split, false, layout, ready)
+        let positions = &mut self.datasets[split].positions;
+        *positions += documents.tokens(row).len();
+        if ends {
+            let positions = std::mem::take(positions) as u64;
+            let statistics = &mut self.report.statistics[split];
+            statistics.kept += u64::from(documents.counts(row));
+            statistics.documents += u64::from(copies);
+            statistics.images += documents.images(row) as u64 * u64::from(copies);
+            (0..copies).for_each(|_| statistics.document_length.add(positions));
+        }
+        self.give(split, false, &operator.layout, ready)
+    }
+
+    /// A text or a part of one. A long one leaves a few rows at a time.
+    fn place_text(
+        &mut self,
+        documents: &Documents<'_>,
+        row: usize,
+        operator: &Pack,
+        ready: &mut Vec<RecordBatch>,
+    ) -> Result<(), PipelineError> {
+        let provenance = documents.provenance(row, operator.source);
+        let (split, ends) = (documents.split(row), documents.ends(row));
+        let mut parts =
+            documents.tokens(row).chunks(BATCH_ROWS * operator.layout.context as usize).peekable();
+        while let Some(part) = parts.next() {
+            let Dataset { packer, rows, .. } = &mut self.datasets[split];
+            packer.text(part, &provenance, ends && parts.peek().is_none(), |row| keep(rows, row))?;
+            self.give(split, false, &operator.layout, ready)?;
+        }
+        Ok(())
     }
 
     /// Gives full batches of rows away, at the end of a unit the last one too.
@@ -409,14 +322,8 @@ impl UnitState {
         ready: &mut Vec<RecordBatch>,
     ) -> Result<(), PipelineError> {
         for split in 0..SPLITS {
-            let dataset = &mut self.datasets[split];
-            if let Some(packer) = dataset.packer.take() {
-                let rows = &mut dataset.rows;
-                packer.finish(|row| {
-                    rows.push(row);
-                    Ok::<(), PipelineError>(())
-                })?;
-            }
+            let Dataset { packer, rows, .. } = &mut self.datasets[split];
+            packer.finish(|row| keep(rows, row))?;
             self.give(split, true, layout, ready)?;
         }
         if !self.rejects.is_empty() {
@@ -436,6 +343,11 @@ impl UnitState {
         let text = std::mem::take(&mut self.rejects);
         packed_batch(&self.name, 0, content, Some(text), &[blank(layout)?], layout)
     }
+}
+
+fn keep(rows: &mut Vec<Row>, row: Row) -> Result<(), PipelineError> {
+    rows.push(row);
+    Ok(())
 }
 
 /// A row of nothing but padding.

@@ -1,6 +1,7 @@
 //! What the operators share: a unary node of the plan around work that takes a batch and gives batches.
 //!
 //! The work blocks, so it runs on the runtime's blocking threads; its memory is reserved from the pool of the session.
+//! An operator may let its input work ahead of it by a batch or two, so that one unit keeps several cores busy.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -12,7 +13,7 @@ use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
@@ -32,6 +33,11 @@ pub(crate) trait Operator: fmt::Debug + Send + Sync + 'static {
     /// The columns that it gives.
     fn schema(&self) -> SchemaRef;
 
+    /// Batches that its input may be ahead of it, at most.
+    fn ahead(&self) -> usize {
+        0
+    }
+
     /// Its work on one partition.
     fn start(&self) -> Box<dyn Work>;
 }
@@ -41,9 +47,19 @@ pub(crate) trait Work: Send {
     /// Takes a batch and gives what is ready.
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError>;
 
-    /// Bytes held between batches.
-    fn held(&self) -> usize {
-        0
+    /// Whether there is more to come of the last batch, which was too much for one go.
+    fn has_rest(&self) -> bool {
+        false
+    }
+
+    /// The next of it.
+    fn rest(&mut self) -> Result<Vec<RecordBatch>, PipelineError> {
+        Ok(Vec::new())
+    }
+
+    /// Bytes held between batches, with those of `ready`, which wait to be taken.
+    fn held(&self, ready: usize) -> usize {
+        ready
     }
 }
 
@@ -86,8 +102,9 @@ impl ExecutionPlan for StageExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let consumer = MemoryConsumer::new(format!("{}[{partition}]", self.operator.name()));
+        let input = self.input.execute(partition, context.clone())?;
         let run = Run {
-            input: self.input.execute(partition, context.clone())?,
+            input: if self.operator.ahead() > 0 { ahead(input, self.operator.ahead()) } else { input },
             work: Some(self.operator.start()),
             ready: VecDeque::new(),
             reservation: consumer.register(context.memory_pool()),
@@ -111,6 +128,22 @@ struct Run {
     metrics: BaselineMetrics,
 }
 
+/// A stream that is worked on by a task of its own, which ends with whoever reads it.
+pub(crate) fn ahead(mut input: SendableRecordBatchStream, batches: usize) -> SendableRecordBatchStream {
+    let mut builder = RecordBatchReceiverStreamBuilder::new(input.schema(), batches);
+    let sender = builder.tx();
+    builder.spawn(async move {
+        while let Some(batch) = input.next().await {
+            let failed = batch.is_err();
+            if sender.send(batch).await.is_err() || failed {
+                break;
+            }
+        }
+        Ok(())
+    });
+    builder.build()
+}
+
 impl Run {
     async fn next(mut self) -> Result<Option<(RecordBatch, Self)>> {
         loop {
@@ -118,15 +151,20 @@ impl Run {
                 self.metrics.record_output(batch.num_rows());
                 return Ok(Some((batch, self)));
             }
+            if self.work.as_ref().is_some_and(|work| work.has_rest()) {
+                self.work_on(None).await?;
+                continue;
+            }
             let Some(batch) = self.input.next().await.transpose()? else {
                 self.metrics.done();
                 return Ok(None);
             };
-            self.work_on(batch).await?;
+            self.work_on(Some(batch)).await?;
         }
     }
 
-    async fn work_on(&mut self, batch: RecordBatch) -> Result<()> {
+    /// Works on a batch, or on the rest of the last one.
+    async fn work_on(&mut self, batch: Option<RecordBatch>) -> Result<()> {
         let Some(mut work) = self.work.take() else {
             return Err(DataFusionError::Internal(
                 "an operator was asked again after it had failed".to_owned(),
@@ -135,7 +173,10 @@ impl Run {
         let elapsed = self.metrics.elapsed_compute().clone();
         let task = tokio::task::spawn_blocking(move || {
             let timer = elapsed.timer();
-            let ready = work.push(batch);
+            let ready = match batch {
+                Some(batch) => work.push(batch),
+                None => work.rest(),
+            };
             timer.done();
             (work, ready)
         });
@@ -146,7 +187,7 @@ impl Run {
         };
         self.ready.extend(ready.map_err(PipelineError::into_plan)?);
         let ready: usize = self.ready.iter().map(RecordBatch::get_array_memory_size).sum();
-        self.reservation.try_resize(ready + work.held())?;
+        self.reservation.try_resize(work.held(ready))?;
         self.work = Some(work);
         Ok(())
     }

@@ -3,27 +3,20 @@
 //! Its input says what to read, so a scheduler that gives partitions to machines needs to know nothing of readers.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
-use datafusion::error::{DataFusionError, Result};
-use datafusion::execution::TaskContext;
-use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
-use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
-use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
-};
-use futures::TryStreamExt;
+use datafusion::error::{DataFusionError, Result as PlanResult};
+use datafusion::execution::memory_pool::MemoryConsumer;
 use object_store::path::Path;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::task::JoinHandle;
 
-use super::unary::{properties, unary_methods};
+use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::config::Format;
-use crate::read::batch::{RowSink, Target};
+use crate::read::batch::{BATCH_BYTES, RowSink, Target};
 use crate::read::table::Table;
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
@@ -48,7 +41,7 @@ const FORMATS: [Format; 7] =
     [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Arrow, Format::Tar, Format::Coco];
 
 /// The description of a unit.
-pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> Result<RecordBatch> {
+pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBatch> {
     let files = &unit.inputs(files);
     let only = |file: usize| {
         let rows = unit.only.as_ref().map(|only| only.get(&(file as u32)).cloned().unwrap_or_default());
@@ -87,7 +80,7 @@ struct Described {
 }
 
 /// The files of a description.
-fn files(batch: &RecordBatch) -> Result<Vec<Described>> {
+fn files(batch: &RecordBatch) -> PlanResult<Vec<Described>> {
     let text = |column: usize| batch.column(column).as_string::<i32>();
     let number = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
     let part = |row: usize| FilePart {
@@ -117,114 +110,112 @@ fn files(batch: &RecordBatch) -> Result<Vec<Described>> {
     (0..batch.num_rows()).map(file).collect()
 }
 
-/// Reads units.
-#[derive(Debug)]
-pub(crate) struct UnitReadExec {
-    source: String,
-    table: Arc<Table>,
-    store: Input,
-    schema: SchemaRef,
-    input: Arc<dyn ExecutionPlan>,
-    properties: Arc<PlanProperties>,
-    metrics: ExecutionPlanMetricsSet,
+/// Reads units. A reader calls whoever wants its rows, so it has a thread of its own that is one batch ahead.
+#[derive(Clone, Debug)]
+pub(crate) struct UnitRead {
+    pub(crate) source: String,
+    pub(crate) table: Arc<Table>,
+    pub(crate) store: Input,
+    /// The columns of `table` that are asked for.
+    pub(crate) schema: SchemaRef,
 }
 
-impl UnitReadExec {
-    /// Reads the columns `schema` of `table` from what `input` describes.
-    pub(crate) fn new(
-        source: String,
-        table: Arc<Table>,
-        store: Input,
-        schema: SchemaRef,
-        input: Arc<dyn ExecutionPlan>,
-    ) -> Self {
-        let properties = properties(&input, schema.clone());
-        Self { source, table, store, schema, input, properties, metrics: ExecutionPlanMetricsSet::new() }
-    }
+/// Ranges of a file that are fetched ahead, and the rows of a batch as they are read, as columns, and on their way.
+const HELD_BYTES: usize = (16 << 20) + 3 * BATCH_BYTES;
 
-    fn over(&self, input: Arc<dyn ExecutionPlan>) -> Self {
-        let (source, table, store) = (self.source.clone(), self.table.clone(), self.store.clone());
-        Self::new(source, table, store, self.schema.clone(), input)
-    }
-}
-
-impl DisplayAs for UnitReadExec {
-    fn fmt_as(&self, _: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names: Vec<&str> = self.schema.fields().iter().map(|field| field.name().as_str()).collect();
-        let names: Vec<&str> = names.into_iter().filter(|name| !name.starts_with('_')).collect();
-        write!(f, "UnitReadExec: source={}, columns=[{}]", self.source, names.join(", "))
-    }
-}
-
-impl ExecutionPlan for UnitReadExec {
-    fn name(&self) -> &str {
+impl Operator for UnitRead {
+    fn name(&self) -> &'static str {
         "UnitReadExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
+    fn describe(&self) -> String {
+        let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let names: Vec<&str> = names.filter(|name| !name.starts_with('_')).collect();
+        format!("source={}, columns=[{}]", self.source, names.join(", "))
     }
 
-    unary_methods!();
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let consumer = MemoryConsumer::new(format!("UnitReadExec[{partition}]"));
-        let memory = consumer.register(context.memory_pool());
-        let descriptions = self.input.execute(partition, context)?;
-        let mut builder = RecordBatchReceiverStreamBuilder::new(self.schema.clone(), 1);
-        let reading = Reading {
-            table: self.table.clone(),
-            input: self.store.clone(),
-            schema: self.schema.clone(),
-            sender: builder.tx(),
-            memory: Arc::new(memory),
-            metrics: BaselineMetrics::new(&self.metrics, partition),
-        };
-        builder.spawn_blocking(move || {
-            let batches: Vec<RecordBatch> = reading.input.handle.block_on(descriptions.try_collect())?;
-            let files = batches.iter().map(files).collect::<Result<Vec<_>>>()?.concat();
-            files
-                .chunk_by(|a, b| a.unit == b.unit)
-                .try_for_each(|unit| reading.clone().unit(unit).map(|_| ()))
-                .map_err(PipelineError::into_plan)
-        });
-        Ok(builder.build())
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
     }
 
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
+    fn start(&self) -> Box<dyn Work> {
+        Box::new(Readers { operator: self.clone(), running: None })
     }
 }
 
-#[derive(Clone)]
+struct Readers {
+    operator: UnitRead,
+    running: Option<Running>,
+}
+
+struct Running {
+    batches: Receiver<RecordBatch>,
+    thread: JoinHandle<Result<(), PipelineError>>,
+}
+
+impl Work for Readers {
+    fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
+        let files = files(&batch)?;
+        let (sender, batches) = channel(1);
+        let reading = Reading { operator: self.operator.clone(), sender };
+        let thread = self.operator.store.handle.spawn_blocking(move || reading.units(&files));
+        self.running = Some(Running { batches, thread });
+        Ok(Vec::new())
+    }
+
+    fn has_rest(&self) -> bool {
+        self.running.is_some()
+    }
+
+    fn rest(&mut self) -> Result<Vec<RecordBatch>, PipelineError> {
+        let Some(running) = &mut self.running else { return Ok(Vec::new()) };
+        if let Some(batch) = running.batches.blocking_recv() {
+            return Ok(vec![batch]);
+        }
+        match self.running.take().map(|running| self.operator.store.handle.block_on(running.thread)) {
+            None => Ok(Vec::new()),
+            Some(Ok(done)) => done.map(|()| Vec::new()),
+            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+            Some(Err(error)) => Err(PipelineError::Format(Box::new(error))),
+        }
+    }
+
+    /// Rows beyond the size of a batch are taken from a share of their own.
+    fn held(&self, _: usize) -> usize {
+        if self.running.is_some() { HELD_BYTES } else { 0 }
+    }
+}
+
 struct Reading {
-    table: Arc<Table>,
-    input: Input,
-    schema: SchemaRef,
-    sender: Sender<Result<RecordBatch>>,
-    memory: Arc<MemoryReservation>,
-    metrics: BaselineMetrics,
+    operator: UnitRead,
+    sender: Sender<RecordBatch>,
 }
 
 impl Reading {
     /// Gives a batch on; `false` if nobody wants it any more.
     fn send(&self, batch: RecordBatch) -> Result<bool, PipelineError> {
-        self.metrics.record_output(batch.num_rows());
-        Ok(self.sender.blocking_send(Ok(batch)).is_ok())
+        Ok(self.sender.blocking_send(batch).is_ok())
     }
 
-    fn unit(mut self, files: &[Described]) -> Result<bool, PipelineError> {
+    fn units(&self, files: &[Described]) -> Result<(), PipelineError> {
+        files.chunk_by(|a, b| a.unit == b.unit).try_for_each(|unit| self.unit(unit).map(|_| ()))
+    }
+
+    fn unit(&self, files: &[Described]) -> Result<bool, PipelineError> {
         let Some(last) = files.last() else { return Ok(true) };
-        self.input = self.input.of_unit(&last.unit);
+        let input = self.operator.store.of_unit(&last.unit);
         let mut read = 0;
         for (index, described) in files.iter().enumerate() {
             if described.only.as_ref().is_some_and(|only| only.is_empty()) {
                 continue;
             }
-            let (rows, more) = self.file(&described.file, self.target(described, index))?;
+            let (rows, more) = self.file(&input, &described.file, self.target(described, index))?;
             read += rows;
             if !more {
                 return Ok(false);
+            }
+            if input.is_enough() {
+                break;
             }
         }
         self.send(self.target(last, 0).end(read)?)
@@ -233,8 +224,8 @@ impl Reading {
     fn target(&self, described: &Described, index: usize) -> Target {
         let path = described.file.path.as_ref();
         Target {
-            table: self.table.clone(),
-            schema: self.schema.clone(),
+            table: self.operator.table.clone(),
+            schema: self.operator.schema.clone(),
             unit: described.unit.clone(),
             file: index as u32,
             folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
@@ -242,26 +233,33 @@ impl Reading {
         }
     }
 
-    fn file(&self, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
+    fn file(&self, input: &Input, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
+        let UnitRead { table, schema, .. } = &self.operator;
         let mut emit = |batch| self.send(batch);
         match file.format {
-            Format::Parquet => return parquet::read(&self.input, file, &target, &mut emit),
-            Format::Arrow => return ipc::read(&self.input, file, &target, &self.memory, &mut emit),
+            Format::Parquet => return parquet::read(input, file, &target, &mut emit),
+            Format::Arrow => {
+                let memory = MemoryConsumer::new("UnitReadExec").register(&input.memory.pool());
+                return ipc::read(input, file, &target, &memory, &mut emit);
+            }
             _ => {}
         }
-        let pick = Pick::Only(self.table.needed(&self.schema));
-        let images = self.table.wants_images(&self.schema);
+        let pick = Pick::Only(table.needed(schema));
+        let images = table.wants_images(schema);
         let only = target.only.clone();
-        let mut sink = RowSink::new(target, &self.input, &mut emit);
+        let mut sink = RowSink::new(target, input, &mut emit);
         let (mut more, mut left) = (true, only.as_ref().map(|only| only.len()));
-        read_rows(&self.input, file, &pick, images, &mut |row| {
+        read_rows(input, file, &pick, images, &mut |row| {
             if only.as_ref().is_some_and(|only| !only.contains(&row.row)) {
                 return Ok(true);
             }
             more = sink.push(row)?;
             left = left.map(|left| left.saturating_sub(1));
+            if let Some(sample) = &input.sample {
+                sample.add_rows(1);
+            }
             // Behind the last row that is asked for the file is done with.
-            Ok(more && left != Some(0))
+            Ok(more && left != Some(0) && !input.is_enough())
         })?;
         let (rows, last) = sink.finish()?;
         Ok((rows, more && last))

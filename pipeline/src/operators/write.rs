@@ -71,6 +71,10 @@ impl Operator for Write {
         receipt_schema()
     }
 
+    fn ahead(&self) -> usize {
+        1
+    }
+
     fn start(&self) -> Box<dyn Work> {
         Box::new(Writing {
             operator: self.clone(),
@@ -122,9 +126,9 @@ impl Work for Writing {
         self.commit(&unit, report).map(|receipt| vec![receipt])
     }
 
-    fn held(&self) -> usize {
+    fn held(&self, ready: usize) -> usize {
         let shards = self.open.iter().flatten().count() * BUFFER_BYTES;
-        shards + self.rejects.as_ref().map_or(0, |rejects| BUFFER_BYTES + rejects.writer.held())
+        ready + shards + self.rejects.as_ref().map_or(0, |rejects| BUFFER_BYTES + rejects.writer.held())
     }
 }
 

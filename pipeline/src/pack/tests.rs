@@ -214,6 +214,33 @@ proptest! {
     }
 
     #[test]
+    fn a_text_in_parts_gives_the_rows_of_the_whole(
+        inputs in prop::collection::vec((1usize..120).prop_map(Input::Text), 0..40),
+        lengths in prop::collection::vec(1usize..60, 1..6),
+        packing in any_packing(),
+    ) {
+        let composer = composer(packing);
+        let documents = documents(&inputs, &composer);
+        let mut packer = Packer::new(composer.layout, composer.packing);
+        let mut rows = Vec::new();
+        let mut emit = |row| -> Result<(), Infallible> {
+            rows.push(row);
+            Ok(())
+        };
+        let mut lengths = lengths.iter().cycle();
+        for document in &documents {
+            let mut rest = document.tokens();
+            while !rest.is_empty() {
+                let (part, tail) = rest.split_at(rest.len().min(*lengths.next().unwrap()));
+                packer.text(part, document.provenance(), tail.is_empty(), &mut emit).unwrap();
+                rest = tail;
+            }
+        }
+        packer.finish(&mut emit).unwrap();
+        prop_assert_eq!(rows, pack(&documents, &composer));
+    }
+
+    #[test]
     fn best_fit_is_the_obvious_one(inputs in prop::collection::vec(any_input(), 0..80), window in 1usize..9) {
         let composer = composer(Packing::BestFit { window });
         let documents = documents(&inputs, &composer);
@@ -393,7 +420,8 @@ fn the_order_of_a_pair_is_drawn_from_its_row() {
 
 #[test]
 fn latents_that_no_half_float_can_hold_are_refused() {
-    let latent = |values: &[f32]| crate::document::latent(values, 1, 1, 2).map_err(|reject| reject.reason);
+    let latent =
+        |values: &[f32]| crate::document::latent(values, [1, 1, 2], false).map_err(|reject| reject.reason);
     assert_eq!(latent(&[65_504.0, -65_504.0]).unwrap().values.len(), 2);
     for bad in [65_505.0, f32::NAN, f32::INFINITY, f32::NEG_INFINITY, -70_000.0] {
         assert_eq!(latent(&[0.0, bad]), Err(RejectReason::LatentNotFinite));

@@ -8,11 +8,12 @@ use arrow::array::{
     UInt8Array, UInt32Array, UInt64Array, new_null_array,
 };
 use arrow::compute::filter_record_batch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::arrow::json::ReaderBuilder;
 use serde_json::{Map, Value};
 
+use super::buffer::{LARGE_ROW, RowMemory, column_of_one};
 use super::columnar::PATHS;
 use super::infer::{conform, kind_name};
 use super::nested::ColumnPath;
@@ -26,7 +27,7 @@ use crate::reject::{Reject, RejectReason, json_beginning};
 /// Rows of a batch of texts, and of a batch with pictures.
 pub(crate) const TEXT_ROWS: usize = 512;
 pub(crate) const PICTURE_ROWS: usize = 32;
-const BATCH_BYTES: usize = 8 << 20;
+pub(crate) const BATCH_BYTES: usize = 4 << 20;
 
 /// Encoded pictures of a batch, at most: a column of bytes can't hold more than two gigabytes.
 const BATCH_PICTURE_BYTES: usize = 1 << 30;
@@ -228,6 +229,10 @@ impl<'a> RowSink<'a> {
     /// Takes a row; `false` if no more are wanted.
     pub(crate) fn push(&mut self, row: RawRow) -> Result<bool, PipelineError> {
         self.read += 1;
+        // A large row is a batch of its own, so that it need not be copied to stand beside others.
+        if row.bytes >= LARGE_ROW && !self.flush()? {
+            return Ok(false);
+        }
         self.bytes += row.bytes;
         self.rows.push(row);
         if self.rows.len() >= self.target.batch_rows() || self.bytes >= BATCH_BYTES {
@@ -251,7 +256,9 @@ impl<'a> RowSink<'a> {
         }
         let mut parts = Parts::default();
         let (mut fields, mut images) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-        for row in rows {
+        let mut memory = None;
+        for mut row in rows {
+            memory = memory.or(row.memory.take());
             parts.rows.push(row.row);
             let (fields_of_row, images_of_row, reject) = self.take(row);
             fields.push(fields_of_row);
@@ -261,7 +268,7 @@ impl<'a> RowSink<'a> {
         if self.target.wants_images() {
             parts.images = self.target.fetch(self.input, images, &mut parts.rejects)?;
         }
-        parts.scalars = scalars(&self.schema, &fields)?;
+        parts.scalars = scalars(&self.schema, fields, memory)?;
         let batch = self.target.assemble(&parts)?;
         (self.emit)(batch)
     }
@@ -401,18 +408,50 @@ fn type_name(field: &Field) -> String {
     }
 }
 
+/// The columns of rows whose values have the types of `schema`. Texts are put together here, the one of a lone row
+/// without a copy; the others are a matter for Arrow.
 fn scalars(
     schema: &SchemaRef,
-    rows: &[Map<String, Value>],
+    mut rows: Vec<Map<String, Value>>,
+    memory: RowMemory,
 ) -> Result<HashMap<String, ArrayRef>, PipelineError> {
     if schema.fields().is_empty() || rows.is_empty() {
         return Ok(HashMap::new());
     }
+    let mut columns = HashMap::new();
+    let (texts, others): (Vec<_>, Vec<_>) =
+        schema.fields().iter().cloned().partition(|field| *field.data_type() == DataType::Utf8);
+    for field in texts {
+        let values = rows.iter_mut().map(|row| row.get_mut(field.name()).map(Value::take));
+        columns.insert(field.name().clone(), text_column(values, memory.clone())?);
+    }
+    if others.is_empty() {
+        return Ok(columns);
+    }
     let failed = |error: arrow::error::ArrowError| PipelineError::Plan(error.into());
+    let others = Arc::new(Schema::new(others));
     let mut decoder =
-        ReaderBuilder::new(schema.clone()).with_batch_size(rows.len()).build_decoder().map_err(failed)?;
-    decoder.serialize(rows).map_err(failed)?;
-    let batch = decoder.flush().map_err(failed)?;
-    let columns = batch.map(|batch| batch.columns().to_vec()).unwrap_or_default();
-    Ok(schema.fields().iter().map(|field| field.name().clone()).zip(columns).collect())
+        ReaderBuilder::new(others.clone()).with_batch_size(rows.len()).build_decoder().map_err(failed)?;
+    decoder.serialize(&rows).map_err(failed)?;
+    if let Some(batch) = decoder.flush().map_err(failed)? {
+        let named = others.fields().iter().map(|field| field.name().clone());
+        columns.extend(named.zip(batch.columns().iter().cloned()));
+    }
+    Ok(columns)
+}
+
+fn text_column(
+    values: impl ExactSizeIterator<Item = Option<Value>>,
+    memory: RowMemory,
+) -> Result<ArrayRef, PipelineError> {
+    let rows = values.len();
+    let mut values =
+        values.map(|value| if let Some(Value::String(text)) = value { Some(text) } else { None });
+    if rows == 1 {
+        return match values.next().flatten() {
+            Some(text) => column_of_one(text, memory),
+            None => Ok(new_null_array(&DataType::Utf8, 1)),
+        };
+    }
+    Ok(Arc::new(StringArray::from_iter(values)))
 }

@@ -183,8 +183,15 @@ fn read_batches(
     let columns: Vec<usize> =
         columns.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index).collect();
     while let Some(batch) = messages.next_batch(&columns, memory)? {
+        let rows = batch.num_rows() as u64;
         if !give(batch)? {
             return Ok(false);
+        }
+        if let Some(sample) = &input.sample {
+            sample.add_rows(rows);
+        }
+        if input.is_enough() {
+            break;
         }
     }
     Ok(true)

@@ -5,12 +5,15 @@ pub(crate) mod list;
 
 use std::fmt;
 use std::io::BufRead;
+use std::sync::Arc;
 
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
+use super::buffer::{LARGE_ROW, RowBuffer};
+use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large};
 use crate::PipelineError;
+use crate::memory::Memory;
 use crate::reject::RejectReason;
 use crate::units::{FilePart, InputFile};
 
@@ -24,10 +27,11 @@ pub(crate) enum Line {
     End,
 }
 
-/// Reads one line into `buffer` and counts its bytes, end included; `\n` and `\r\n` end a line, the last one may have no end.
-pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::io::Result<(Line, u64)> {
-    buffer.clear();
+/// Appends one line to `buffer` and counts its bytes, end included; `\n` and `\r\n` end a line, the last one may have no
+/// end. Of a line with which the buffer would be too long nothing is left, nor of what was in it.
+pub(crate) fn append_line(reader: &mut dyn BufRead, buffer: &mut RowBuffer) -> std::io::Result<(Line, u64)> {
     let (mut bytes, mut too_long) = (0, false);
+    let before = buffer.len();
     loop {
         let chunk = match reader.fill_buf() {
             Ok(chunk) => chunk,
@@ -37,13 +41,13 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::
         if chunk.is_empty() {
             break;
         }
-        let end = memchr_newline(chunk);
+        let end = memchr::memchr(b'\n', chunk);
         let taken = end.unwrap_or(chunk.len());
         too_long |= buffer.len() + taken > MAX_ROW_BYTES;
         if too_long {
             buffer.clear();
         } else {
-            buffer.extend_from_slice(&chunk[..taken]);
+            buffer.extend(&chunk[..taken])?;
         }
         let used = end.map_or(chunk.len(), |end| end + 1);
         reader.consume(used);
@@ -52,7 +56,7 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::
             break;
         }
     }
-    if buffer.last() == Some(&b'\r') {
+    if buffer.len() > before && buffer.last() == Some(&b'\r') {
         buffer.pop();
     }
     let line = match (bytes, too_long) {
@@ -63,8 +67,10 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut Vec<u8>) -> std::
     Ok((line, bytes))
 }
 
-fn memchr_newline(bytes: &[u8]) -> Option<usize> {
-    bytes.iter().position(|&byte| byte == b'\n')
+/// Reads one line into `buffer`, as [`append_line`] does.
+pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut RowBuffer) -> std::io::Result<(Line, u64)> {
+    buffer.clear();
+    append_line(reader, buffer)
 }
 
 /// Visits the rows of a file. Blank lines are no rows, but count as lines.
@@ -72,16 +78,17 @@ pub(crate) fn read(
     mut reader: Box<dyn BufRead + Send>,
     file: &InputFile,
     pick: &Pick,
+    memory: &Arc<Memory>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     if file.part.is_none() && list::may_be(file) {
         match reader.fill_buf() {
-            Ok(first) if list::begins(first) => return list::read(reader, file, pick, visit),
+            Ok(first) if list::begins(first) => return list::read(reader, file, pick, memory, visit),
             Ok(_) => {}
             Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
         }
     }
-    let mut line = Vec::new();
+    let mut line = RowBuffer::new(memory);
     let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: 0 });
     let mut position = part.start;
     if part.start > 0 {
@@ -104,7 +111,7 @@ pub(crate) fn read(
                 RejectReason::RowTooLarge,
                 format!("line is longer than {MAX_ROW_BYTES} bytes"),
             ),
-            Ok((Line::Whole, _)) => match parse_line(&line, row, pick) {
+            Ok((Line::Whole, _)) => match parse_whole(&mut line, row, pick)? {
                 Some(parsed) => parsed,
                 None => continue,
             },
@@ -121,6 +128,15 @@ pub(crate) fn read(
 }
 
 const BOM: &[u8] = b"\xef\xbb\xbf";
+
+fn parse_whole(line: &mut RowBuffer, row: u64, pick: &Pick) -> Result<Option<RawRow>, PipelineError> {
+    if line.len() > LARGE_ROW
+        && let Some(parsed) = large::parse(line, row, pick)?
+    {
+        return Ok(Some(parsed));
+    }
+    Ok(parse_line(line, row, pick))
+}
 
 fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
     let line = line.strip_prefix(BOM).unwrap_or(line);

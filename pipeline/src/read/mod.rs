@@ -7,16 +7,19 @@
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
 pub(crate) mod batch;
+pub(crate) mod buffer;
 pub(crate) mod coco;
 pub(crate) mod columnar;
 pub(crate) mod csv;
 pub(crate) mod infer;
 pub(crate) mod ipc;
 pub(crate) mod json;
+mod large;
 pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod place;
+pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
@@ -32,8 +35,11 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::buffer::RowMemory;
+use self::sample::Sample;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
+use crate::memory::{DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
@@ -58,10 +64,14 @@ pub(crate) struct Input {
     pub(crate) folder: Option<Folder>,
     /// Files of a server that gives no ranges.
     pub(crate) whole: stream::WholeFiles,
+    /// What large rows take their memory from.
+    pub(crate) memory: Arc<Memory>,
+    /// Set where no more than a sample is wanted.
+    pub(crate) sample: Option<Arc<Sample>>,
 }
 
 impl Input {
-    /// A store whose tables lie beside their pictures.
+    /// A store whose tables lie beside their pictures, and memory of its own.
     pub(crate) fn new(store: Arc<dyn ObjectStore>, split: TextSplit) -> Self {
         Self {
             store,
@@ -71,7 +81,14 @@ impl Input {
             meter: Meter::default(),
             folder: None,
             whole: stream::WholeFiles::default(),
+            memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
+            sample: None,
         }
+    }
+
+    /// Whether the sample is large enough.
+    pub(crate) fn is_enough(&self) -> bool {
+        self.sample.as_ref().is_some_and(|sample| sample.is_full())
     }
 
     /// The same with the counter of a unit.
@@ -113,16 +130,18 @@ pub(crate) struct RawRow {
     pub(crate) reject: Option<Reject>,
     /// About how much memory it takes.
     pub(crate) bytes: usize,
+    /// That memory, where it is so much that it was waited for.
+    pub(crate) memory: RowMemory,
 }
 
 impl RawRow {
     pub(crate) fn good(row: u64, fields: Map<String, Value>, bytes: usize) -> Self {
-        Self { row, fields, image: ImageRef::Absent, reject: None, bytes }
+        Self { row, fields, image: ImageRef::Absent, reject: None, bytes, memory: None }
     }
 
     pub(crate) fn bad(row: u64, reason: RejectReason, detail: impl Into<String>) -> Self {
         let reject = Some(Reject::new(reason, detail));
-        Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64 }
+        Self { row, fields: Map::new(), image: ImageRef::Absent, reject, bytes: 64, memory: None }
     }
 
     /// With the beginning of what was refused.
@@ -164,8 +183,8 @@ pub(crate) fn read_rows(
     let stream = stream::open(input, file);
     let reader = stream.reader;
     match file.format {
-        Format::JsonLines => json::read(reader, file, pick, visit),
-        Format::Text => text::read(reader, file, input.split, visit),
+        Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
+        Format::Text => text::read(reader, file, input.split, &input.memory, visit),
         Format::Csv => csv::read(reader, file, pick, visit),
         Format::Tar => {
             let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };

@@ -10,14 +10,16 @@ use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use datafusion::parquet::errors::ParquetError;
-use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt};
 
-use super::batch::{Emit, Target};
+use super::batch::{BATCH_BYTES, Emit, Target};
+use super::buffer::LARGE_ROW;
 use super::columnar::{convert, refused};
 use super::{Input, stream};
 use crate::PipelineError;
+use crate::memory::Taken;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -99,7 +101,11 @@ pub(crate) fn read(
     let roots = builder.schema().fields().iter().enumerate();
     let chosen = roots.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index);
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
-    let mut builder = builder.with_projection(mask).with_batch_size(target.batch_rows());
+    let rows = target.batch_rows().min(BATCH_BYTES / row_bytes(builder.metadata(), &mask).max(1)).max(1);
+    // Held until the file is read.
+    let _memory = group_memory(input, builder.metadata(), &mask)?;
+    let average = file.bytes / (builder.metadata().file_metadata().num_rows().max(1) as u64);
+    let mut builder = builder.with_projection(mask).with_batch_size(rows);
     if let Some(part) = file.part {
         builder = builder.with_row_groups((part.start as usize..part.end as usize).collect());
     }
@@ -123,6 +129,44 @@ pub(crate) fn read(
         if !numbers.is_empty() && !emit(convert(input, target, &chosen, numbers)?)? {
             return Ok((read, false));
         }
+        if let Some(sample) = &input.sample {
+            sample.add_bytes(average * batch.num_rows() as u64);
+            sample.add_rows(batch.num_rows() as u64);
+        }
+        if input.is_enough() {
+            break;
+        }
     }
     Ok((read, true))
+}
+
+/// The memory for a row group's columns, which are fetched whole, where it is much.
+fn group_memory(
+    input: &Input,
+    metadata: &ParquetMetaData,
+    mask: &ProjectionMask,
+) -> Result<Option<Taken>, PipelineError> {
+    let bytes = |group: &RowGroupMetaData| -> i64 {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        columns.map(|(_, column)| column.compressed_size()).sum()
+    };
+    let largest = metadata.row_groups().iter().map(bytes).max().unwrap_or(0);
+    let largest = usize::try_from(largest).unwrap_or(0);
+    if largest <= LARGE_ROW {
+        return Ok(None);
+    }
+    let mut taken = input.memory.rows.take(largest);
+    taken.settle(largest)?;
+    Ok(Some(taken))
+}
+
+/// Bytes of an average row in these columns, of the row group where it is largest.
+fn row_bytes(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
+    let average = |group: &RowGroupMetaData| {
+        let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
+        let bytes: i64 = columns.map(|(_, column)| column.uncompressed_size()).sum();
+        bytes / group.num_rows().max(1)
+    };
+    let largest = metadata.row_groups().iter().map(average).max();
+    largest.and_then(|bytes| usize::try_from(bytes).ok()).unwrap_or(0)
 }

@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::Input;
+use super::sample::Counted;
 use crate::PipelineError;
 use crate::units::InputFile;
 
@@ -39,11 +40,16 @@ pub(crate) struct Stream {
 /// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
     let plain = |reader| Stream { reader, compressed: false };
-    if let Some(part) = file.part {
-        // Only what is not compressed has parts. The byte before a part says whether a line starts with it.
-        return plain(open_at(input, file, part.start.saturating_sub(1)));
+    // The byte before a part says whether a line starts with it.
+    let raw = open_at(input, file, file.part.map_or(0, |part| part.start.saturating_sub(1)));
+    let mut raw: Box<dyn BufRead + Send> = match &input.sample {
+        Some(sample) => Box::new(Counted { inner: raw, sample: sample.clone() }),
+        None => raw,
+    };
+    if file.part.is_some() {
+        // Only what is not compressed has parts.
+        return plain(raw);
     }
-    let mut raw = BufReader::with_capacity(BUFFER_BYTES, ObjectReader::new(input, file, 0));
     let first = match raw.fill_buf() {
         Ok(bytes) => bytes.get(..4).map(<[u8]>::to_vec).unwrap_or_else(|| bytes.to_vec()),
         Err(error) => return plain(Box::new(BufReader::new(Failed(Some(error))))),
@@ -61,7 +67,7 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
             Err(error) => compressed(Box::new(Failed(Some(error)))),
         };
     }
-    plain(Box::new(raw))
+    plain(raw)
 }
 
 /// The bytes of a file from one of them on, as they are.

@@ -40,6 +40,10 @@ pub(crate) enum Kind {
     Reject = 1,
     /// The end of a unit.
     End = 2,
+    /// A copy of an earlier row.
+    Duplicate = 3,
+    /// Left out because its source weighs less than 1.
+    Aside = 4,
 }
 
 impl Kind {
@@ -47,6 +51,8 @@ impl Kind {
         match value {
             0 => Self::Row,
             1 => Self::Reject,
+            3 => Self::Duplicate,
+            4 => Self::Aside,
             _ => Self::End,
         }
     }

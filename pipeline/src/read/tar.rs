@@ -303,10 +303,10 @@ impl Sample {
         let image = std::mem::replace(&mut self.image, ImageRef::Absent);
         let key = self.key.clone();
         match self.fields(pick) {
-            Ok(fields) => RawRow { row, fields, image, reject: None, bytes },
+            Ok(fields) => RawRow { image, ..RawRow::good(row, fields, bytes) },
             Err(reject) => {
                 let fields = Map::from_iter([("key".to_owned(), Value::String(key))]);
-                RawRow { row, fields, image: ImageRef::Absent, reject: Some(reject), bytes: 64 }
+                RawRow { reject: Some(reject), ..RawRow::good(row, fields, 64) }
             }
         }
     }

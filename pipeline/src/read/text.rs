@@ -2,13 +2,16 @@
 //! first line.
 
 use std::io::BufRead;
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::json::{Line, next_line};
+use super::buffer::{RowBuffer, RowMemory};
+use super::json::{Line, append_line};
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::config::TextSplit;
+use crate::memory::Memory;
 use crate::reject::RejectReason;
 use crate::units::InputFile;
 
@@ -17,12 +20,13 @@ pub(crate) fn read(
     mut reader: Box<dyn BufRead + Send>,
     file: &InputFile,
     split: TextSplit,
+    memory: &Arc<Memory>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let mut document = Document::default();
-    let mut line = Vec::new();
+    let mut document = Document::new(memory);
     for number in 0.. {
-        let met = match next_line(&mut *reader, &mut line) {
+        let start = document.bytes.len();
+        let met = match append_line(&mut *reader, &mut document.bytes) {
             Ok((met, _)) => met,
             Err(error) => {
                 visit(damaged(error, file, number)?)?;
@@ -31,16 +35,23 @@ pub(crate) fn read(
         };
         match met {
             Line::End => break,
-            Line::TooLong => document.too_long = true,
+            Line::TooLong => {
+                document.too_long(start, number);
+                if split == TextSplit::Line && !visit_document(&mut document, visit)? {
+                    return Ok(());
+                }
+            }
             Line::Whole => {
-                let blank = line.iter().all(u8::is_ascii_whitespace);
+                let blank = document.bytes[start..].iter().all(u8::is_ascii_whitespace);
                 let ends = match split {
                     TextSplit::File => false,
                     TextSplit::BlankLine => blank,
                     TextSplit::Line => true,
                 };
                 if split == TextSplit::File || !blank {
-                    document.push(&line, number);
+                    document.keep(start, number)?;
+                } else {
+                    document.bytes.truncate(start);
                 }
                 if ends && !visit_document(&mut document, visit)? {
                     return Ok(());
@@ -49,50 +60,66 @@ pub(crate) fn read(
         }
     }
     // An empty file is a row, an empty one: it is counted and never silent.
-    if split == TextSplit::File && document.bytes.is_empty() && !document.too_long {
-        visit(good(0, String::new()))?;
+    if split == TextSplit::File && document.bytes.is_empty() && !document.is_too_long {
+        visit(good(0, String::new(), None))?;
         return Ok(());
     }
     visit_document(&mut document, visit)?;
     Ok(())
 }
 
-#[derive(Default)]
 struct Document {
-    bytes: Vec<u8>,
+    bytes: RowBuffer,
     first_line: u64,
-    too_long: bool,
+    is_too_long: bool,
 }
 
 impl Document {
-    fn push(&mut self, line: &[u8], number: u64) {
-        if self.bytes.is_empty() {
+    fn new(memory: &Arc<Memory>) -> Self {
+        Self { bytes: RowBuffer::new(memory), first_line: 0, is_too_long: false }
+    }
+
+    /// Makes what was appended behind `start` a line of the document.
+    fn keep(&mut self, start: usize, number: u64) -> Result<(), PipelineError> {
+        if self.is_too_long {
+            self.bytes.clear();
+            return Ok(());
+        }
+        if start == 0 {
             self.first_line = number;
         }
-        self.too_long |= self.bytes.len() + line.len() > MAX_ROW_BYTES;
-        if !self.too_long {
-            self.bytes.extend_from_slice(line);
-            self.bytes.push(b'\n');
+        let failed = |error: std::io::Error| {
+            error.downcast().unwrap_or_else(|error| PipelineError::Format(error.into()))
+        };
+        self.bytes.extend(b"\n").map_err(failed)
+    }
+
+    fn too_long(&mut self, start: usize, number: u64) {
+        if start == 0 && !self.is_too_long {
+            self.first_line = number;
         }
+        self.is_too_long = true;
     }
 }
 
 fn visit_document(document: &mut Document, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
-    let Document { mut bytes, first_line, too_long } = std::mem::take(document);
-    if too_long {
+    let first_line = document.first_line;
+    if std::mem::take(&mut document.is_too_long) {
+        document.bytes.clear();
         let detail = format!("document is longer than {MAX_ROW_BYTES} bytes");
         return visit(RawRow::bad(first_line, RejectReason::RowTooLarge, detail));
     }
-    if bytes.is_empty() {
+    if document.bytes.is_empty() {
         return Ok(true);
     }
+    let (mut bytes, memory) = document.bytes.take()?;
     // The end of the last line belongs to the file, not to the document.
     bytes.pop();
     if bytes.starts_with(b"\xef\xbb\xbf") {
         bytes.drain(..3);
     }
     match String::from_utf8(bytes) {
-        Ok(text) => visit(good(first_line, text)),
+        Ok(text) => visit(good(first_line, text, memory)),
         Err(error) => {
             let at = error.utf8_error().valid_up_to();
             let bytes = error.into_bytes();
@@ -106,10 +133,10 @@ fn visit_document(document: &mut Document, visit: &mut Visit<'_>) -> Result<bool
     }
 }
 
-fn good(row: u64, text: String) -> RawRow {
+fn good(row: u64, text: String, memory: RowMemory) -> RawRow {
     let bytes = text.len();
     let fields: Map<String, Value> = [("text".to_owned(), Value::String(text))].into_iter().collect();
-    RawRow::good(row, fields, bytes)
+    RawRow { memory, ..RawRow::good(row, fields, bytes) }
 }
 
 #[cfg(test)]

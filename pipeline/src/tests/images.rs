@@ -6,8 +6,8 @@ use schemas::Order;
 
 use super::fixtures::{Job, OneStore, config, corpus, documents, manifest, pairs, png, rejects, rows};
 use crate::{
-    PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, TokenizerConfig,
-    TrainTokenizer, pictures,
+    LatentKind, PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, SourceConfig,
+    TokenizerConfig, TrainTokenizer, pictures,
 };
 
 fn archive(samples: &[(&str, &str, Vec<u8>)]) -> Vec<u8> {
@@ -134,7 +134,7 @@ async fn interleaved_documents_keep_their_order() {
 {"texts": null, "images": null}
 "#;
     let job = Job::new(&corpus(&[("in/docs.jsonl", table), ("in/a.png", &png(16, 16, [0, 0, 0]))]).await);
-    let source = crate::SourceConfig { shape: Shape::Interleaved, ..pairs("docs", "in/docs.jsonl") };
+    let source = SourceConfig { shape: Shape::Interleaved, ..pairs("docs", "in/docs.jsonl") };
     job.run(config(vec![source])).await.expect("runs");
     let kept: Vec<_> = documents(&job.output).await.into_iter().map(|document| document.2).collect();
     assert_eq!(kept, ["first#last", "##"]);
@@ -178,4 +178,95 @@ async fn the_pictures_of_sources_are_those_that_preprocessing_sees() {
     assert_eq!(&set.rgb(0).expect("a crop")[..3], [10, 20, 30]);
     assert_eq!(set.rgb(1).expect("a crop").len(), 4 * 4 * 3);
     assert_eq!(pictures(request(1), &resolver, Arc::new(Silent)).await.expect("pictures").len(), 1);
+}
+
+/// Pictures of other sizes, and 16, 64 and 1,024 patches of them, through to the shards.
+#[tokio::test]
+async fn pictures_have_as_many_patches_as_their_size_gives() {
+    let samples: Vec<_> = (0..12_u8).map(|key| (format!("k{key}"), png(40, 30, [key * 20, 9, 9]))).collect();
+    let samples: Vec<_> = samples.iter().map(|(key, image)| (key.as_str(), "cap", image.clone())).collect();
+    let inputs = corpus(&[("in/a.tar", &archive(&samples))]).await;
+    for (size, patch, patches) in [(16, 1, 16), (32, 1, 64), (64, 2, 64), (128, 1, 1024), (48, 3, 16)] {
+        let mut config = PreprocessConfig { context: 2048, ..config(vec![pairs("pics", "in/*.tar")]) };
+        let codec = config.codec.as_mut().expect("a codec");
+        (codec.size, codec.patch) = (size, patch);
+        let job = Job::new(&inputs);
+        let report = job.run(config).await.expect("runs");
+        assert_eq!((report.statistics.images, report.statistics.patches), (12, 12 * patches), "{size}");
+        for (row, _) in rows(&job.output).await {
+            let side = size as u16 / 4;
+            assert!(row.images().iter().all(|image| (image.height, image.width) == (side, side)));
+        }
+        let codec = manifest(&job.output).await.codec.expect("a codec");
+        assert_eq!((codec.size, codec.downsampling), (size, 4));
+    }
+}
+
+/// Mean, draw and distribution of the same latents.
+#[tokio::test]
+async fn what_is_stored_of_a_latent_is_what_was_asked_for() {
+    let samples: Vec<_> =
+        (0..20_u8).map(|key| (format!("k{key:02}"), png(20, 20, [key * 12, 50, 90]))).collect();
+    let samples: Vec<_> = samples.iter().map(|(key, image)| (key.as_str(), "cap", image.clone())).collect();
+    let inputs = corpus(&[("in/a.tar", &archive(&samples))]).await;
+    let stored = async |latent, batch, threads| {
+        let mut config = config(vec![pairs("pics", "in/*.tar")]);
+        let codec = config.codec.as_mut().expect("a codec");
+        (codec.latent, codec.batch) = (latent, batch);
+        let job = Job { threads, ..Job::new(&inputs) };
+        job.run(config).await.expect("runs");
+        let mut latents = std::collections::BTreeMap::new();
+        for (row, _) in rows(&job.output).await {
+            for (image, source) in row.images().iter().zip(row.sources()) {
+                latents.insert(source.row, image.clone());
+            }
+        }
+        (latents, manifest(&job.output).await.codec.expect("a codec").moments)
+    };
+    let (means, no) = stored(LatentKind::Mean, 5, 2).await;
+    let (moments, yes) = stored(LatentKind::Moments, 5, 2).await;
+    let (draws, draws_are_latents) = stored(LatentKind::Sample, 5, 2).await;
+    assert_eq!((no, yes, draws_are_latents), (false, true, false));
+    let (mut sum, mut squares, mut count) = (0.0, 0.0, 0.0);
+    for (row, mean) in &means {
+        let (both, draw) = (&moments[row], &draws[row]);
+        assert!(!mean.moments && both.moments && !draw.moments);
+        assert_eq!((both.channels, both.values.len()), (3, 2 * mean.values.len()));
+        assert_eq!(both.values[..mean.values.len()], mean.values[..]);
+        assert!(both.values[mean.values.len()..].iter().all(|value| value.to_f32() == -3.0));
+        for (mean, draw) in mean.values.iter().zip(&draw.values) {
+            let noise = (draw.to_f32() - mean.to_f32()) / (-1.5_f32).exp();
+            (sum, squares, count) = (sum + noise, squares + noise * noise, count + 1.0);
+        }
+    }
+    // 960 draws of a standard normal: five standard deviations of the estimates.
+    assert!(
+        (sum / count).abs() < 0.17 && (squares / count - 1.0_f32).abs() < 0.24,
+        "{sum} {squares} {count}"
+    );
+    // The noise is a row's own, whatever the batch and the threads.
+    assert_eq!(stored(LatentKind::Sample, 3, 1).await.0, draws);
+    let noise = |row: u64| draws[&row].values[0].to_f32() - means[&row].values[0].to_f32();
+    assert!((noise(0) - noise(1)).abs() > 1e-3, "two rows have two draws");
+}
+
+/// Two pictures of one row have different draws, also when the codec meets them in different batches.
+#[tokio::test]
+async fn every_image_of_a_row_has_its_own_draw() {
+    let table = br#"{"texts": ["first", null, "last"], "images": ["a.png", "a.png", "a.png"]}
+"#;
+    let inputs = corpus(&[("in/docs.jsonl", table), ("in/a.png", &png(16, 16, [7, 7, 7]))]).await;
+    let mut found = Vec::new();
+    for batch in [1, 2, 8] {
+        let source = SourceConfig { shape: Shape::Interleaved, ..pairs("docs", "in/docs.jsonl") };
+        let mut config = PreprocessConfig { context: 128, ..config(vec![source]) };
+        let codec = config.codec.as_mut().expect("a codec");
+        (codec.latent, codec.batch) = (LatentKind::Sample, batch);
+        let job = Job::new(&inputs);
+        job.run(config).await.expect("runs");
+        found.push(rows(&job.output).await[0].0.images().to_vec());
+    }
+    assert_eq!(found[0].len(), 3);
+    assert!(found[0][0] != found[0][1] && found[0][1] != found[0][2]);
+    assert!(found.iter().all(|images| *images == found[0]));
 }

@@ -3,11 +3,13 @@
 mod captions;
 mod columns;
 mod configs;
+mod estimate;
 pub(crate) mod fixtures;
 mod images;
 mod interleaved;
 mod joins;
 mod limit;
+mod memory;
 mod pictures;
 mod resume;
 mod retry;

@@ -71,44 +71,68 @@ impl Words {
         !self.text_pieces.iter().any(|piece| text.contains(piece.as_str()))
     }
 
-    pub(super) fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
+    /// Appends the ids of `text`, which begins its document if `first`.
+    pub(super) fn encode_into(&self, text: &str, first: bool, ids: &mut Vec<u32>) {
         let pool = || self.memories.lock().unwrap_or_else(PoisonError::into_inner);
         let mut memory = pool().pop().unwrap_or_else(Memory::new);
-        self.encode_words(text, &mut memory, ids);
+        self.encode_words(text, first, &mut memory, ids);
         pool().push(memory);
     }
 
-    fn encode_words(&self, text: &str, memory: &mut Memory, ids: &mut Vec<u32>) {
-        let mut word = String::new();
-        if self.prefix {
-            word.push(MARK);
+    /// The first place at or behind `from` where `text` can be cut without changing an id; its end if there is none.
+    ///
+    /// That is before a run of spaces, before a line end that stands alone, or far inside a long word.
+    pub(super) fn cut_behind(&self, text: &str, from: usize) -> usize {
+        let least = LONG_WORD.max(self.longest_piece + 4);
+        let (mut word, mut before, mut inside) = (from, None, None);
+        for (offset, character) in text[from..].char_indices() {
+            let at = from + offset;
+            match character {
+                '\n' if self.lines && at > 0 => return at,
+                ' ' if at > 0 && !text[..at].ends_with([' ', MARK]) => return at,
+                ' ' | MARK => (word, inside) = (at, None),
+                _ => match inside {
+                    Some(cut) if at > cut + least => return cut,
+                    None if at > word + least && self.stand_apart(before, character) => inside = Some(at),
+                    _ => {}
+                },
+            }
+            before = Some(character);
         }
-        let mut rest = text;
-        while !rest.is_empty() {
-            if let Some(after) = rest.strip_prefix('\n').filter(|_| self.lines && word.is_empty()) {
-                self.encode_word("\n", memory, ids);
-                rest = after;
+        text.len()
+    }
+
+    fn encode_words(&self, text: &str, first: bool, memory: &mut Memory, ids: &mut Vec<u32>) {
+        let bytes = text.as_bytes();
+        let (mut at, mut marks) = (0, usize::from(first && self.prefix));
+        while at < bytes.len() {
+            if self.lines && marks == 0 && bytes[at] == b'\n' {
+                self.encode_word(0, "\n", memory, ids);
+                at += 1;
                 continue;
             }
-            while let Some(after) = rest.strip_prefix(' ').or_else(|| rest.strip_prefix(MARK)) {
-                word.push(MARK);
-                rest = after;
+            loop {
+                match bytes.get(at) {
+                    Some(b' ') => at += 1,
+                    Some(0xE2) if text[at..].starts_with(MARK) => at += MARK.len_utf8(),
+                    _ => break,
+                }
+                marks += 1;
             }
-            let (run, after) = rest.split_at(next_cut(rest, self.lines));
-            word.push_str(run);
-            self.encode_word(&word, memory, ids);
-            word.clear();
-            rest = after;
+            let end = at + next_cut(&text[at..], self.lines);
+            self.encode_word(marks, &text[at..end], memory, ids);
+            (at, marks) = (end, 0);
         }
     }
 
-    fn encode_word(&self, word: &str, memory: &mut Memory, ids: &mut Vec<u32>) {
-        let Some(key) = Key::new(word) else {
-            return self.encode_long(word, ids);
+    /// The ids of a word behind so many `▁`.
+    fn encode_word(&self, marks: usize, run: &str, memory: &mut Memory, ids: &mut Vec<u32>) {
+        let Some(key) = Key::new(marks, run) else {
+            return self.encode_long(&spelled(marks, run), ids);
         };
         let slot = memory.slot(key);
         if slot.key != key {
-            let found = encode(&self.kitoken, word);
+            let found = encode(&self.kitoken, &spelled(marks, run));
             if found.len() > slot.ids.len() {
                 return ids.extend(found);
             }
@@ -132,20 +156,32 @@ impl Words {
     /// that neither is looked up whole.
     fn cut_of(&self, word: &str) -> Option<usize> {
         let least = LONG_WORD.max(self.longest_piece + 4);
-        if word.len() <= 2 * least || self.split_further {
+        if word.len() <= 2 * least {
             return None;
         }
-        let neighbours = self.neighbours.get_or_init(|| neighbours(&self.vocabulary));
         let mut before = None;
         for (at, character) in word.char_indices() {
-            let cut = before.is_some_and(|before| !neighbours.contains(&(before, character)));
-            if at > least && at + least < word.len() && cut {
+            if at > least && at + least < word.len() && self.stand_apart(before, character) {
                 return Some(at);
             }
             before = Some(character);
         }
         None
     }
+
+    /// Whether no piece has these characters side by side.
+    fn stand_apart(&self, before: Option<char>, character: char) -> bool {
+        let neighbours = || self.neighbours.get_or_init(|| neighbours(&self.vocabulary));
+        !self.split_further && before.is_some_and(|before| !neighbours().contains(&(before, character)))
+    }
+}
+
+/// A word as the vocabulary spells it.
+fn spelled(marks: usize, run: &str) -> String {
+    let mut word = String::with_capacity(marks * MARK.len_utf8() + run.len());
+    word.extend(std::iter::repeat_n(MARK, marks));
+    word.push_str(run);
+    word
 }
 
 /// The first space or `▁`, or with `lines` the first line end before it.
@@ -228,22 +264,25 @@ const SLOTS: usize = 1 << 15;
 /// Ids of words that were met before. Each word has one place; a later word takes it over.
 struct Memory(Box<[Slot]>);
 
+/// One cache line.
 #[derive(Clone, Copy)]
+#[repr(align(64))]
 struct Slot {
     key: Key,
     ids: [u32; 7],
     len: u8,
 }
 
-/// A word of at most 31 bytes, padded with zeros, its length in the last byte.
+/// A word: the letters behind its `▁`, padded with zeros, then the number of `▁`, then that of the letters' bytes.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Key([u8; 32]);
 
 impl Key {
-    fn new(word: &str) -> Option<Self> {
+    fn new(marks: usize, run: &str) -> Option<Self> {
         let mut key = [0; 32];
-        key.get_mut(..31)?.get_mut(..word.len())?.copy_from_slice(word.as_bytes());
-        key[31] = word.len() as u8;
+        key.get_mut(..30)?.get_mut(..run.len())?.copy_from_slice(run.as_bytes());
+        key[30] = u8::try_from(marks).ok()?;
+        key[31] = run.len() as u8;
         Some(Self(key))
     }
 
@@ -262,7 +301,7 @@ impl Key {
 
 impl Memory {
     fn new() -> Self {
-        // No word has length 255, so an empty slot matches none.
+        // No word has 255 bytes, so an empty slot matches none.
         let empty = Slot { key: Key([255; 32]), ids: [0; 7], len: 0 };
         Self(vec![empty; SLOTS].into_boxed_slice())
     }

@@ -93,6 +93,39 @@ fn words_change_no_id_on_real_text() {
     }
 }
 
+/// The ids of a text in parts of at least `bytes`, and the number of parts.
+fn in_parts(tokenizer: &Tokenizer, text: &str, bytes: usize) -> (Vec<u32>, usize) {
+    assert!(tokenizer.has_parts(text));
+    let (mut ids, mut start, mut parts) = (Vec::new(), 0, 0);
+    while start < text.len() {
+        let from = text.floor_char_boundary((start + bytes).min(text.len()));
+        let end = tokenizer.part_end(text, from.max(start + 1).min(text.len()));
+        tokenizer.encode_part(text, start..end, &mut ids);
+        (start, parts) = (end, parts + 1);
+    }
+    (ids, parts)
+}
+
+#[test]
+fn parts_of_a_text_have_the_ids_of_the_whole() {
+    for model in ["tokenizer/llama2-tokenizer.model", "tokenizer/mistral-v1-tokenizer.model"] {
+        let Some(bytes) = sample_bytes(model) else { return };
+        let tokenizer = Tokenizer::from_bytes(&bytes).unwrap();
+        for path in ["text/multilingual.jsonl", "text/tinyshakespeare.txt", "text/cc_en_head-0091.jsonl"] {
+            let text = String::from_utf8(sample_bytes(path).unwrap()).unwrap();
+            // Long words are cut inside, where there is neither a space nor a line end.
+            for text in [text.replace([' ', '▁', '\n'], ""), text] {
+                let expected = tokenizer.encode(&text);
+                for bytes in [5_000, 64_000] {
+                    let (ids, parts) = in_parts(&tokenizer, &text, bytes);
+                    assert!(ids == expected, "{model} on {path} in parts of {bytes}");
+                    assert!(parts > text.len() / bytes / 8, "{parts} parts of {bytes}");
+                }
+            }
+        }
+    }
+}
+
 /// The wire format of protocol buffers, as far as a model needs it.
 fn varint(mut value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -218,6 +251,22 @@ proptest! {
         let (tokenizer, kitoken) = &*SMALL;
         let text = letters.concat();
         prop_assert_eq!(tokenizer.encode(&text), whole(kitoken, &text));
+    }
+
+    #[test]
+    fn parts_change_no_id(text in "[abcé給▁ \n]{1,80}", bytes in 1usize..20) {
+        let (tokenizer, _) = &*SMALL;
+        let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).chain([text.len()]).collect();
+        // Where a part may end depends on its text only, so every start is tried.
+        for &from in starts.iter().skip(bytes.min(starts.len() - 1)) {
+            let end = tokenizer.part_end(&text, from);
+            let mut ids = Vec::new();
+            tokenizer.encode_part(&text, 0..end, &mut ids);
+            if end < text.len() {
+                tokenizer.encode_part(&text, end..text.len(), &mut ids);
+            }
+            prop_assert_eq!(&ids, &tokenizer.encode(&text), "cut at {}", end);
+        }
     }
 
     #[test]

@@ -166,6 +166,39 @@ impl Codec {
         Ok(posterior.mean)
     }
 
+    /// The distributions of the normalised latents: for each picture the means, then the log variances, clamped to
+    /// -30..20.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::encode`].
+    pub fn encode_moments(&self, rgb: &[f32], images: usize, size: usize) -> Result<Vec<f32>, CodecError> {
+        let mut posterior = self.posterior(rgb, images, size, size)?;
+        let pixels = posterior.height * posterior.width;
+        self.normalize(&mut posterior.mean, pixels);
+        // A variance is scaled by the square of what its value is scaled by.
+        self.each_channel(&mut posterior.log_variance, pixels, |value, (_, scale)| {
+            *value = (*value + 2.0 * scale.abs().ln()).clamp(-30.0, 20.0);
+        });
+        let values = (self.channels() * pixels).max(1);
+        let halves = posterior.mean.chunks(values).zip(posterior.log_variance.chunks(values));
+        Ok(halves.flat_map(|(means, logs)| means.iter().chain(logs)).copied().collect())
+    }
+
+    /// About the bytes that encoding `images` pictures of `size` x `size` pixels takes at a time, beside the weights.
+    pub fn activation_bytes(&self, images: usize, size: usize) -> usize {
+        // The input in both orders; then a block's input, its sum, and a convolution's input and output.
+        let values = match &self.config.architecture {
+            Architecture::Patch(shape) => 4 * shape.width * (size / shape.patch.max(1)).pow(2),
+            Architecture::AutoencoderKl(shape) => {
+                let levels = shape.channels.iter().enumerate();
+                let level = |(level, channels): (usize, &usize)| 4 * channels * (size >> level).pow(2);
+                levels.map(level).max().unwrap_or(0)
+            }
+        };
+        size_of::<f32>() * images * (values + 6 * size * size)
+    }
+
     /// The distributions of the latents of pictures, not normalised. `rgb` is `images x 3 x height x width`, -1..1.
     ///
     /// # Errors

@@ -62,6 +62,35 @@ fn moments_are_means_then_log_variances() {
     assert_close(&wide(&moments), &file.f64s("square.moments"), TOLERANCE, "moments");
 }
 
+/// A variance is scaled by the square of what its value is scaled by: the draws of both forms are the same.
+#[test]
+fn normalised_moments_describe_the_normalised_latents() {
+    let (codec, file) = (golden_codec(), Golden::open("autoencoder_kl_tiny_io.safetensors"));
+    let image = file.f32s("square.image");
+    let moments = codec.encode_moments(&image, 2, 32).unwrap();
+    let posterior = codec.posterior(&image, 2, 32, 32).unwrap();
+    let values = posterior.mean.len() / 2;
+    let means: Vec<f32> = moments.chunks(2 * values).flat_map(|image| &image[..values]).copied().collect();
+    assert_eq!(means, codec.encode(&image, 2, 32).unwrap());
+    let noise = Stream::new(0, "test", &[]).normals(2 * values);
+    let mut expected = posterior.sample(&noise);
+    codec.normalize(&mut expected, posterior.height * posterior.width);
+    let logs = moments.chunks(2 * values).flat_map(|image| &image[values..]);
+    let draw = |((mean, log), noise): ((&f32, &f32), &f32)| mean + (0.5 * log).exp() * noise;
+    let drawn: Vec<f32> = means.iter().zip(logs.clone()).zip(&noise).map(draw).collect();
+    assert_close(&wide(&drawn), &wide(&expected), 1e-5, "draws");
+    assert!(logs.into_iter().all(|log| (-30.0..=20.0).contains(log)));
+}
+
+/// What `--dry-run` says of a codec's memory grows with the batch and the pixels, and is no less than what a level holds.
+#[test]
+fn activations_are_estimated_from_the_widest_level() {
+    let codec = golden_codec();
+    let one = codec.activation_bytes(1, 64);
+    assert_eq!((codec.activation_bytes(8, 64), codec.activation_bytes(1, 128)), (8 * one, 4 * one));
+    assert!(one >= 4 * 2 * 8 * 64 * 64, "input and output of a convolution of eight channels: {one}");
+}
+
 #[test]
 fn full_size_layouts_have_the_parameters_that_diffusers_counts() {
     let counts = golden::json("autoencoder_kl_counts.json");

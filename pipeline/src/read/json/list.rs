@@ -4,9 +4,12 @@
 //! more than one element is held. Rows are numbered by their place in the list.
 
 use std::io::BufRead;
+use std::sync::Arc;
 
-use super::{BOM, parse_line};
+use super::{BOM, parse_whole};
 use crate::PipelineError;
+use crate::memory::Memory;
+use crate::read::buffer::RowBuffer;
 use crate::read::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::reject::RejectReason;
 use crate::units::InputFile;
@@ -30,9 +33,11 @@ pub(super) fn read(
     reader: Box<dyn BufRead + Send>,
     file: &InputFile,
     pick: &Pick,
+    memory: &Arc<Memory>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let mut elements = Elements { reader, place: Place::Before, element: Vec::new(), too_long: false };
+    let element = RowBuffer::new(memory);
+    let mut elements = Elements { reader, place: Place::Before, element, too_long: false };
     for row in 0.. {
         let met = match elements.next() {
             Ok(met) => met,
@@ -47,7 +52,7 @@ pub(super) fn read(
                 let detail = format!("element is longer than {MAX_ROW_BYTES} bytes");
                 Some(RawRow::bad(row, RejectReason::RowTooLarge, detail))
             }
-            (_, false) => parse_line(&elements.element, row, pick),
+            (_, false) => parse_whole(&mut elements.element, row, pick)?,
         };
         let last = matches!(met, Met::Last);
         let parsed = match parsed {
@@ -89,7 +94,7 @@ enum Met {
 struct Elements {
     reader: Box<dyn BufRead + Send>,
     place: Place,
-    element: Vec<u8>,
+    element: RowBuffer,
     too_long: bool,
 }
 
@@ -107,24 +112,28 @@ impl Elements {
                 return Ok(Met::Cut);
             }
             let mut place = self.place;
-            let mut used = 0;
+            let (mut start, mut used) = (0, 0);
             let mut ended = None;
             for &byte in chunk {
                 used += 1;
                 let before = place;
                 place = step(place, byte);
                 match (before, byte) {
-                    (Place::Before, _) => {}
+                    (Place::Before, _) => start = used,
                     (Place::Inside(0), b',') => ended = Some(Met::Element),
                     (Place::Inside(0), b']') => ended = Some(Met::Last),
-                    _ if self.element.len() < MAX_ROW_BYTES => self.element.push(byte),
-                    _ => self.too_long = true,
+                    _ => {}
                 }
                 if ended.is_some() {
                     break;
                 }
             }
             self.place = place;
+            let content = &chunk[start..used - usize::from(ended.is_some())];
+            self.too_long |= self.element.len() + content.len() > MAX_ROW_BYTES;
+            if !self.too_long {
+                self.element.extend(content)?;
+            }
             self.reader.consume(used);
             if let Some(met) = ended {
                 return Ok(met);
@@ -173,7 +182,8 @@ mod tests {
         };
         // A byte at a time: no element may depend on where a chunk ends.
         let reader = std::io::BufReader::with_capacity(1, std::io::Cursor::new(text.to_owned().into_bytes()));
-        read(Box::new(reader), &file, &Pick::All, &mut visit).expect("reads");
+        let memory = Arc::new(Memory::new(1 << 30));
+        read(Box::new(reader), &file, &Pick::All, &memory, &mut visit).expect("reads");
         rows
     }
 

@@ -1,0 +1,107 @@
+//! What a job would do, said before it starts: `--explain` and `--dry-run`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use pipeline::codec::RgbBatch;
+use pipeline::{Estimate, PreprocessPlan};
+use serde_json::json;
+
+use crate::cli::PreprocessArgs;
+use crate::draw::{Palette, bytes, count, percent, table, thousands};
+use crate::printer::Printer;
+use crate::progress::duration;
+
+/// Says how the job would run, and what would come of it.
+pub(super) async fn show(
+    plan: &PreprocessPlan,
+    args: &PreprocessArgs,
+    printer: &Printer,
+) -> anyhow::Result<()> {
+    let explained = if args.explain { Some(plan.explain().await?) } else { None };
+    let foreseen = if args.dry_run { Some(Foreseen::of(plan).await?) } else { None };
+    if printer.json() {
+        let units: Vec<_> = plan
+            .units()
+            .into_iter()
+            .map(|unit| json!({ "unit": unit.unit, "source": unit.source, "files": unit.files, "bytes": unit.bytes }))
+            .collect();
+        let (estimate, seconds) = foreseen.map(|foreseen| (foreseen.estimate, foreseen.seconds)).unzip();
+        return printer.document(&json!({
+            "units": units, "plan": explained, "estimate": estimate, "seconds": seconds, "config": plan.config(),
+        }));
+    }
+    let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette()));
+    printer.data(&[predicted, explained].into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
+    printer.note("nothing was written; leave `--dry-run` and `--explain` out to start");
+    Ok(())
+}
+
+/// A prediction, and how long the job would take at the speed of the sample.
+struct Foreseen {
+    estimate: Estimate,
+    seconds: f64,
+}
+
+impl Foreseen {
+    async fn of(plan: &PreprocessPlan) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let estimate = plan.estimate().await?;
+        let share = estimate.bytes as f64 / estimate.sampled_bytes.max(1) as f64;
+        let mut seconds = start.elapsed().as_secs_f64() * share;
+        let images: u64 = estimate.sources.iter().map(|source| source.images).sum();
+        if let (Some(settings), Some(codec)) = (&plan.config().codec, plan.codec()) {
+            let mut batch = RgbBatch { images: 0, size: settings.size as usize, values: Vec::new() };
+            let grey = vec![128; 3 * batch.size * batch.size];
+            (0..settings.batch).for_each(|_| batch.push(&grey));
+            let start = Instant::now();
+            codec.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))?;
+            seconds += start.elapsed().as_secs_f64() / settings.batch as f64 * images as f64;
+        }
+        Ok(Self { estimate, seconds })
+    }
+}
+
+/// The prediction for a person.
+fn prediction(foreseen: &Foreseen, palette: Palette) -> String {
+    let Foreseen { estimate, seconds } = foreseen;
+    let of = match estimate.exact {
+        true => format!("all {} of input", bytes(estimate.bytes)),
+        false => format!("{} of {} of input", bytes(estimate.sampled_bytes), bytes(estimate.bytes)),
+    };
+    let mut text = format!("predicted from {of}:\n");
+    let names = [
+        "source", "units", "read", "kept", "rejected", "text", "images", "rows", "padding", "shards", "bytes",
+    ];
+    let mut rows = vec![names.map(str::to_owned).to_vec()];
+    rows.extend(estimate.sources.iter().map(|source| {
+        let numbers =
+            [source.units as u64, source.read, source.kept, source.rejected(), source.tokens, source.images];
+        let positions = source.tokens + source.patches + source.padding;
+        let mut row = vec![source.name.clone()];
+        row.extend(numbers.map(thousands));
+        row.extend([thousands(source.rows), percent(source.padding, positions)]);
+        row.extend([thousands(source.shards), bytes(source.shard_bytes)]);
+        row
+    }));
+    text.push_str(&table(&rows, palette));
+    for source in estimate.sources.iter().filter(|source| !source.rejects.is_empty()) {
+        let reasons: Vec<_> = source
+            .rejects
+            .iter()
+            .map(|(reason, number)| format!("{reason} {}", thousands(*number)))
+            .collect();
+        text.push_str(&format!("rejects of {}: {}\n", source.name, reasons.join(", ")));
+    }
+    let units = count(estimate.units_at_once as u64, "unit");
+    text.push_str(&format!("memory: {} for {units} at a time", bytes(estimate.memory_bytes)));
+    if let (Some(weights), Some(activations)) = (estimate.codec_weight_bytes, estimate.codec_activation_bytes)
+    {
+        let (weights, activations) = (bytes(weights), bytes(activations));
+        text.push_str(&format!(
+            "; beside it {weights} of codec weights and {activations} of a batch in the codec"
+        ));
+    }
+    text.push_str(&format!("\ntime: about {}\n", duration(Duration::from_secs_f64(*seconds))));
+    text
+}

@@ -1,0 +1,165 @@
+//! The memory of a job: one limit for all of its units, and what waits when it is reached.
+//!
+//! Every operator reserves from one pool of DataFusion's what it holds. Half of the limit is for the ordinary work of
+//! units, and only as many units run at a time as fit into it. The other half is for what no plan can foresee, a row of
+//! up to 256 MB or a picture of many megapixels. Who meets one takes its bytes from a [`Share`] and waits until there
+//! are enough, so many units at once make the job slower and not fail. Nobody waits for a share while holding some of
+//! it, nor for the rows' while holding the pictures', so no two can wait for each other.
+
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use datafusion::execution::memory_pool::{
+    GreedyMemoryPool, MemoryConsumer, MemoryPool, MemoryReservation, PeakRecordingPool,
+};
+
+use crate::PipelineError;
+
+/// The limit unless the configuration says otherwise: enough for any corpus.
+pub(crate) const DEFAULT_BYTES: u64 = 1 << 30;
+
+/// One limit and its parts.
+#[derive(Debug)]
+pub(crate) struct Memory {
+    limit: usize,
+    pool: Arc<PeakRecordingPool>,
+    /// For rows that are too large for a batch.
+    pub(crate) rows: Share,
+    /// For pictures while they are decoded.
+    pub(crate) pixels: Share,
+}
+
+impl Memory {
+    pub(crate) fn new(limit: usize) -> Self {
+        let pool = Arc::new(PeakRecordingPool::new(Arc::new(GreedyMemoryPool::new(limit))));
+        let rows = Share::new("large rows", limit / 4, pool.clone());
+        let pixels = Share::new("decoded pictures", limit / 4, pool.clone());
+        Self { limit, pool, rows, pixels }
+    }
+
+    /// The pool that plans of this job run with.
+    pub(crate) fn pool(&self) -> Arc<dyn MemoryPool> {
+        self.pool.clone()
+    }
+
+    /// The most bytes that were reserved at a time.
+    pub(crate) fn peak(&self) -> usize {
+        self.pool.max_reserved()
+    }
+
+    /// How many units of `unit_bytes` may run at a time on `threads` cores; at least one.
+    pub(crate) fn units(&self, unit_bytes: usize, threads: usize) -> usize {
+        (self.limit / 2 / unit_bytes.max(1)).clamp(1, threads.max(1))
+    }
+}
+
+/// A part of the memory that is taken and given back by many.
+#[derive(Clone)]
+pub(crate) struct Share(Arc<Inner>);
+
+struct Inner {
+    total: usize,
+    free: Mutex<usize>,
+    freed: Condvar,
+    reservation: MemoryReservation,
+}
+
+impl fmt::Debug for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Share").field("total", &self.0.total).field("free", &*self.0.free()).finish()
+    }
+}
+
+impl Inner {
+    fn free(&self) -> MutexGuard<'_, usize> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Share {
+    fn new(name: &str, total: usize, pool: Arc<dyn MemoryPool>) -> Self {
+        let reservation = MemoryConsumer::new(name).register(&pool);
+        Self(Arc::new(Inner { total, free: Mutex::new(total), freed: Condvar::new(), reservation }))
+    }
+
+    /// Its size.
+    pub(crate) fn total(&self) -> usize {
+        self.0.total
+    }
+
+    /// Waits for `bytes` of it; for all of it where that is less. Blocks.
+    pub(crate) fn take(&self, bytes: usize) -> Taken {
+        let bytes = bytes.min(self.0.total);
+        let free = self.0.free();
+        let waiting = self.0.freed.wait_while(free, |free| *free < bytes);
+        *waiting.unwrap_or_else(PoisonError::into_inner) -= bytes;
+        let reservation = self.0.reservation.new_empty();
+        reservation.grow(bytes);
+        Taken { share: self.clone(), bytes, reservation }
+    }
+}
+
+/// Bytes of a [`Share`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    share: Share,
+    bytes: usize,
+    reservation: MemoryReservation,
+}
+
+impl Taken {
+    /// Gives back all but `bytes`. More than were taken must be free in the pool: that is asked for, not waited for.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn settle(&mut self, bytes: usize) -> Result<(), PipelineError> {
+        self.reservation.try_resize(bytes)?;
+        let kept = bytes.min(self.bytes);
+        *self.share.0.free() += self.bytes - kept;
+        self.bytes = kept;
+        self.share.0.freed.notify_all();
+        Ok(())
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *self.share.0.free() += self.bytes;
+        self.share.0.freed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_waited_for_and_given_back() {
+        let memory = Memory::new(400);
+        let first = memory.rows.take(70);
+        assert_eq!(memory.pool().reserved(), 70);
+        std::thread::scope(|scope| {
+            let second = scope.spawn(|| {
+                let taken = memory.rows.take(80);
+                (taken.bytes, memory.pool().reserved())
+            });
+            drop(first);
+            assert_eq!(second.join().expect("gets its part"), (80, 80));
+        });
+        // More than there is: all of it, and what is beyond only where the pool has it.
+        let mut all = memory.rows.take(1000);
+        all.settle(350).expect("the rest of the pool is free");
+        assert!(matches!(all.settle(401), Err(PipelineError::Memory { .. })));
+        all.settle(30).expect("less is always possible");
+        assert_eq!((memory.pool().reserved(), memory.peak()), (30, 350));
+        drop(all);
+        assert_eq!(*memory.rows.0.free(), 100);
+    }
+
+    #[test]
+    fn units_share_half_of_the_limit() {
+        let memory = Memory::new(1000);
+        assert_eq!([1, 100, 400, 9999].map(|bytes| memory.units(bytes, 8)), [8, 5, 1, 1]);
+    }
+}
