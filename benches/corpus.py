@@ -4,7 +4,7 @@
     python3 benches/corpus.py document SOURCE.. --output FILE.jsonl --megabytes 200
     python3 benches/corpus.py pictures SOURCE.. --output FOLDER --count 200
 
-`lines` writes JSON lines in files of 64 MB, one row a paragraph run of some thousand characters; `document` one row
+`lines` writes JSON lines in files of 64 MB, rows of a few words to some thousand characters; `document` one row
 (or, with a name that ends in .txt, one text). So that no cache of words or texts is flattered, a share of the words
 of each row is new: their letters are shuffled by a generator with a fixed seed. `pictures` writes enlarged JPEG and
 PNG files of 1280 pixels.
@@ -44,6 +44,7 @@ def texts(sources, generator, length=3000, new=0.02):
     known = list(pieces(sources, length))
     while True:
         words = generator.choice(known).split(" ")
+        words = words[: max(8, int(len(words) * generator.random()))]
         for place in range(len(words)):
             if generator.random() < new:
                 letters = list(words[place])

@@ -47,6 +47,10 @@ pub(crate) fn portable_config(
             config["codec"]["device"] = info.device.clone().into();
             if let Some(codec) = config["codec"].as_object_mut() {
                 codec.shift_remove("batch");
+                // Datasets made before the choice existed hold means and can still grow.
+                if codec.get("latent").is_some_and(|latent| latent == "mean") {
+                    codec.shift_remove("latent");
+                }
             }
         }
         None => config["codec"] = Value::Null,

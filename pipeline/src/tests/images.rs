@@ -221,7 +221,11 @@ async fn what_is_stored_of_a_latent_is_what_was_asked_for() {
                 latents.insert(source.row, image.clone());
             }
         }
-        (latents, manifest(&job.output).await.codec.expect("a codec").moments)
+        let manifest = manifest(&job.output).await;
+        // Means, the only kind there once was, go unnamed.
+        let named = manifest.config["codec"].get("latent").is_some();
+        assert_eq!(named, latent != LatentKind::Mean);
+        (latents, manifest.codec.expect("a codec").moments)
     };
     let (means, no) = stored(LatentKind::Mean, 5, 2).await;
     let (moments, yes) = stored(LatentKind::Moments, 5, 2).await;
