@@ -32,7 +32,7 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::commit::blocking;
-use crate::document::Shape;
+use crate::document::{Shape, not_blank};
 use crate::error::PipelineError;
 use crate::operators::items::{Captioning, Choice, Item, Part, from_columns, texts};
 use crate::operators::stage::{Operator, Work, ahead};
@@ -208,7 +208,10 @@ impl HashRows {
         let rows = batch[ROW].as_primitive::<UInt64Type>().values();
         let kinds = batch[KIND].as_primitive::<UInt8Type>().values();
         let hash = |column: &StringArray, row: usize| {
-            let is_text = Kind::of(kinds[row]) == Kind::Row && column.is_valid(row);
+            // What is blank is refused, however often it comes.
+            let is_text = Kind::of(kinds[row]) == Kind::Row
+                && column.is_valid(row)
+                && not_blank(column.value(row)).is_ok();
             let text = || content(std::iter::once((0, column.value(row).as_bytes())));
             is_text.then(|| (text(), files[row], rows[row]))
         };

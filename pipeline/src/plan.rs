@@ -27,6 +27,7 @@ use crate::error::PipelineError;
 use crate::identity::{check_same, portable_config};
 use crate::memory::Memory;
 use crate::observer::{Observer, Silent};
+use crate::operators::deduplicate::Deduplicate;
 use crate::operators::encode::Encode;
 use crate::operators::pack::{Pack, SPLITS};
 use crate::operators::stage::{Operator, StageExec};
@@ -443,6 +444,10 @@ impl PreprocessPlan {
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let (seed, name) = (self.config.seed, &source.config.name);
         let mut plan = source.rows(units, Columns::Document).await?;
+        if self.config.deduplicate {
+            let deduplicate = Deduplicate { schema: plan.schema(), duplicates: tools.duplicates.clone() };
+            plan = stage(deduplicate, plan);
+        }
         if source.config.shape.has_images()
             && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
         {
@@ -469,7 +474,6 @@ impl PreprocessPlan {
             validation: self.config.split.validation,
             composer: self.composer(&tools.tokenizer),
             files: source.files.clone(),
-            duplicates: tools.duplicates.clone(),
             pool: self.pool.clone(),
         };
         Ok(stage(tokenize, plan))

@@ -1,5 +1,6 @@
 //! Datasets of every released format version, frozen in `tests/compat`: each must be read with the content it was
-//! written with, by every later program.
+//! written with, by every later program. `v1` has means as latents and its rejects as lines; `v1-grown` has moments,
+//! three versions of its manifest, and its rejects as Parquet.
 //!
 //! `expected.json` beside a dataset has its rows, shard after shard, as pyarrow read them on the day of the freeze.
 
@@ -7,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use schemas::shard::Shard;
-use schemas::{Manifest, content_hash};
+use schemas::{Manifest, content_hash, manifest_name};
 use serde_json::Value;
 
 use crate::support::{Run, as_json, repository};
@@ -27,7 +28,9 @@ fn text(path: &Path) -> &str {
 #[test]
 fn every_value_of_every_version_is_read() {
     for folder in frozen() {
-        let bytes = fs::read(folder.join("manifest.json")).expect("a manifest");
+        let newest = (1..).map(|version| folder.join(manifest_name(version)));
+        let newest = newest.take_while(|path| path.exists()).last().expect("a manifest");
+        let bytes = fs::read(newest).expect("a manifest");
         let (manifest, _) = Manifest::from_bytes(&bytes).expect("a manifest that is understood");
         let expected = fs::read(folder.join("expected.json")).expect("the rows that were written");
         let expected: Vec<Value> = serde_json::from_slice(&expected).expect("JSON");
@@ -55,6 +58,11 @@ fn every_version_is_verified_shown_and_trained_on() {
         let inspect = Run::new(&["inspect", folder, "--row", "0"]).run();
         inspect.expect_code(0);
         assert!(inspect.stdout.contains("BOI"), "{}", inspect.stdout);
+        // The first datasets listed no tables of refused rows.
+        let rejects = Run::new(&["inspect", folder, "--rejects"]).run();
+        let shown = if folder.ends_with("v1") { &rejects.stderr } else { &rejects.stdout };
+        let expected = if folder.ends_with("v1") { "an earlier version" } else { "empty" };
+        assert!(shown.contains(expected), "{rejects:?}");
         let output = tempfile::tempdir().expect("a folder");
         let config = output.path().join("train.toml");
         let run = output.path().join("run");

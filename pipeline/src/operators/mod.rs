@@ -6,18 +6,20 @@
 //!     TokenizeExec                documents: texts and captions as ids
 //!       EncodeExec                latents, only where a source has images
 //!         DecodeExec              pixels, only where a source has images
-//!           PictureRowsExec       small batches, only where a source has images
-//!             ProjectionExec      the columns that the shape needs, or `select`
-//!               FilterExec        `where`
-//!                 HashJoinExec    only with `join`: the joined table, and
-//!                   UnitReadExec  lines, text, archives, Parquet, Arrow
-//!                     DataSourceExec  what to read, one partition a unit
+//!           DeduplicateExec       copies marked, only with `deduplicate`
+//!             PictureRowsExec     small batches, only where a source has images
+//!               ProjectionExec    the columns that the shape needs, or `select`
+//!                 FilterExec      `where`
+//!                   HashJoinExec  only with `join`: the joined table, and
+//!                     UnitReadExec  lines, text, archives, Parquet, Arrow
+//!                       DataSourceExec  what to read, one partition a unit
 //! ```
 //!
 //! All of ours take one input, keep its order and its partitions, and know a unit by its name in the rows, never by
 //! the number of its partition. Refused rows go through all of them; a row of the kind `End` ends a unit.
 
 pub(crate) mod decode;
+pub(crate) mod deduplicate;
 pub(crate) mod documents;
 pub(crate) mod encode;
 pub(crate) mod items;

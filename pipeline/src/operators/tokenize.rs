@@ -1,7 +1,7 @@
 //! `TokenizeExec`: rows to documents, their texts and captions as ids.
 //!
-//! What becomes of a row is decided here, by its content and by hashes of its place: whether it is refused, a copy of an
-//! earlier row, set aside by a weight below 1, for which dataset it is and how often it is packed. The ids are made on all
+//! What becomes of a row is decided here, by its content and by hashes of its place: whether it is refused, set aside by a
+//! weight below 1, for which dataset it is and how often it is packed. The ids are made on all
 //! threads of the job and keep the order of the rows. A long text is given on in parts as they are made, so its ids are
 //! never held together; a text that is packed several times is encoded as often.
 
@@ -19,7 +19,6 @@ use super::documents::{Contents, Fate, ImageContents, document_schema, to_batch}
 use super::items::{Item, Part, failed, first_text, from_batch, texts};
 use super::stage::{Operator, Work};
 use crate::PipelineError;
-use crate::deduplicate::{Duplicates, UnitDuplicates};
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape, not_blank};
 use crate::read::table::{FILE, KIND, Kind, ROW, UNIT};
 use crate::reject::{Reject, RejectReason, excerpt};
@@ -41,7 +40,6 @@ pub(crate) struct Tokenize {
     pub(crate) validation: f64,
     pub(crate) composer: Composer,
     pub(crate) files: Arc<UnitFiles>,
-    pub(crate) duplicates: Arc<Duplicates>,
     pub(crate) pool: Arc<ThreadPool>,
 }
 
@@ -61,14 +59,12 @@ impl Operator for Tokenize {
     }
 
     fn start(&self) -> Box<dyn Work> {
-        Box::new(Tokenizing { operator: self.clone(), duplicates: UnitDuplicates::default(), texts: None })
+        Box::new(Tokenizing { operator: self.clone(), texts: None })
     }
 }
 
 struct Tokenizing {
     operator: Tokenize,
-    /// The copies of the unit that is read.
-    duplicates: UnitDuplicates,
     /// A batch of texts that is not all given on.
     texts: Option<Texts>,
 }
@@ -94,16 +90,12 @@ struct LongText {
 
 impl Work for Tokenizing {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
-        let places = Places::of(&batch);
-        let is_copy = |row| places.is_copy(row, &mut self.duplicates, &self.operator);
-        let copies = (0..batch.num_rows()).map(is_copy).collect::<Result<Vec<bool>, _>>()?;
         if self.operator.shape.has_images() {
-            return Ok(vec![self.operator.compose(&batch, &copies)?]);
+            return Ok(vec![self.operator.compose(&batch)?]);
         }
-        let column = texts(&batch, "text")?;
-        let fates = (0..batch.num_rows())
-            .map(|row| self.operator.text_fate(&places, row, copies[row], column.as_ref()))
-            .collect();
+        let (places, column) = (Places::of(&batch), texts(&batch, "text")?);
+        let fates =
+            (0..batch.num_rows()).map(|row| self.operator.text_fate(&places, row, column.as_ref())).collect();
         self.texts = Some(Texts { batch, column, fates, row: 0, long: LongText::default() });
         self.rest()
     }
@@ -142,18 +134,6 @@ impl<'a> Places<'a> {
             kinds: batch[KIND].as_primitive::<UInt8Type>().values(),
         }
     }
-
-    fn is_copy(
-        &self,
-        row: usize,
-        duplicates: &mut UnitDuplicates,
-        operator: &Tokenize,
-    ) -> Result<bool, PipelineError> {
-        if Kind::of(self.kinds[row]) != Kind::Row {
-            return Ok(false);
-        }
-        operator.duplicates.contains(duplicates, self.units.value(row), self.files[row], self.rows[row])
-    }
 }
 
 impl Tokenize {
@@ -170,9 +150,8 @@ impl Tokenize {
         Fate { kind, split: split.into(), copies, reject: None }
     }
 
-    fn text_fate(&self, places: &Places<'_>, row: usize, copy: bool, column: Option<&StringArray>) -> Fate {
+    fn text_fate(&self, places: &Places<'_>, row: usize, column: Option<&StringArray>) -> Fate {
         match Kind::of(places.kinds[row]) {
-            Kind::Row if copy => return Fate::of(Kind::Duplicate),
             Kind::Row => {}
             other => return Fate::of(other),
         }
@@ -187,11 +166,10 @@ impl Tokenize {
     }
 
     /// Documents with images.
-    fn compose(&self, batch: &RecordBatch, copies: &[bool]) -> Result<RecordBatch, PipelineError> {
+    fn compose(&self, batch: &RecordBatch) -> Result<RecordBatch, PipelineError> {
         let items = from_batch(batch)?;
-        let made: Vec<(Fate, Vec<Document>)> = self.pool.install(|| {
-            items.into_par_iter().zip(copies).map(|(item, &copy)| self.make(item, copy)).collect()
-        });
+        let made: Vec<(Fate, Vec<Document>)> =
+            self.pool.install(|| items.into_par_iter().map(|item| self.make(item)).collect());
         let mut composed = Composed::default();
         for (row, (fate, documents)) in made.into_iter().enumerate() {
             composed.add(row as u32, fate, documents);
@@ -212,9 +190,8 @@ impl Tokenize {
     }
 
     /// The documents of a row: all of them, or none.
-    fn make(&self, mut item: Item, copy: bool) -> (Fate, Vec<Document>) {
+    fn make(&self, mut item: Item) -> (Fate, Vec<Document>) {
         match item.kind {
-            Kind::Row if copy => return (Fate::of(Kind::Duplicate), Vec::new()),
             Kind::Row => {}
             other => return (Fate::of(other), Vec::new()),
         }

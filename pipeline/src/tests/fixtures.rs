@@ -33,6 +33,8 @@ use crate::{
 #[derive(Debug)]
 pub(crate) struct AveragePool {
     info: CodecInfo,
+    /// Images that went through it.
+    pub(crate) encoded: AtomicUsize,
 }
 
 const SIDE: usize = 4;
@@ -47,7 +49,7 @@ impl AveragePool {
             device: "cpu".to_owned(),
             processor: "any".to_owned(),
         };
-        Self { info }
+        Self { info, encoded: AtomicUsize::new(0) }
     }
 }
 
@@ -58,6 +60,7 @@ impl ImageCodec for AveragePool {
 
     fn encode(&self, images: &RgbBatch, moments: bool) -> Result<LatentBatch, BoxError> {
         let (size, side) = (images.size, images.size / SIDE);
+        self.encoded.fetch_add(images.images, Ordering::Relaxed);
         let mut values = Vec::with_capacity(images.images * 3 * side * side);
         for (index, plane) in images.values.chunks_exact(size * size).enumerate() {
             for row in 0..side {

@@ -1,13 +1,16 @@
 //! Jobs on pairs and interleaved documents.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use schemas::Order;
 
-use super::fixtures::{Job, OneStore, config, corpus, documents, manifest, pairs, png, rejects, rows};
+use super::fixtures::{
+    AveragePool, Job, OneStore, config, corpus, documents, manifest, pairs, png, rejects, rows,
+};
 use crate::{
-    LatentKind, PictureConfig, PictureRequest, PipelineError, PreprocessConfig, Shape, Silent, SourceConfig,
-    TokenizerConfig, TrainTokenizer, pictures,
+    Environment, LatentKind, PictureConfig, PictureRequest, PipelineError, PreprocessConfig, PreprocessPlan,
+    Shape, Silent, SourceConfig, TokenizerConfig, TrainTokenizer, pictures, preprocess,
 };
 
 fn archive(samples: &[(&str, &str, Vec<u8>)]) -> Vec<u8> {
@@ -50,6 +53,25 @@ async fn archives_become_pairs_of_both_orders() {
         (manifest.features, manifest.codec.expect("a codec").downsampling),
         (vec!["latents".to_owned()], 4)
     );
+}
+
+/// Pixels and latents are what costs: a copy is dropped before both.
+#[tokio::test]
+async fn a_copy_of_a_picture_is_never_encoded() {
+    let image = |row: usize| png(20, 30, [(row % 3 * 40) as u8, 0, 0]);
+    let names: Vec<String> = (0..7).map(|row| format!("k{row}")).collect();
+    let samples: Vec<_> =
+        names.iter().enumerate().map(|(row, key)| (key.as_str(), "cap", image(row))).collect();
+    let job = Job::new(&corpus(&[("in/a.tar", &archive(&samples))]).await);
+    let config = PreprocessConfig { deduplicate: true, ..config(vec![pairs("pics", "in/*.tar")]) };
+    let codec = Arc::new(AveragePool::new());
+    let environment = Environment { codec: Some(codec.clone()), ..job.environment() };
+    let plan = PreprocessPlan::try_new(config, environment).await.expect("a plan");
+    assert!(plan.explain().await.expect("a plan").contains("DeduplicateExec: keep=first"));
+    let report = preprocess(plan, Arc::new(Silent)).await.expect("runs");
+    let statistics = &report.sources[0].statistics;
+    assert_eq!((statistics.read, statistics.kept, statistics.deduplicated), (7, 3, 4));
+    assert_eq!(codec.encoded.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test]
