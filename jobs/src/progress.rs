@@ -74,7 +74,7 @@ impl Progress {
         self.line_if_due();
     }
 
-    /// What stands behind the bar.
+    /// What stands below the bar.
     pub(crate) fn message(&self, message: String) {
         self.put_message(message);
         self.line_if_due();
@@ -130,7 +130,8 @@ fn style(unit: Unit) -> ProgressStyle {
         Unit::Bytes => "{decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}".to_owned(),
         Unit::Things(name) => format!("{name} {{human_pos}}/{{human_len}}"),
     };
-    let template = format!("{{prefix}} {{bar:24}} {counts}, {{eta}} left  {{wide_msg}}");
+    // A terminal of 80 columns has no room for both in one line.
+    let template = format!("{{prefix}} {{bar:24}} {counts}, {{eta}} left\n  {{wide_msg}}");
     ProgressStyle::with_template(&template).expect("the template is well-formed").progress_chars("█▉▊▋▌▍▎▏ ")
 }
 

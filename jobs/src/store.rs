@@ -12,12 +12,12 @@ use std::path::{Component, Path as FsPath, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
-use object_store::azure::MicrosoftAzureBuilder;
-use object_store::gcp::GoogleCloudStorageBuilder;
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
-use object_store::{ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
 use url::Url;
 
 use crate::errors::hinted;
@@ -137,12 +137,19 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
     match scheme {
         "s3" | "s3a" => aws::open(host).with_context(failed),
         "gs" => {
-            let builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
-            Ok(Arc::new(builder.with_client_options(client_options()).build().with_context(failed)?))
+            let mut builder =
+                GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
+            if std::env::var_os("GOOGLE_TIMEOUT").is_none() {
+                builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
+            }
+            Ok(Arc::new(builder.build().with_context(failed)?))
         }
         "az" | "abfs" => {
-            let builder = MicrosoftAzureBuilder::from_env().with_container_name(host).with_retry(retry());
-            let store = builder.with_client_options(client_options()).build().with_context(failed);
+            let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(host).with_retry(retry());
+            if std::env::var_os("AZURE_TIMEOUT").is_none() {
+                builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
+            }
+            let store = builder.build().with_context(failed);
             Ok(Arc::new(store.map_err(|error| {
                 hinted(
                     error,
@@ -151,7 +158,9 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
             })?))
         }
         "http" | "https" => {
-            let options = client_options().with_allow_http(scheme == "http");
+            let options = ClientOptions::new()
+                .with_config(ClientConfigKey::Timeout, TIMEOUT)
+                .with_allow_http(scheme == "http");
             let builder = HttpBuilder::new().with_url(root).with_retry(retry()).with_client_options(options);
             Ok(Arc::new(builder.build().with_context(failed)?))
         }
@@ -167,10 +176,8 @@ fn retry() -> RetryConfig {
     RetryConfig::default()
 }
 
-/// A request may take five minutes: a shard has up to 256 MB, and links are slow somewhere.
-fn client_options() -> ClientOptions {
-    ClientOptions::new().with_timeout(std::time::Duration::from_secs(300))
-}
+/// What a request may take unless the environment says otherwise: a shard has up to 256 MB, and links are slow somewhere.
+const TIMEOUT: &str = "300 seconds";
 
 fn local(path: &str, uri: &str) -> anyhow::Result<Place> {
     let file = resolve(FsPath::new(path)).with_context(|| format!("cannot find the place of `{uri}`"))?;

@@ -358,7 +358,7 @@ impl JoinKeys {
 pub struct SourceConfig {
     /// Its name, in manifest and shards: letters, digits, `-` and `_`.
     pub name: String,
-    /// Address of a file, a folder, or a glob with `*`, `?`, `[..]`, `**`.
+    /// Address of a file, a folder, or a glob with `*`, `?`, `[..]`, `**`, `{a,b}`, `{0..9}`.
     pub uri: String,
     /// What its rows are.
     pub shape: Shape,

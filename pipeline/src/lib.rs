@@ -12,6 +12,7 @@
 //! arguments, environment, terminal or clock: it is handed stores, a seed and an [`Observer`].
 
 pub mod bpe;
+mod braces;
 pub mod codec;
 mod commit;
 mod config;

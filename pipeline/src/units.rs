@@ -8,7 +8,7 @@
 //! planned. Compressed lines and archives are not cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
 //! padding of the rows that are open when it ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,6 +16,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
+use crate::braces::expand;
 use crate::commit::blocking;
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
@@ -99,7 +100,10 @@ impl Unit {
     }
 }
 
-const GLOB: [char; 3] = ['*', '?', '['];
+const GLOB: [char; 4] = ['*', '?', '[', '{'];
+
+/// Those of them that stand in names of files too.
+const IN_NAMES: [char; 2] = ['[', '{'];
 
 /// Lists the files of a source.
 ///
@@ -111,17 +115,19 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
         |error| PipelineError::Address { name: source.name.clone(), uri: source.uri.clone(), source: error };
     let (store, path) = resolver.resolve(&source.uri).map_err(address)?;
     let text = path.to_string();
-    if (!text.contains(GLOB) || text.contains('['))
+    if (!text.contains(GLOB) || text.contains(IN_NAMES))
         && let Some(meta) = head(&*store, &path).await?
     {
         let (prefix, name) = parent_and_name(&text);
         let file = input_file(source, &prefix, meta)?;
         return Ok(Listing { store, pattern: name, files: vec![file] });
     }
-    if is_web(&source.uri) {
-        return Err(not_exact(source, &text));
-    }
     let (prefix, pattern) = split_glob(&text);
+    let patterns = expand(&pattern).map_err(|error| address(Box::new(error)))?;
+    if is_web(&source.uri) {
+        let files = web_files(source, &*store, &prefix, &text, &patterns).await?;
+        return Ok(Listing { store, pattern, files });
+    }
     let metas = list_below(&*store, &prefix).await?;
     let nearby = || metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
     let nothing =
@@ -129,22 +135,82 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
     let chosen = if pattern.is_empty() {
         folder_files(source, &prefix, &metas)
     } else {
-        let matcher = glob::Pattern::new(&pattern).map_err(|error| address(Box::new(error)))?;
-        let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-        metas
-            .iter()
-            .filter(|meta| matcher.matches_with(&below(&prefix, &meta.location), options))
-            .cloned()
-            .collect()
+        matching(&metas, &prefix, &patterns).map_err(|error| match error {
+            Unmatched::Pattern(error) => address(Box::new(error)),
+            Unmatched::Name(name) => no_file(source, &pattern, &name, nearby()),
+        })?
     };
     if chosen.is_empty() {
         return Err(nothing(nearby()));
     }
-    let mut files =
-        chosen.into_iter().map(|meta| input_file(source, &prefix, meta)).collect::<Result<Vec<_>, _>>()?;
-    files.sort_by(|a, b| a.below.as_bytes().cmp(b.below.as_bytes()));
-    Ok(Listing { store, pattern, files })
+    let files = chosen.into_iter().map(|meta| input_file(source, &prefix, meta));
+    Ok(Listing { store, pattern, files: sorted(files.collect::<Result<_, _>>()?) })
 }
+
+fn sorted(mut files: Vec<InputFile>) -> Vec<InputFile> {
+    files.sort_by(|a, b| a.below.as_bytes().cmp(b.below.as_bytes()));
+    files
+}
+
+/// Why a glob leads to no files.
+enum Unmatched {
+    /// It is none.
+    Pattern(glob::PatternError),
+    /// A file that its braces name is not there.
+    Name(String),
+}
+
+/// A file that is named by the braces of an address and is not there.
+fn no_file(source: &SourceConfig, pattern: &str, name: &str, nearby: Vec<String>) -> PipelineError {
+    let root = source.uri.strip_suffix(pattern).unwrap_or_default();
+    PipelineError::NoFiles { name: source.name.clone(), uri: format!("{root}{name}"), nearby }
+}
+
+/// The files that match one of the patterns. What is asked for by its whole name and missing is not passed over.
+fn matching(metas: &[ObjectMeta], prefix: &Path, patterns: &[String]) -> Result<Vec<ObjectMeta>, Unmatched> {
+    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    let (globs, names): (Vec<&String>, Vec<&String>) =
+        patterns.iter().partition(|pattern| pattern.contains(GLOB));
+    let mut names: HashMap<&str, bool> = names.into_iter().map(|name| (name.as_str(), false)).collect();
+    let globs = globs
+        .into_iter()
+        .map(|pattern| glob::Pattern::new(pattern).map_err(Unmatched::Pattern))
+        .collect::<Result<Vec<_>, _>>()?;
+    let mut chosen = Vec::new();
+    for meta in metas {
+        let below = below(prefix, &meta.location);
+        let named = names.get_mut(below.as_str()).map(|found| *found = true).is_some();
+        if named || globs.iter().any(|glob| glob.matches_with(&below, options)) {
+            chosen.push(meta.clone());
+        }
+    }
+    match patterns.iter().find(|pattern| names.get(pattern.as_str()) == Some(&false)) {
+        Some(missing) => Err(Unmatched::Name(missing.clone())),
+        None => Ok(chosen),
+    }
+}
+
+/// The files that braces name on a web server, which lists nothing.
+async fn web_files(
+    source: &SourceConfig,
+    store: &dyn ObjectStore,
+    prefix: &Path,
+    text: &str,
+    patterns: &[String],
+) -> Result<Vec<InputFile>, PipelineError> {
+    if patterns.len() < 2 || patterns.iter().any(|pattern| pattern.contains(GLOB)) {
+        return Err(not_exact(source, text));
+    }
+    let heads = futures::stream::iter(patterns).map(async |pattern| {
+        let path = raw_path(&format!("{prefix}/{pattern}"));
+        let missing = || no_file(source, &split_glob(text).1, pattern, Vec::new());
+        input_file(source, prefix, head(store, &path).await?.ok_or_else(missing)?)
+    });
+    Ok(sorted(heads.buffered(WEB_REQUESTS).try_collect().await?))
+}
+
+/// Requests to a web server under way at a time while its files are looked up.
+const WEB_REQUESTS: usize = 16;
 
 fn is_web(uri: &str) -> bool {
     ["https://", "http://"].iter().any(|scheme| uri.starts_with(scheme))
@@ -161,7 +227,7 @@ fn not_exact(source: &SourceConfig, path: &str) -> PipelineError {
     }
     PipelineError::Config {
         key: format!("source.{}.uri", source.name),
-        expected: "the exact address of one file: a web server does not list what it has".to_owned(),
+        expected: "the exact address of one file, or of several by `{a,b}` or `{000..127}`: a web server does not list what it has".to_owned(),
         found: format!("`{}`", source.uri),
     }
 }
@@ -440,10 +506,35 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn braces_name_files_and_forms() {
+        let resolver = memory(&["a/x-08.tar", "a/x-09.tar", "a/x-10.tar", "a/b.txt", "a/c.jsonl"]).await;
+        for (uri, expected) in [
+            ("a/x-{09..10}.tar", &["x-09.tar", "x-10.tar"][..]),
+            ("a/{x-08.tar,b.txt}", &["b.txt", "x-08.tar"]),
+            ("a/*.{txt,csv,jsonl}", &["b.txt", "c.jsonl"]),
+            ("{a/x-08,a/c}.{tar,jsonl}", &[]),
+        ] {
+            let found = list(&source(uri), &resolver).await;
+            if let [_, ..] = expected {
+                assert_eq!(names(&found.expect("lists")), expected, "{uri}");
+                continue;
+            }
+            let error = found.expect_err("one is not there").to_string();
+            assert_eq!(error, "source `s` has no files: nothing matches `a/x-08.jsonl`");
+        }
+        let error = list(&source("a/x-{08..12}.tar"), &resolver).await.expect_err("one is not there");
+        assert_eq!(error.to_string(), "source `s` has no files: nothing matches `a/x-11.tar`");
+        let error = list(&source("a/x-{0..99999999}.tar"), &resolver).await.expect_err("too many");
+        assert!(format!("{error:?}").contains("TooMany"), "{error:?}");
+    }
+
+    #[tokio::test]
     async fn an_exact_file_is_named_by_its_own_name() {
-        let resolver = memory(&["a/b/x [1].jsonl"]).await;
-        let listing = list(&source("a/b/x [1].jsonl"), &resolver).await.expect("lists");
-        assert_eq!(names(&listing), ["x [1].jsonl"]);
+        let resolver = memory(&["a/b/x [1].jsonl", "a/{b,c}.jsonl"]).await;
+        for uri in ["a/b/x [1].jsonl", "a/{b,c}.jsonl"] {
+            let listing = list(&source(uri), &resolver).await.expect("lists");
+            assert_eq!(names(&listing), [uri.rsplit('/').next().expect("a name")]);
+        }
     }
 
     #[tokio::test]
@@ -473,7 +564,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_web_server_is_asked_for_exact_addresses_only() {
-        let resolver = memory(&["x.jsonl"]).await;
+        let resolver = memory(&["x.jsonl", "d/p-0.jsonl", "d/p-1.jsonl"]).await;
         struct Web(Memory);
         impl Resolver for Web {
             fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
@@ -483,10 +574,14 @@ mod tests {
         let web = Web(resolver);
         let listing = list(&source("https://host/x.jsonl"), &web).await.expect("lists");
         assert_eq!(names(&listing), ["x.jsonl"]);
+        let listing = list(&source("https://host/d/p-{1..0}.jsonl"), &web).await.expect("lists");
+        assert_eq!(names(&listing), ["p-0.jsonl", "p-1.jsonl"]);
         for (uri, expected) in [
             ("https://host/*.jsonl", "the exact address of one file"),
             ("https://host/folder/", "the exact address of one file"),
             ("https://host/y.jsonl", "has no files"),
+            ("https://host/{x,*}.jsonl", "the exact address of one file"),
+            ("https://host/d/p-{0..2}.jsonl", "nothing matches `https://host/d/p-2.jsonl`"),
         ] {
             let error = list(&source(uri), &web).await.expect_err("nothing").to_string();
             assert!(error.contains(expected), "{uri}: {error}");

@@ -38,10 +38,12 @@ pub(super) fn open(bucket: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
         return Err(no_credentials());
     }
     let builder = AmazonS3Builder::new()
-        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), "300 seconds")
+        .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), super::TIMEOUT)
         .with_conditional_put(S3ConditionalPut::ETagMatch);
-    let builder =
-        with_variables(builder, std::env::vars()).with_bucket_name(bucket).with_retry(super::retry());
+    // What is not UTF-8 is none of ours.
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+    let builder = with_variables(builder, variables).with_bucket_name(bucket).with_retry(super::retry());
     Ok(Arc::new(profile.apply(builder).build()?))
 }
 

@@ -7,13 +7,40 @@ use std::io::ErrorKind;
 
 use object_store::Error;
 
-const CREDENTIALS: &str =
-    "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) and what they may do there";
+/// Hints that name the variables of a kind of store.
+struct Hints {
+    credentials: &'static str,
+    allow_http: &'static str,
+    endpoint: &'static str,
+}
+
+const AWS: Hints = Hints {
+    credentials: "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (or AWS_PROFILE) and what they may do there",
+    allow_http: "set AWS_ALLOW_HTTP=true",
+    endpoint: "check the network and AWS_ENDPOINT_URL",
+};
+
+const AZURE: Hints = Hints {
+    credentials: "check AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY (or another credential) and what they may do there",
+    allow_http: "set AZURE_ALLOW_HTTP=true",
+    endpoint: "check the network and AZURE_STORAGE_ENDPOINT",
+};
+
+const GOOGLE: Hints = Hints {
+    credentials: "check GOOGLE_APPLICATION_CREDENTIALS or GOOGLE_SERVICE_ACCOUNT and what the account may do there",
+    allow_http: "set GOOGLE_ALLOW_HTTP=true",
+    endpoint: "check the network",
+};
 
 /// Cause and hint.
 pub(crate) fn explain(error: &Error) -> (String, Option<String>) {
     let (text, whole) = (error.to_string(), with_causes(error));
     let says = |what: &str| whole.contains(what);
+    let hints = match () {
+        () if says("MicrosoftAzure") || says("x-ms-") => AZURE,
+        () if says("GCS") => GOOGLE,
+        () => AWS,
+    };
     let line = |line: &str, hint: &str| (line.to_owned(), Some(hint.to_owned()));
     if says("NoSuchBucket") || says("ContainerNotFound") || says("The specified bucket does not exist") {
         return line(
@@ -22,28 +49,28 @@ pub(crate) fn explain(error: &Error) -> (String, Option<String>) {
         );
     }
     if says("InvalidAccessKeyId") {
-        return line("the store does not know this access key (403)", CREDENTIALS);
+        return line("the store does not know this access key (403)", hints.credentials);
     }
     if says("SignatureDoesNotMatch") {
-        return line("the secret key does not fit the access key (403)", CREDENTIALS);
+        return line("the secret key does not fit the access key (403)", hints.credentials);
     }
     if says("ExpiredToken") {
         return line("the session token has expired", "log in again, then repeat the command");
     }
     if says("403 Forbidden") || says("AccessDenied") {
-        return line("the store refuses access (403)", CREDENTIALS);
+        return line("the store refuses access (403)", hints.credentials);
     }
     if says("401 Unauthorized") {
-        return line("the store wants credentials (401)", CREDENTIALS);
+        return line("the store wants credentials (401)", hints.credentials);
     }
     if says("URL scheme is not allowed") {
-        return line("the endpoint is http://, which is not allowed unasked", "set AWS_ALLOW_HTTP=true");
+        return line("the endpoint is http://, which is not allowed unasked", hints.allow_http);
     }
     if says("Received redirect without LOCATION") {
         return line("the bucket is in another region", "set AWS_REGION to the bucket's region");
     }
     if says("Connection refused") || says("dns error") || says("error sending request") {
-        return line("the store can't be reached", "check the network and AWS_ENDPOINT_URL");
+        return line("the store can't be reached", hints.endpoint);
     }
     match io_kind(error) {
         Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded) => {
@@ -132,6 +159,16 @@ mod tests {
             let (line, hint) = explain(&generic(text));
             assert_eq!(line, expected);
             assert!(hint.is_some(), "{expected} has no hint");
+        }
+    }
+
+    #[test]
+    fn hints_name_the_variables_of_their_store() {
+        for (store, variable) in [("S3", "AWS_"), ("MicrosoftAzure", "AZURE_"), ("GCS", "GOOGLE_")] {
+            for text in ["403 Forbidden", "URL scheme is not allowed"] {
+                let (_, hint) = explain(&Error::Generic { store, source: text.into() });
+                assert!(hint.expect("a hint").contains(variable), "{store}: {text}");
+            }
         }
     }
 
