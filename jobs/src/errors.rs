@@ -110,6 +110,9 @@ impl Account {
             let hint = cause.downcast_ref::<PipelineError>().and_then(PipelineError::hint);
             hint.iter().for_each(|hint| account.add_hint(hint));
         }
+        if account.hints.is_empty() && error.chain().any(is_full) {
+            account.add_hint("free some space and start again: what was finished is kept");
+        }
         if account.hints.is_empty() && error.chain().any(is_not_found) {
             account.add_hint("check the path or the address");
         }
@@ -147,6 +150,13 @@ pub(crate) fn report(printer: &Printer, error: &anyhow::Error) -> ExitCode {
     }
     printer.error(&Account::of(error));
     ExitCode::from(2)
+}
+
+fn is_full(cause: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    let of_disk = cause.downcast_ref::<std::io::Error>();
+    of_disk.is_some_and(|error| [StorageFull, QuotaExceeded].contains(&error.kind()))
+        || cause.to_string().contains("No space left on device")
 }
 
 fn is_not_found(cause: &(dyn std::error::Error + 'static)) -> bool {

@@ -85,13 +85,22 @@ impl Stores {
     pub(crate) fn place(&self, uri: &str) -> anyhow::Result<Place> {
         match uri.split_once("://") {
             None => local(uri, uri),
-            Some(("file", path)) => local(path.strip_prefix("localhost").unwrap_or(path), uri),
-            Some((scheme, _)) => self.remote(scheme, uri),
+            Some((scheme, path)) if scheme.eq_ignore_ascii_case("file") => {
+                local(path.strip_prefix("localhost").unwrap_or(path), uri)
+            }
+            Some((scheme, _)) => self.remote(&scheme.to_ascii_lowercase(), uri),
         }
     }
 
     fn remote(&self, scheme: &str, uri: &str) -> anyhow::Result<Place> {
-        let url = Url::parse(uri).with_context(|| format!("`{uri}` is not a URI"))?;
+        let is_web = scheme.starts_with("http");
+        // Elsewhere `?` and `#` stand in names and globs; `?a=b` is a query even so, and may be secret.
+        let is_query = |(_, behind): (&str, &str)| {
+            behind.split(['/', '*']).next().is_some_and(|part| part.contains('='))
+        };
+        let has_query = is_web || uri.split_once('?').is_some_and(is_query);
+        let address = if has_query { uri.to_owned() } else { uri.replace('?', "%3F").replace('#', "%23") };
+        let url = Url::parse(&address).with_context(|| format!("`{uri}` is not a URI"))?;
         refuse_secrets(&url)?;
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| anyhow!("`{uri}` names no bucket"))?;
@@ -100,7 +109,7 @@ impl Stores {
         // `Url` percent-encodes the path; the path as written is what a store knows. An address of the web has been
         // encoded by whoever wrote it.
         let path = uri[scheme.len() + 3..].split_once('/').map_or("", |(_, path)| path);
-        let path = if scheme.starts_with("http") { Path::from_url_path(path) } else { Path::parse(path) };
+        let path = if is_web { Path::from_url_path(path) } else { Path::parse(path) };
         let path = path.with_context(|| format!("`{uri}` has a path that no store has"))?;
         let store = self.store(&root, || open(scheme, host, &root))?;
         Ok(Place { store, path, local: None, uri: uri.to_owned() })
@@ -145,6 +154,9 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
             Ok(Arc::new(builder.build().with_context(failed)?))
         }
         "az" | "abfs" => {
+            for name in ["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"] {
+                check_endpoint(name, std::env::var(name).ok().as_deref())?;
+            }
             let mut builder = MicrosoftAzureBuilder::from_env().with_container_name(host).with_retry(retry());
             if std::env::var_os("AZURE_TIMEOUT").is_none() {
                 builder = builder.with_config(AzureConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
@@ -169,6 +181,21 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
             "known are s3://, gs://, az://, https://, file:// and plain paths",
         )),
     }
+}
+
+/// Refuses what is no address of a server: the library below would panic.
+fn check_endpoint(name: &str, value: Option<&str>) -> anyhow::Result<()> {
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(()) };
+    let is_address = |url: Url| {
+        ["http", "https"].contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
+    };
+    if Url::parse(value).is_ok_and(is_address) {
+        return Ok(());
+    }
+    Err(hinted(
+        anyhow!("`{name}` is `{value}`, which is no address of a server"),
+        format!("write it with its scheme: {name}=http://{}", value.rsplit("://").next().unwrap_or(value)),
+    ))
 }
 
 /// Ten tries within three minutes, waiting longer from one to the next, with jitter.
@@ -244,6 +271,28 @@ mod tests {
         assert_eq!(place.path.as_ref(), "data/shards/a.arrow");
         assert_eq!(place.local.unwrap(), FsPath::new("/data/shards/a.arrow"));
         assert_eq!(place.uri, "/data/shards/a.arrow");
+    }
+
+    #[test]
+    fn stores_know_globs_and_schemes_in_any_letters() {
+        let stores = Stores::default();
+        assert_eq!(stores.place("FILE:///data/x").unwrap().path.as_ref(), "data/x");
+        let place = stores.place("HTTPS://example.org/x").unwrap();
+        assert_eq!(place.path.as_ref(), "x");
+        // Nothing is asked of the store, so that there are no credentials matters to nobody but S3.
+        let error = format!("{:#}", stores.place("s3://bucket/a?b=c").unwrap_err());
+        assert!(error.contains("a query"), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_without_a_scheme_is_refused() {
+        for wrong in ["localhost:9000", "notaurl", "ftp://host", "http://"] {
+            let error = check_endpoint("AWS_ENDPOINT_URL", Some(wrong)).unwrap_err();
+            assert!(format!("{error}").contains(wrong), "{error}");
+        }
+        for right in ["http://localhost:9000", "https://s3.example.org", ""] {
+            check_endpoint("AWS_ENDPOINT_URL", Some(right)).unwrap();
+        }
     }
 
     #[test]

@@ -107,6 +107,12 @@ pub struct TokenizerConfig {
     pub eos: Option<String>,
 }
 
+/// Pieces of a vocabulary that is trained: the largest in use have a quarter of that.
+const MOST_VOCABULARY: u32 = 1 << 20;
+
+/// Open rows, at most: beyond some hundred they leave no less padding.
+const MOST_WINDOW: usize = 1 << 16;
+
 impl TokenizerConfig {
     pub(crate) fn markers(&self) -> Markers {
         Markers { bos: self.bos.clone(), eos: self.eos.clone() }
@@ -120,6 +126,12 @@ impl TokenizerConfig {
             && vocabulary <= RESERVED
         {
             let expected = format!("more than the {RESERVED} ids of markers and bytes");
+            return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
+        }
+        if let Some(TrainTokenizer { vocabulary, .. }) = self.train
+            && vocabulary > MOST_VOCABULARY
+        {
+            let expected = format!("at most {MOST_VOCABULARY}");
             return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
         }
         let known = |piece: &String| self.train.is_none() || TRAINED.contains(&piece.as_str());
@@ -461,8 +473,8 @@ impl PreprocessConfig {
         if !(8..=1 << 24).contains(&self.context) {
             return Err(wrong("context", self.context, "8 to 16,777,216 positions"));
         }
-        if self.window == 0 {
-            return Err(wrong("window", 0, "at least 1 open row"));
+        if !(1..=MOST_WINDOW).contains(&self.window) {
+            return Err(wrong("window", self.window, format!("1 to {MOST_WINDOW} open rows")));
         }
         if self.unit_bytes == 0 || self.shard_bytes == 0 {
             return Err(wrong("unit-bytes, shard-bytes", 0, "at least 1"));

@@ -39,6 +39,17 @@ pub enum PipelineError {
         /// What lies there instead, at most a few names.
         nearby: Vec<String>,
     },
+    /// A folder or bucket that can't be listed.
+    #[error("the files of source `{name}` at `{uri}` can't be listed")]
+    List {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
     /// A file of a form that no reader knows.
     #[error("`{path}` of source `{name}` has a form that is not known")]
     UnknownFormat {
@@ -320,6 +331,12 @@ impl PipelineError {
         let hint = match self {
             Self::Config { key, .. } => format!("set `{key}` in the config, or with `--set KEY=VALUE`"),
             Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
+            Self::List { source, .. } if is_bad_name(source) => {
+                "a name there can't be used (not UTF-8, a line end, an empty part between two `/`, a link to its own \
+                 folder): move it, or give an address that does not lead over it; `folder/*.jsonl` looks into no subfolder"
+                    .to_owned()
+            }
+            Self::List { .. } => "check the bucket and what may be done there".to_owned(),
             Self::NoFiles { nearby, .. } if nearby.is_empty() => {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
@@ -426,6 +443,15 @@ impl PipelineError {
 }
 
 /// Whether a path leads through a file.
+/// Whether a store failed of a name rather than of a bucket or a connection.
+fn is_bad_name(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    matches!(error, object_store::Error::InvalidPath { .. })
+        || ["walk dir", "Encountered", "non unicode", "illegal character", "empty path segment"]
+            .iter()
+            .any(|sign| text.contains(sign))
+}
+
 fn is_no_folder(error: &object_store::Error) -> bool {
     let mut cause = Some(error as &(dyn std::error::Error + 'static));
     while let Some(current) = cause {

@@ -22,6 +22,7 @@ use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
 use datafusion::prelude::{DataFrame, ident};
 use futures::StreamExt;
 
+use crate::commit::Location;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::error::PipelineError;
 use crate::memory::Memory;
@@ -60,6 +61,7 @@ impl Join {
         config: &JoinConfig,
         memory: &Arc<Memory>,
         resolver: &dyn Resolver,
+        output: Option<&Location>,
     ) -> Result<Self, PipelineError> {
         let listed = SourceConfig {
             name: format!("{}.join", source.name),
@@ -67,7 +69,7 @@ impl Join {
             format: config.format,
             ..SourceConfig::default()
         };
-        let listing = list(&listed, resolver).await?;
+        let listing = list(&listed, resolver, output).await?;
         let wrong = |what, hint| PipelineError::Join { name: source.name.clone(), what, hint };
         let is_table = |format| !matches!(format, Format::Text | Format::Tar | Format::Coco);
         if let Some(file) = listing.files.iter().find(|file| !is_table(file.format)) {

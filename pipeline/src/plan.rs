@@ -146,7 +146,8 @@ impl PreprocessPlan {
         let memory = Arc::new(Memory::new(usize::try_from(config.memory_bytes).unwrap_or(usize::MAX)));
         let mut sources = Vec::with_capacity(config.sources.len());
         for (index, source) in config.sources.iter().enumerate() {
-            sources.push(plan_columns(index as u16, source, &memory, &*environment.resolver).await?);
+            let (resolver, output) = (&*environment.resolver, Some(&environment.output));
+            sources.push(plan_columns(index as u16, source, &memory, resolver, output).await?);
         }
         let portable = portable_config(&config, tokenizer.as_ref(), &environment, &sources)?;
         let base = Version::newest(&environment.output).await?;
@@ -334,7 +335,7 @@ impl PreprocessPlan {
         let images = source.config.shape.has_images().then(|| self.image_bytes()).flatten();
         let (pictures, latents) = images.unwrap_or_default();
         let row = 4 * context + latents;
-        reading + pictures + row * (window + 4 * BATCH_ROWS)
+        row.saturating_mul(window + 4 * BATCH_ROWS).saturating_add(reading + pictures)
     }
 
     /// Bytes of the pictures that wait in a unit, and of the latents in a full row.
@@ -494,7 +495,17 @@ fn check_codec(config: &PreprocessConfig, codec: Option<&dyn ImageCodec>) -> Res
     let (Some(codec), Some(settings)) = (codec, &config.codec) else {
         return Err(PipelineError::NoCodec { name: source.name.clone() });
     };
-    let side = settings.size / codec.info().downsampling.max(1);
+    let factor = codec.info().downsampling.max(1);
+    if !settings.size.is_multiple_of(factor) {
+        return Err(PipelineError::Config {
+            key: "codec.size".to_owned(),
+            found: settings.size.to_string(),
+            expected: format!(
+                "a multiple of {factor}: the codec makes one position of {factor} x {factor} pixels"
+            ),
+        });
+    }
+    let side = settings.size / factor;
     if side == 0 || !side.is_multiple_of(settings.patch) {
         return Err(PipelineError::CodecShape { height: side, width: side, patch: settings.patch });
     }

@@ -25,7 +25,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
 use serde_json::Value;
 
-use crate::commit::blocking;
+use crate::commit::{Location, blocking};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
@@ -90,7 +90,7 @@ pub(crate) async fn plan_source(
     memory: &Arc<Memory>,
     resolver: &dyn Resolver,
 ) -> Result<SourcePlan, PipelineError> {
-    let mut source = plan_columns(index, config, memory, resolver).await?;
+    let mut source = plan_columns(index, config, memory, resolver, None).await?;
     let (listing, input) = (&source.listing, &source.input);
     source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
     source.name_files();
@@ -103,12 +103,13 @@ pub(crate) async fn plan_columns(
     config: &SourceConfig,
     memory: &Arc<Memory>,
     resolver: &dyn Resolver,
+    output: Option<&Location>,
 ) -> Result<SourcePlan, PipelineError> {
-    let listing = list(config, resolver).await?;
+    let listing = list(config, resolver, output).await?;
     let mut input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), config.document) };
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
     let join = match &config.join {
-        Some(join) => Some(Arc::new(Join::open(config, join, memory, resolver).await?)),
+        Some(join) => Some(Arc::new(Join::open(config, join, memory, resolver, output).await?)),
         None => None,
     };
     let mut source = SourcePlan {

@@ -17,7 +17,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::braces::expand;
-use crate::commit::blocking;
+use crate::commit::{Location, blocking};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
@@ -105,17 +105,22 @@ const GLOB: [char; 4] = ['*', '?', '[', '{'];
 /// Those of them that stand in names of files too.
 const IN_NAMES: [char; 2] = ['[', '{'];
 
-/// Lists the files of a source.
+/// Lists the files of a source. What lies below `output`, where the job writes, is none of them.
 ///
 /// # Errors
 ///
 /// If the address can't be opened, nothing matches it, or a file has a form that is not known.
-pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Result<Listing, PipelineError> {
+pub(crate) async fn list(
+    source: &SourceConfig,
+    resolver: &dyn Resolver,
+    output: Option<&Location>,
+) -> Result<Listing, PipelineError> {
     let address =
         |error| PipelineError::Address { name: source.name.clone(), uri: source.uri.clone(), source: error };
     let (store, path) = resolver.resolve(&source.uri).map_err(address)?;
     let text = path.to_string();
-    if (!text.contains(GLOB) || text.contains(IN_NAMES))
+    if !text.is_empty()
+        && (!text.contains(GLOB) || text.contains(IN_NAMES))
         && let Some(meta) = head(&*store, &path).await?
     {
         let (prefix, name) = parent_and_name(&text);
@@ -128,7 +133,23 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
         let files = web_files(source, &*store, &prefix, &text, &patterns).await?;
         return Ok(Listing { store, pattern, files });
     }
-    let metas = list_below(&*store, &prefix).await?;
+    if pattern.is_empty()
+        && source.shape.has_images()
+        && let Some(meta) = table_of(&*store, &prefix).await?
+    {
+        return Ok(Listing { store, pattern, files: vec![input_file(source, &prefix, meta)?] });
+    }
+    // Subfolders that no file of the source can lie in are not looked into.
+    let deep =
+        pattern.is_empty() || patterns.iter().any(|pattern| pattern.contains('/') || pattern.contains("**"));
+    let mut metas = list_below(&*store, &prefix, deep).await.map_err(|error| PipelineError::List {
+        name: source.name.clone(),
+        uri: source.uri.clone(),
+        source: error,
+    })?;
+    if let Some(output) = output.filter(|output| is_elsewhere_than_root(output, &*store)) {
+        metas.retain(|meta| !meta.location.prefix_matches(&output.prefix));
+    }
     let nearby = || metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
     let nothing =
         |nearby| PipelineError::NoFiles { name: source.name.clone(), uri: source.uri.clone(), nearby };
@@ -136,7 +157,11 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
         folder_files(source, &prefix, &metas)
     } else {
         matching(&metas, &prefix, &patterns).map_err(|error| match error {
-            Unmatched::Pattern(error) => address(Box::new(error)),
+            Unmatched::Pattern(error) => PipelineError::Config {
+                key: format!("source.{}.uri", source.name),
+                expected: format!("a glob that can be read ({})", error.msg),
+                found: format!("`{}`", source.uri),
+            },
             Unmatched::Name(name) => no_file(source, &pattern, &name, nearby()),
         })?
     };
@@ -145,6 +170,11 @@ pub(crate) async fn list(source: &SourceConfig, resolver: &dyn Resolver) -> Resu
     }
     let files = chosen.into_iter().map(|meta| input_file(source, &prefix, meta));
     Ok(Listing { store, pattern, files: sorted(files.collect::<Result<_, _>>()?) })
+}
+
+/// Whether a job writes to a folder of the store, not to all of it.
+fn is_elsewhere_than_root(output: &Location, store: &dyn ObjectStore) -> bool {
+    !output.prefix.as_ref().is_empty() && output.store.to_string() == store.to_string()
 }
 
 fn sorted(mut files: Vec<InputFile>) -> Vec<InputFile> {
@@ -168,13 +198,18 @@ fn no_file(source: &SourceConfig, pattern: &str, name: &str, nearby: Vec<String>
 
 /// The files that match one of the patterns. What is asked for by its whole name and missing is not passed over.
 fn matching(metas: &[ObjectMeta], prefix: &Path, patterns: &[String]) -> Result<Vec<ObjectMeta>, Unmatched> {
-    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
+    let options = glob::MatchOptions {
+        require_literal_separator: true,
+        // Hidden files are asked for by name.
+        require_literal_leading_dot: true,
+        ..glob::MatchOptions::new()
+    };
     let (globs, names): (Vec<&String>, Vec<&String>) =
         patterns.iter().partition(|pattern| pattern.contains(GLOB));
     let mut names: HashMap<&str, bool> = names.into_iter().map(|name| (name.as_str(), false)).collect();
     let globs = globs
         .into_iter()
-        .map(|pattern| glob::Pattern::new(pattern).map_err(Unmatched::Pattern))
+        .map(|pattern| glob::Pattern::new(&pattern.replace("[^", "[!")).map_err(Unmatched::Pattern))
         .collect::<Result<Vec<_>, _>>()?;
     let mut chosen = Vec::new();
     for meta in metas {
@@ -232,22 +267,44 @@ fn not_exact(source: &SourceConfig, path: &str) -> PipelineError {
     }
 }
 
+/// A path of a store as a person writes it.
+pub(crate) fn shown(store: &dyn ObjectStore, path: &Path) -> String {
+    if store.to_string() == "LocalFileSystem(file:///)" { format!("/{path}") } else { path.to_string() }
+}
+
 async fn head(store: &dyn ObjectStore, path: &Path) -> Result<Option<ObjectMeta>, PipelineError> {
     match store.head(path).await {
         Ok(meta) => Ok(Some(meta)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         // A folder on a disk.
         Err(object_store::Error::Generic { store: "LocalFileSystem", .. }) => Ok(None),
-        Err(source) => Err(PipelineError::Store { operation: "read", path: path.to_string(), source }),
+        Err(source) => Err(PipelineError::Store { operation: "read", path: shown(store, path), source }),
     }
 }
 
-async fn list_below(store: &dyn ObjectStore, prefix: &Path) -> Result<Vec<ObjectMeta>, PipelineError> {
-    match store.list(Some(prefix)).try_collect().await {
-        Ok(metas) => Ok(metas),
+async fn list_below(
+    store: &dyn ObjectStore,
+    prefix: &Path,
+    deep: bool,
+) -> Result<Vec<ObjectMeta>, object_store::Error> {
+    let found = match deep {
+        true => store.list(Some(prefix)).try_collect().await,
+        false => store.list_with_delimiter(Some(prefix)).await.map(|found| found.objects),
+    };
+    match found {
         Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-        Err(source) => Err(PipelineError::Store { operation: "list", path: prefix.to_string(), source }),
+        found => found,
     }
+}
+
+/// The first table of captions that a folder has.
+async fn table_of(store: &dyn ObjectStore, folder: &Path) -> Result<Option<ObjectMeta>, PipelineError> {
+    for table in TABLES {
+        if let Some(meta) = head(store, &folder.clone().join(table)).await? {
+            return Ok(Some(meta));
+        }
+    }
+    Ok(None)
 }
 
 /// The tables that describe the pictures of a folder, the first that is there.
@@ -260,14 +317,8 @@ const TABLES: [&str; 6] = [
     "metadata.parquet",
 ];
 
-/// A folder with a table of captions is that table; of another one every visible file that has a known form.
+/// Every visible file of a folder that has a known form.
 fn folder_files(source: &SourceConfig, prefix: &Path, metas: &[ObjectMeta]) -> Vec<ObjectMeta> {
-    let named = |name: &str| metas.iter().find(|meta| below(prefix, &meta.location) == name).cloned();
-    if source.shape.has_images()
-        && let Some(table) = TABLES.iter().find_map(|name| named(name))
-    {
-        return vec![table];
-    }
     let visible = |meta: &&ObjectMeta| {
         !below(prefix, &meta.location).split('/').any(|part| part.starts_with('.') || part.starts_with('_'))
     };
@@ -470,7 +521,7 @@ mod tests {
 
     use super::*;
 
-    struct Memory(Arc<InMemory>);
+    struct Memory(Arc<dyn ObjectStore>);
 
     impl Resolver for Memory {
         fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
@@ -498,11 +549,49 @@ mod tests {
     async fn globs_match_below_the_fixed_prefix_and_sort_by_bytes() {
         let resolver =
             memory(&["a/b/x.jsonl", "a/b/é.jsonl", "a/b/Z 1.jsonl", "a/b/c/y.jsonl", "a/other.jsonl"]).await;
-        let listing = list(&source("a/b/*.jsonl"), &resolver).await.expect("lists");
+        let listing = list(&source("a/b/*.jsonl"), &resolver, None).await.expect("lists");
         assert_eq!(names(&listing), ["Z 1.jsonl", "x.jsonl", "é.jsonl"]);
         assert_eq!(listing.pattern, "*.jsonl");
-        let listing = list(&source("a/**/*.jsonl"), &resolver).await.expect("lists");
+        let listing = list(&source("a/**/*.jsonl"), &resolver, None).await.expect("lists");
         assert_eq!(names(&listing), ["b/Z 1.jsonl", "b/c/y.jsonl", "b/x.jsonl", "b/é.jsonl", "other.jsonl"]);
+    }
+
+    #[tokio::test]
+    async fn hidden_files_and_deeper_folders_are_asked_for_by_name() {
+        let resolver =
+            memory(&["a/.h.jsonl", "a/b.jsonl", "a/^c.jsonl", "a/d/.e/x.jsonl", "a/d/y.jsonl"]).await;
+        for (uri, expected) in [
+            ("a/*.jsonl", &["^c.jsonl", "b.jsonl"][..]),
+            ("a/.*.jsonl", &[".h.jsonl"]),
+            ("a/[^b]*.jsonl", &["^c.jsonl"]),
+            ("a/**/*.jsonl", &["^c.jsonl", "b.jsonl", "d/y.jsonl"]),
+        ] {
+            assert_eq!(names(&list(&source(uri), &resolver, None).await.expect("lists")), expected, "{uri}");
+        }
+        let error = list(&source("a/***.jsonl"), &resolver, None).await.expect_err("no glob").to_string();
+        assert!(
+            error.starts_with("`source.s.uri` is `a/***.jsonl`, expected a glob that can be read"),
+            "{error}"
+        );
+    }
+
+    /// What can't be named is no business of a glob that does not lead there; elsewhere it is named.
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn a_name_that_cannot_be_used_stops_nobody_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let deep = folder.path().join("deep");
+        std::fs::create_dir(&deep).expect("a folder");
+        std::fs::write(folder.path().join("a.jsonl"), "{}").expect("a file");
+        std::os::unix::fs::symlink(&deep, deep.join("loop")).expect("a link");
+        let store = Arc::new(object_store::local::LocalFileSystem::new());
+        let resolver = Memory(store);
+        let root = folder.path().display().to_string();
+        let uri = |pattern: &str| format!("{}/{pattern}", root.trim_start_matches('/'));
+        let listing = list(&source(&uri("*.jsonl")), &resolver, None).await.expect("lists");
+        assert_eq!(names(&listing), ["a.jsonl"]);
+        let error = list(&source(&uri("**/*.jsonl")), &resolver, None).await.expect_err("a loop");
+        assert!(error.hint().expect("a hint").contains("a link to its own folder"), "{error:?}");
     }
 
     #[tokio::test]
@@ -514,7 +603,7 @@ mod tests {
             ("a/*.{txt,csv,jsonl}", &["b.txt", "c.jsonl"]),
             ("{a/x-08,a/c}.{tar,jsonl}", &[]),
         ] {
-            let found = list(&source(uri), &resolver).await;
+            let found = list(&source(uri), &resolver, None).await;
             if let [_, ..] = expected {
                 assert_eq!(names(&found.expect("lists")), expected, "{uri}");
                 continue;
@@ -522,9 +611,9 @@ mod tests {
             let error = found.expect_err("one is not there").to_string();
             assert_eq!(error, "source `s` has no files: nothing matches `a/x-08.jsonl`");
         }
-        let error = list(&source("a/x-{08..12}.tar"), &resolver).await.expect_err("one is not there");
+        let error = list(&source("a/x-{08..12}.tar"), &resolver, None).await.expect_err("one is not there");
         assert_eq!(error.to_string(), "source `s` has no files: nothing matches `a/x-11.tar`");
-        let error = list(&source("a/x-{0..99999999}.tar"), &resolver).await.expect_err("too many");
+        let error = list(&source("a/x-{0..99999999}.tar"), &resolver, None).await.expect_err("too many");
         assert!(format!("{error:?}").contains("TooMany"), "{error:?}");
     }
 
@@ -532,7 +621,7 @@ mod tests {
     async fn an_exact_file_is_named_by_its_own_name() {
         let resolver = memory(&["a/b/x [1].jsonl", "a/{b,c}.jsonl"]).await;
         for uri in ["a/b/x [1].jsonl", "a/{b,c}.jsonl"] {
-            let listing = list(&source(uri), &resolver).await.expect("lists");
+            let listing = list(&source(uri), &resolver, None).await.expect("lists");
             assert_eq!(names(&listing), [uri.rsplit('/').next().expect("a name")]);
         }
     }
@@ -542,22 +631,22 @@ mod tests {
         let resolver =
             memory(&["f/captions.jsonl", "f/a.png", "t/b.txt", "t/_SUCCESS", "t/.x.txt", "t/c.bin"]).await;
         let pairs = SourceConfig { shape: Shape::Pair, ..source("f") };
-        assert_eq!(names(&list(&pairs, &resolver).await.expect("lists")), ["captions.jsonl"]);
+        assert_eq!(names(&list(&pairs, &resolver, None).await.expect("lists")), ["captions.jsonl"]);
         for (there, taken) in [
             (["f/metadata.csv", "f/captions.parquet"], "metadata.csv"),
             (["f/metadata.parquet", "f/a.jpg"], "metadata.parquet"),
             (["f/captions.csv", "f/metadata.jsonl"], "metadata.jsonl"),
         ] {
             let resolver = memory(&there).await;
-            assert_eq!(names(&list(&pairs, &resolver).await.expect("lists")), [taken]);
+            assert_eq!(names(&list(&pairs, &resolver, None).await.expect("lists")), [taken]);
         }
-        assert_eq!(names(&list(&source("t"), &resolver).await.expect("lists")), ["b.txt"]);
+        assert_eq!(names(&list(&source("t"), &resolver, None).await.expect("lists")), ["b.txt"]);
     }
 
     #[tokio::test]
     async fn nothing_found_names_what_is_nearby() {
         let resolver = memory(&["a/x.jsonl"]).await;
-        let error = list(&source("a/*.tar"), &resolver).await.expect_err("nothing");
+        let error = list(&source("a/*.tar"), &resolver, None).await.expect_err("nothing");
         assert_eq!(error.to_string(), "source `s` has no files: nothing matches `a/*.tar`");
         assert_eq!(error.hint().as_deref(), Some("there is `x.jsonl`"));
     }
@@ -572,9 +661,9 @@ mod tests {
             }
         }
         let web = Web(resolver);
-        let listing = list(&source("https://host/x.jsonl"), &web).await.expect("lists");
+        let listing = list(&source("https://host/x.jsonl"), &web, None).await.expect("lists");
         assert_eq!(names(&listing), ["x.jsonl"]);
-        let listing = list(&source("https://host/d/p-{1..0}.jsonl"), &web).await.expect("lists");
+        let listing = list(&source("https://host/d/p-{1..0}.jsonl"), &web, None).await.expect("lists");
         assert_eq!(names(&listing), ["p-0.jsonl", "p-1.jsonl"]);
         for (uri, expected) in [
             ("https://host/*.jsonl", "the exact address of one file"),
@@ -583,7 +672,7 @@ mod tests {
             ("https://host/{x,*}.jsonl", "the exact address of one file"),
             ("https://host/d/p-{0..2}.jsonl", "nothing matches `https://host/d/p-2.jsonl`"),
         ] {
-            let error = list(&source(uri), &web).await.expect_err("nothing").to_string();
+            let error = list(&source(uri), &web, None).await.expect_err("nothing").to_string();
             assert!(error.contains(expected), "{uri}: {error}");
         }
     }

@@ -37,6 +37,10 @@ pub(super) fn open(bucket: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
     if profile.access_key.is_none() && !finds_credentials(&environment) {
         return Err(no_credentials());
     }
+    for name in ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"] {
+        super::check_endpoint(name, environment(name).as_deref())?;
+    }
+    super::check_endpoint("endpoint_url", profile.endpoint.as_deref())?;
     let builder = AmazonS3Builder::new()
         .with_config(AmazonS3ConfigKey::Client(ClientConfigKey::Timeout), super::TIMEOUT)
         .with_conditional_put(S3ConditionalPut::ETagMatch);

@@ -5,8 +5,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, UInt32Array, UInt64Array};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type, UInt64Type};
+use arrow::array::{
+    Array, ArrayRef, AsArray, ListArray, RecordBatch, StringArray, StructArray, UInt32Array, UInt64Array,
+};
+use arrow::buffer::OffsetBuffer;
+use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, UInt32Type, UInt64Type};
 use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use object_store::path::Path;
@@ -21,10 +24,20 @@ use crate::read::table::Table;
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 
-/// The columns of a description: one row a file.
+/// The columns of a description: one row a unit, which DataFusion can't cut, however many files it has.
 pub(crate) fn description_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("unit", DataType::Utf8, false),
+        Field::new("files", DataType::List(file_item()), false),
+    ]))
+}
+
+fn file_item() -> Arc<Field> {
+    Arc::new(Field::new("item", DataType::Struct(file_fields()), false))
+}
+
+fn file_fields() -> Fields {
+    Fields::from(vec![
         Field::new("path", DataType::Utf8, false),
         Field::new("below", DataType::Utf8, false),
         Field::new("bytes", DataType::UInt64, false),
@@ -34,7 +47,7 @@ pub(crate) fn description_schema() -> SchemaRef {
         Field::new("end", DataType::UInt64, true),
         Field::new("first_row", DataType::UInt64, true),
         Field::new("only", DataType::List(Arc::new(Field::new("item", DataType::UInt64, true))), true),
-    ]))
+    ])
 }
 
 const FORMATS: [Format; 7] =
@@ -56,7 +69,6 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBat
     let format =
         |file: &InputFile| FORMATS.iter().position(|format| *format == file.format).unwrap_or(0) as u32;
     let columns: Vec<ArrayRef> = vec![
-        text(files.iter().map(|_| unit.id.as_str())),
         text(files.iter().map(|file| file.path.as_ref())),
         text(files.iter().map(|file| file.below.as_str())),
         Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.bytes))),
@@ -67,47 +79,55 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBat
         part(|part| part.first_row),
         Arc::new(ListArray::from_iter_primitive::<UInt64Type, _, _>((0..files.len()).map(only))),
     ];
-    Ok(RecordBatch::try_new(description_schema(), columns)?)
+    let offsets = OffsetBuffer::from_lengths([files.len()]);
+    let files = StructArray::try_new(file_fields(), columns, None)?;
+    let files = ListArray::try_new(file_item(), offsets, Arc::new(files), None)?;
+    Ok(RecordBatch::try_new(description_schema(), vec![text(std::iter::once(&*unit.id)), Arc::new(files)])?)
 }
 
 /// A file of a description.
 #[derive(Clone)]
 struct Described {
-    unit: String,
     file: InputFile,
     /// The rows that are asked for; all of them if `None`.
     only: Option<Arc<BTreeSet<u64>>>,
 }
 
-/// The files of a description.
-fn files(batch: &RecordBatch) -> PlanResult<Vec<Described>> {
-    let text = |column: usize| batch.column(column).as_string::<i32>();
-    let number = |column: usize| batch.column(column).as_primitive::<UInt64Type>();
+/// The units of a description, with their files.
+fn units(batch: &RecordBatch) -> PlanResult<Vec<(String, Vec<Described>)>> {
+    let (names, lists) = (batch.column(0).as_string::<i32>(), batch.column(1).as_list::<i32>());
+    let unit = |row| Ok((names.value(row).to_owned(), files(lists.value(row).as_struct())?));
+    (0..batch.num_rows()).map(unit).collect()
+}
+
+fn files(files: &StructArray) -> PlanResult<Vec<Described>> {
+    let text = |column: usize| files.column(column).as_string::<i32>();
+    let number = |column: usize| files.column(column).as_primitive::<UInt64Type>();
     let part = |row: usize| FilePart {
-        start: number(6).value(row),
-        end: number(7).value(row),
-        first_row: number(8).value(row),
+        start: number(5).value(row),
+        end: number(6).value(row),
+        first_row: number(7).value(row),
     };
-    let formats = batch.column(5).as_primitive::<UInt32Type>();
+    let formats = files.column(4).as_primitive::<UInt32Type>();
     let only = |row: usize| {
-        let lists = batch.column(9).as_list::<i32>();
+        let lists = files.column(8).as_list::<i32>();
         let rows = || lists.value(row).as_primitive::<UInt64Type>().values().iter().copied().collect();
         lists.is_valid(row).then(|| Arc::new(rows()))
     };
     let file = |row: usize| {
         let path =
-            Path::parse(text(1).value(row)).map_err(|error| DataFusionError::External(Box::new(error)))?;
+            Path::parse(text(0).value(row)).map_err(|error| DataFusionError::External(Box::new(error)))?;
         let file = InputFile {
             path,
-            below: text(2).value(row).to_owned(),
-            bytes: number(3).value(row),
-            e_tag: text(4).is_valid(row).then(|| text(4).value(row).to_owned()),
+            below: text(1).value(row).to_owned(),
+            bytes: number(2).value(row),
+            e_tag: text(3).is_valid(row).then(|| text(3).value(row).to_owned()),
             format: FORMATS[formats.value(row) as usize % FORMATS.len()],
-            part: number(6).is_valid(row).then(|| part(row)),
+            part: number(5).is_valid(row).then(|| part(row)),
         };
-        Ok(Described { unit: text(0).value(row).to_owned(), file, only: only(row) })
+        Ok(Described { file, only: only(row) })
     };
-    (0..batch.num_rows()).map(file).collect()
+    (0..files.len()).map(file).collect()
 }
 
 /// Reads units. A reader calls whoever wants its rows, so it has a thread of its own that is one batch ahead.
@@ -155,10 +175,10 @@ struct Running {
 
 impl Work for Readers {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
-        let files = files(&batch)?;
+        let units = units(&batch)?;
         let (sender, batches) = channel(1);
         let reading = Reading { operator: self.operator.clone(), sender };
-        let thread = self.operator.store.handle.spawn_blocking(move || reading.units(&files));
+        let thread = self.operator.store.handle.spawn_blocking(move || reading.units(&units));
         self.running = Some(Running { batches, thread });
         Ok(Vec::new())
     }
@@ -197,19 +217,19 @@ impl Reading {
         Ok(self.sender.blocking_send(batch).is_ok())
     }
 
-    fn units(&self, files: &[Described]) -> Result<(), PipelineError> {
-        files.chunk_by(|a, b| a.unit == b.unit).try_for_each(|unit| self.unit(unit).map(|_| ()))
+    fn units(&self, units: &[(String, Vec<Described>)]) -> Result<(), PipelineError> {
+        units.iter().try_for_each(|(unit, files)| self.unit(unit, files).map(|_| ()))
     }
 
-    fn unit(&self, files: &[Described]) -> Result<bool, PipelineError> {
+    fn unit(&self, unit: &str, files: &[Described]) -> Result<bool, PipelineError> {
         let Some(last) = files.last() else { return Ok(true) };
-        let input = self.operator.store.of_unit(&last.unit);
+        let input = self.operator.store.of_unit(unit);
         let mut read = 0;
         for (index, described) in files.iter().enumerate() {
             if described.only.as_ref().is_some_and(|only| only.is_empty()) {
                 continue;
             }
-            let (rows, more) = self.file(&input, &described.file, self.target(described, index))?;
+            let (rows, more) = self.file(&input, &described.file, self.target(unit, described, index))?;
             read += rows;
             if !more {
                 return Ok(false);
@@ -218,15 +238,15 @@ impl Reading {
                 break;
             }
         }
-        self.send(self.target(last, 0).end(read)?)
+        self.send(self.target(unit, last, 0).end(read)?)
     }
 
-    fn target(&self, described: &Described, index: usize) -> Target {
+    fn target(&self, unit: &str, described: &Described, index: usize) -> Target {
         let path = described.file.path.as_ref();
         Target {
             table: self.operator.table.clone(),
             schema: self.operator.schema.clone(),
-            unit: described.unit.clone(),
+            unit: unit.to_owned(),
             file: index as u32,
             folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
             only: described.only.clone(),

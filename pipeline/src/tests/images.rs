@@ -55,6 +55,17 @@ async fn archives_become_pairs_of_both_orders() {
     );
 }
 
+#[tokio::test]
+async fn pictures_of_many_archives_make_one_unit() {
+    let image = png(20, 30, [40, 0, 0]);
+    let archives: Vec<(String, Vec<u8>)> =
+        (0..40).map(|file| (format!("in/{file:02}.tar"), archive(&[("k", "cap", image.clone())]))).collect();
+    let borrowed: Vec<_> = archives.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    let job = Job::new(&corpus(&borrowed).await);
+    let report = job.run(config(vec![pairs("pics", "in/*.tar")])).await.expect("runs");
+    assert_eq!((report.units, report.statistics.images), (1, 40));
+}
+
 /// Pixels and latents are what costs: a copy is dropped before both.
 #[tokio::test]
 async fn a_copy_of_a_picture_is_never_encoded() {
@@ -173,6 +184,10 @@ async fn images_need_a_codec_that_fits() {
     odd.codec.as_mut().expect("a codec").patch = 3;
     let error = job.plan(odd).await.expect_err("4 is no multiple of 3");
     assert!(matches!(error, PipelineError::CodecShape { height: 4, patch: 3, .. }), "{error}");
+    let mut uneven = config(sources());
+    uneven.codec.as_mut().expect("a codec").size = 18;
+    let error = job.plan(uneven).await.expect_err("18 is no multiple of 4");
+    assert!(error.to_string().starts_with("`codec.size` is 18, expected a multiple of 4"), "{error}");
     let small = PreprocessConfig { context: 17, ..config(sources()) };
     let error = job.plan(small).await.expect_err("an image does not fit");
     assert!(error.to_string().starts_with("`context` is 17"), "{error}");

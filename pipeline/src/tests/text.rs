@@ -340,6 +340,35 @@ async fn a_large_file_is_cut_at_lines() {
     }
 }
 
+/// However many files a unit has, it is one unit with one commit.
+#[tokio::test]
+async fn a_unit_may_have_thousands_of_files() {
+    let files: Vec<(String, String)> =
+        (0..1300).map(|file| (format!("in/{file:04}.jsonl"), format!("{{\"text\":\"{file}\"}}\n"))).collect();
+    let borrowed: Vec<_> = files.iter().map(|(path, text)| (path.as_str(), text.as_bytes())).collect();
+    let job = Job::new(&corpus(&borrowed).await);
+    let report = job.run(config(vec![texts("web", "in/*.jsonl")])).await.expect("runs");
+    assert_eq!((report.units, report.sources[0].statistics.read), (1, 1300));
+    let found: Vec<String> = documents(&job.output).await.into_iter().map(|(_, _, text)| text).collect();
+    let expected: Vec<String> = (0..1300).map(|file| file.to_string()).collect();
+    assert_eq!(found, expected);
+}
+
+/// What the job wrote itself is no input, though it lies below the source's folder.
+#[tokio::test]
+async fn the_output_is_never_read_as_input() {
+    let lines = "{\"text\":\"a\"}\n{\"text\":\"\"}\n";
+    for uri in ["data", "data/**/*"] {
+        let inputs = corpus(&[("data/a.jsonl", lines.as_bytes())]).await;
+        let mut job = Job::new(&inputs);
+        job.output =
+            crate::Location { store: inputs.clone(), prefix: Path::from("data/packed"), local: None };
+        let config = PreprocessConfig { max_reject_share: 1.0, ..config(vec![texts("web", uri)]) };
+        assert_eq!(job.run(config.clone()).await.expect("runs").sources[0].statistics.read, 2);
+        assert!(job.run(config).await.expect("nothing is new").already_complete, "{uri}");
+    }
+}
+
 #[tokio::test]
 async fn of_equal_rows_the_first_is_kept() {
     let text = |text: &str| format!("{{\"text\":\"{text}\"}}\n");
