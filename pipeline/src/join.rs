@@ -15,10 +15,11 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
 use datafusion::common::{JoinType, NullEquality};
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, cast, lit};
-use datafusion::physical_expr::expressions::{cast as physical_cast, col};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::expressions::{col, try_cast};
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::{DataFrame, ident};
 use futures::StreamExt;
 
@@ -28,7 +29,7 @@ use crate::memory::Memory;
 use crate::operators::unit_read::describe;
 use crate::plan::session;
 use crate::read::batch::TEXT_ROWS;
-use crate::read::table::{DETAIL, FILE, KIND, Kind, REASON, ROW, Table, visible};
+use crate::read::table::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, find};
 use crate::units::{Listing, Resolver, Unit, list};
@@ -111,7 +112,7 @@ impl Join {
     /// Checks it against the source's own columns.
     pub(crate) fn check(&self, own: &Table) -> Result<(), PipelineError> {
         for (key, _) in &self.on {
-            let Ok(field) = own.schema.field_with_name(key) else {
+            let Some(field) = own.visible_fields().find(|field| field.name() == key) else {
                 return Err(PipelineError::NoColumn {
                     name: self.source.clone(),
                     column: key.clone(),
@@ -226,8 +227,13 @@ impl Join {
         let (left, right) = (table.schema(), source.schema());
         let mut on = Vec::with_capacity(self.on.len());
         for (index, key) in self.own_keys().enumerate() {
-            let own = physical_cast(col(key, &right)?, &right, DataType::Utf8)?;
+            // What is no text is like no key.
+            let own = try_cast(col(key, &right)?, &right, DataType::Utf8)?;
             on.push((col(&key_name(index), &left)?, own));
+        }
+        if source.output_ordering().is_none() {
+            let what = "a join needs to know of an order of the rows, or it gives matched ones first";
+            return Err(DataFusionError::Internal(what.to_owned()).into());
         }
         let join = HashJoinExec::try_new(
             table,
@@ -246,7 +252,7 @@ impl Join {
 
 /// A name that no column of a file has.
 fn key_name(index: usize) -> String {
-    format!("_join_key_{index}")
+    format!("{OWN}join_key_{index}")
 }
 
 fn key_hash(keys: &[&str]) -> u128 {

@@ -6,7 +6,8 @@ use arrow::array::{ArrayRef, Int64Array};
 use object_store::ObjectStore;
 
 use super::fixtures::{
-    Job, arrow_file, batch, config, corpus, counts, documents, files, pairs, parquet, png, strings, texts,
+    Job, arrow_file, batch, config, corpus, counts, documents, files, pairs, parquet, png, rows, strings,
+    texts,
 };
 use crate::{CaptionChoice, JoinConfig, JoinKeys, PipelineError, PreprocessConfig, SourceConfig, Template};
 
@@ -91,6 +92,86 @@ async fn a_join_moves_no_row() {
         assert_eq!(documents(&job.output).await, documents(&plain.output).await);
         let found = files(&job.output).await;
         assert_eq!(expected.get_or_insert_with(|| found.clone()), &found, "{threads} threads");
+    }
+}
+
+/// Rows of many batches: matched, unmatched, without a key, refused, and copies of each other. `joined`: with what the table
+/// of [`many_scores`] says of them.
+fn many(joined: bool) -> Vec<u8> {
+    let line = |row: usize| match row % 13 {
+        5 => "{oops\n".to_owned(),
+        7 => format!("{{\"text\":[{row}],\"key\":{row}}}\n"),
+        rest => {
+            let text = format!("text {}", row % 601);
+            let key = if rest == 9 { "null".to_owned() } else { row.to_string() };
+            let score = if joined && rest != 9 { score(row) } else { None };
+            let score = score.map_or("null".to_owned(), |score| score.to_string());
+            let with = if joined { format!(",\"score\":{score}") } else { String::new() };
+            format!("{{\"text\":\"{text}\",\"key\":{key},\"part\":\"p{}\"{with}}}\n", row % 3)
+        }
+    };
+    (0..2000).map(line).collect::<String>().into()
+}
+
+/// What the table says of a key: something of every seventh, and of none in the middle.
+fn score(key: usize) -> Option<usize> {
+    (key.is_multiple_of(7) && !(700..1400).contains(&key)).then_some(key % 100)
+}
+
+fn many_scores() -> Vec<u8> {
+    let line = |key: usize| score(key).map(|score| format!("{key},p{},{score}\n", key % 3));
+    let lines: String = (0..2000).rev().filter_map(line).collect();
+    format!("key,part,score\n{lines}").into()
+}
+
+/// A join used to give the matched rows of a batch first. With the table's columns in the rows there is nothing to join.
+#[tokio::test]
+async fn a_join_gives_what_rows_with_the_same_columns_give() {
+    let inputs = corpus(&[
+        ("in/a.jsonl", &many(false)),
+        ("plain/a.jsonl", &many(true)),
+        ("side/scores.csv", &many_scores()),
+    ])
+    .await;
+    let text = Some("text || coalesce(cast(score as varchar), '') as text, key as id".to_owned());
+    let some = |sql: &str| Some(sql.to_owned());
+    let clauses = [
+        (some("score is null or score <> '0'"), None),
+        (None, text.clone()),
+        (some("score is null or cast(score as int) % 3 <> 1"), text),
+        (some("cast(coalesce(score, '1') as int) <> 14 and 5 / (key % 50) < 5"), None),
+    ];
+    for keys in [on("key"), renamed(&[("key", "key"), ("part", "part")])] {
+        for ((filter, select), deduplicate) in
+            clauses.iter().flat_map(|clauses| [(clauses, false), (clauses, true)])
+        {
+            let mut found = Vec::new();
+            for (join, threads) in [(true, 1), (true, 4), (false, 2)] {
+                let source = SourceConfig {
+                    filter: filter.clone(),
+                    select: select.clone(),
+                    ..joined("side/scores.csv", keys.clone())
+                };
+                let take = |join: JoinConfig| JoinConfig { columns: vec!["score".to_owned()], ..join };
+                let source = SourceConfig { join: source.join.map(take), ..source };
+                let mut source = if join { source } else { SourceConfig { join: None, ..source } };
+                if !join {
+                    source.uri = "plain/*.jsonl".to_owned();
+                    source.filter = source.filter.map(|sql| sql.replace("score", "cast(score as varchar)"));
+                }
+                let job = Job { threads, ..Job::new(&inputs) };
+                let whole = PreprocessConfig { deduplicate, ..config(vec![source]) };
+                let report = job.run(whole).await.expect("runs");
+                let (counts, rows) = (counts(&report), rows(&job.output).await);
+                assert_eq!((counts[0], counts[2] > 250, counts[4] > 0), (2000, true, deduplicate));
+                let refused =
+                    files(&job.output).await.into_iter().filter(|(name, _)| name.starts_with("rejects/"));
+                let refused: Vec<Vec<u8>> = refused.map(|(_, bytes)| bytes).collect();
+                found.push((counts, rows, refused));
+            }
+            assert_eq!(found[0], found[2], "{filter:?} {select:?}, deduplicate {deduplicate}");
+            assert_eq!(found[1], found[2], "{filter:?} {select:?}, deduplicate {deduplicate}");
+        }
     }
 }
 
