@@ -32,6 +32,7 @@ use crate::read::batch::TEXT_ROWS;
 use crate::read::table::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, find};
+use crate::sql::root_cause;
 use crate::units::{Listing, Resolver, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
@@ -171,12 +172,24 @@ impl Join {
         let frame = self.rows().await?.select([own.to_vec(), self.keys()].concat())?;
         let mut batches = frame.execute_stream().await?;
         let mut seen = HashSet::new();
-        while let Some(batch) = batches.next().await.transpose()? {
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|error| self.unreadable(error))?;
             for row in 0..batch.num_rows() {
                 self.check_row(&batch, row, &mut seen)?;
             }
         }
         Ok(())
+    }
+
+    /// An error of the plan that reads the table, such as a key that is no text.
+    fn unreadable(&self, error: DataFusionError) -> PipelineError {
+        match PipelineError::from(error) {
+            PipelineError::Plan(error) => self.wrong(
+                format!("`{}` can't be read: {}", self.name(), root_cause(&error)),
+                "name columns of texts or numbers in `join.on`",
+            ),
+            other => other,
+        }
     }
 
     fn check_row(

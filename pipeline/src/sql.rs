@@ -143,7 +143,9 @@ pub(crate) fn root_cause(error: &DataFusionError) -> String {
         other => other.message().into_owned(),
     };
     let said = said.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
-    said.split_whitespace().collect::<Vec<_>>().join(" ")
+    // Regular expressions are shown between lines of `~`.
+    let is_line = |word: &&str| word.len() > 8 && word.bytes().all(|byte| byte == b'~');
+    said.split_whitespace().filter(|word| !is_line(word)).collect::<Vec<_>>().join(" ")
 }
 
 fn hint(error: &DataFusionError) -> &'static str {

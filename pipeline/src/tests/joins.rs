@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, BinaryArray, Int64Array};
 use object_store::ObjectStore;
 
 use super::fixtures::{
@@ -219,6 +219,34 @@ async fn several_columns_may_be_the_key() {
     let report = job.run(config(vec![source])).await.expect("runs");
     // Nulls are equal to nothing, and may be there twice.
     assert_eq!(counts(&report), [3, 1, 0, 2, 0]);
+}
+
+/// Keys are compared as text, so bytes that are no text find nothing, and are no key of a table.
+#[tokio::test]
+async fn a_key_of_bytes_that_are_no_text_finds_nothing() {
+    let keys: [&[u8]; 2] = [b"a", b"\xff"];
+    let keys: ArrayRef = Arc::new(BinaryArray::from_iter_values(keys));
+    let own = batch(vec![("text", strings(&[Some("x"), Some("y")])), ("key", keys.clone())]);
+    let table = batch(vec![("key", keys), ("score", strings(&[Some("1"), Some("2")]))]);
+    let inputs = corpus(&[
+        ("in/a.parquet", &parquet(&[own])),
+        ("side/t.csv", b"key,score\na,1\n"),
+        ("side/t.parquet", &parquet(&[table])),
+    ])
+    .await;
+    let source = |table: &str| SourceConfig {
+        uri: "in/a.parquet".to_owned(),
+        filter: Some("score is null".to_owned()),
+        ..joined(table, on("key"))
+    };
+    let job = Job::new(&inputs);
+    let report = job.run(config(vec![source("side/t.csv")])).await.expect("runs");
+    assert_eq!(counts(&report), [2, 1, 0, 1, 0]);
+    let error = job.plan(config(vec![source("side/t.parquet")])).await.expect_err("no text");
+    assert!(
+        error.to_string().starts_with("`join` of source `web` can't be used: `t.parquet` can't be read"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

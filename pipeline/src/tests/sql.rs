@@ -26,31 +26,33 @@ fn owned(expected: &[(u64, &str)]) -> Vec<(u64, String)> {
 /// One row that a cast, a division or a comparison fails on used to end the job.
 #[tokio::test]
 async fn a_row_that_sql_fails_on_is_refused_and_the_others_are_not() {
-    let csv = b"text,n\na,1\nb,x\nc,3\n";
-    let mixed = b"{\"text\":\"a\",\"n\":1}\n{\"text\":\"b\",\"n\":\"x\"}\n{\"text\":\"c\",\"n\":3}\n";
-    let numbers = b"{\"text\":\"a\",\"n\":1}\n{\"text\":\"b\",\"n\":2}\n{\"text\":\"c\",\"n\":3}\n";
-    let cast = "Cannot cast string 'x' to value of";
-    let cases: [(&[u8], &str, &str, &str, &str, &str); 6] = [
-        (csv, "csv", "cast(n as int) > 1", "", "c", cast),
-        (csv, "csv", "", "concat('n', cast(n as int)) as text", "n1 n3", cast),
-        (mixed, "jsonl", "n > 1", "", "c", cast),
-        (numbers, "jsonl", "10 / (n - 2) > 0", "", "c", "Divide by zero error"),
-        (numbers, "jsonl", "", "cast(10 / (n - 2) as varchar) as text", "-10 10", "Divide by zero error"),
-        (numbers, "jsonl", "10 / (n - 2) > 0", "upper(text) as text", "C", "Divide by zero error"),
+    let inputs = corpus(&[
+        ("in/a.csv", b"text,n\na,1\nb,x\nc,3\n"),
+        (
+            "in/mixed.jsonl",
+            b"{\"text\":\"a\",\"n\":1}\n{\"text\":\"b\",\"n\":\"x\"}\n{\"text\":\"c\",\"n\":3}\n",
+        ),
+        ("in/b.jsonl", b"{\"text\":\"a\",\"n\":1}\n{\"text\":\"b\",\"n\":2}\n{\"text\":\"c\",\"n\":3}\n"),
+    ])
+    .await;
+    let (cast, zero) = ("Cast error: Cannot cast string 'x' to value of", "Divide by zero error");
+    let cases = [
+        ("in/a.csv", "cast(n as int) > 1", "", "c", cast),
+        ("in/a.csv", "", "concat('n', cast(n as int)) as text", "n1 n3", cast),
+        ("in/mixed.jsonl", "n > 1", "", "c", cast),
+        ("in/b.jsonl", "10 / (n - 2) > 0", "", "c", zero),
+        ("in/b.jsonl", "", "cast(10 / (n - 2) as varchar) as text", "-10 10", zero),
+        ("in/b.jsonl", "10 / (n - 2) > 0", "upper(text) as text", "C", zero),
     ];
-    for (bytes, form, filter, select, expected, said) in cases {
-        let path = format!("in/a.{form}");
-        let job = Job::new(&corpus(&[(&path, bytes)]).await);
-        let report = job.run(config(vec![source(&path, filter, select)])).await.expect("runs");
+    for (uri, filter, select, expected, said) in cases {
+        let job = Job::new(&inputs);
+        let report = job.run(config(vec![source(uri, filter, select)])).await.expect("runs");
         let texts: Vec<String> = kept(&job).await.into_iter().map(|(_, text)| text).collect();
         assert_eq!(texts.join(" "), expected, "{filter} {select}");
         let found = counts(&report);
         assert_eq!((found[0], found[2]), (3, 1), "{filter} {select}");
         let lines = reject_lines(&job.output).await;
-        assert_eq!(
-            (lines[0].row, lines[0].reason.as_str()),
-            (if form == "csv" { lines[0].row } else { 1 }, "sql_error")
-        );
+        assert_eq!((lines[0].row, lines[0].reason.as_str()), (1, "sql_error"));
         let clause = if filter.is_empty() { "`select`: " } else { "`where`: " };
         let detail = &lines[0].detail;
         assert!(detail.starts_with(clause) && detail.contains(said), "{detail}");
