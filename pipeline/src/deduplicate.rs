@@ -65,10 +65,16 @@ pub(crate) struct UnitDuplicates {
     rest: Range<u64>,
     read: Vec<u8>,
     at: usize,
+    /// The place that was asked for last.
+    asked: (u32, u64),
 }
 
 impl Duplicates {
     /// Whether the row is a copy. The rows of a unit must be asked for in their order.
+    ///
+    /// # Errors
+    ///
+    /// If they are not, because then a copy would be missed, or if the file can't be read.
     pub(crate) fn contains(
         &self,
         unit_copies: &mut UnitDuplicates,
@@ -81,9 +87,15 @@ impl Duplicates {
             let rest = self.units.get(unit).cloned().unwrap_or_default();
             *unit_copies = UnitDuplicates { unit: unit.to_owned(), rest, ..UnitDuplicates::default() };
         }
+        let asked = (file, row);
+        if asked < unit_copies.asked {
+            let what = format!("row {row} of file {file} of `{unit}` came behind {:?}", unit_copies.asked);
+            return Err(PipelineError::Plan(DataFusionError::Internal(what)));
+        }
+        unit_copies.asked = asked;
         while let Some(place) = unit_copies.next(places).map_err(io_error("read"))? {
-            if place >= (file, row) {
-                return Ok(place == (file, row));
+            if place >= asked {
+                return Ok(place == asked);
             }
             unit_copies.at += PLACE_BYTES as usize;
         }
@@ -484,5 +496,19 @@ mod tests {
             .collect();
         assert_eq!(found(64 << 20).await, expected);
         assert_eq!(found(600 << 10).await, expected);
+    }
+
+    /// A row that comes too late would be taken for no copy.
+    #[test]
+    fn rows_out_of_their_order_are_an_error() {
+        let duplicates =
+            Duplicates { file: Some(tempfile::tempfile().expect("a file")), ..Duplicates::default() };
+        let mut at = UnitDuplicates::default();
+        let mut ask = |unit, file, row| duplicates.contains(&mut at, unit, file, row);
+        for (unit, file, row) in [("u0", 0, 0), ("u0", 0, 7), ("u0", 1, 3), ("u1", 0, 0), ("u1", 0, 2)] {
+            assert!(!ask(unit, file, row).expect("in order"));
+        }
+        let error = ask("u1", 0, 1).expect_err("out of order");
+        assert!(matches!(error, PipelineError::Plan(DataFusionError::Internal(_))), "{error}");
     }
 }

@@ -2,6 +2,8 @@
 
 use datafusion::error::DataFusionError;
 
+use crate::read::table::{OWN, is_own};
+
 /// An error of a store, codec or resolver, whatever its type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -131,6 +133,8 @@ pub enum PipelineError {
         clause: &'static str,
         /// The complaint.
         what: String,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// Images without something to encode them.
     #[error("source `{name}` has images, but no codec is configured")]
@@ -349,9 +353,12 @@ impl PipelineError {
             Self::Unreadable { .. } => {
                 "look at the file; if it is of another form than its name says, set `format`".to_owned()
             }
+            Self::NoColumn { column, .. } if is_own(column) => {
+                format!("names that begin with `{OWN}` are kept for columns of the program: rename the column")
+            }
             Self::NoColumn { .. } => {
                 "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
-                 `a.b` is the field `b` of the column `a`"
+                 `a.b` is the field `b` of the column `a`; names are case-sensitive"
                     .to_owned()
             }
             Self::WrongColumn { .. } => {
@@ -360,12 +367,9 @@ impl PipelineError {
             Self::Columns { .. } => {
                 "take the files as two sources, or write them again with one type".to_owned()
             }
-            Self::Join { hint, .. } => (*hint).to_owned(),
+            Self::Join { hint, .. } | Self::Sql { hint, .. } => (*hint).to_owned(),
             Self::LargeBatch { .. } => {
                 "write the file again in smaller record batches, or as Parquet".to_owned()
-            }
-            Self::Sql { .. } => {
-                "column names are case-sensitive, and quoted with double quotes where they are no plain words".to_owned()
             }
             Self::Tokenizer { source, .. } if is_marker(source) => {
                 "name a control piece of its vocabulary with `tokenizer.bos` and `tokenizer.eos`, or leave both out for \

@@ -15,10 +15,11 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
 use datafusion::common::{JoinType, NullEquality};
+use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, cast, lit};
-use datafusion::physical_expr::expressions::{cast as physical_cast, col};
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_expr::expressions::{col, try_cast};
 use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use datafusion::prelude::{DataFrame, ident};
 use futures::StreamExt;
 
@@ -29,9 +30,10 @@ use crate::memory::Memory;
 use crate::operators::unit_read::describe;
 use crate::plan::session;
 use crate::read::batch::TEXT_ROWS;
-use crate::read::table::{DETAIL, FILE, KIND, Kind, REASON, ROW, Table, visible};
+use crate::read::table::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, find};
+use crate::sql::root_cause;
 use crate::units::{Listing, Resolver, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
@@ -113,7 +115,7 @@ impl Join {
     /// Checks it against the source's own columns.
     pub(crate) fn check(&self, own: &Table) -> Result<(), PipelineError> {
         for (key, _) in &self.on {
-            let Ok(field) = own.schema.field_with_name(key) else {
+            let Some(field) = own.visible_fields().find(|field| field.name() == key) else {
                 return Err(PipelineError::NoColumn {
                     name: self.source.clone(),
                     column: key.clone(),
@@ -172,12 +174,24 @@ impl Join {
         let frame = self.rows().await?.select([own.to_vec(), self.keys()].concat())?;
         let mut batches = frame.execute_stream().await?;
         let mut seen = HashSet::new();
-        while let Some(batch) = batches.next().await.transpose()? {
+        while let Some(batch) = batches.next().await {
+            let batch = batch.map_err(|error| self.unreadable(error))?;
             for row in 0..batch.num_rows() {
                 self.check_row(&batch, row, &mut seen)?;
             }
         }
         Ok(())
+    }
+
+    /// An error of the plan that reads the table, such as a key that is no text.
+    fn unreadable(&self, error: DataFusionError) -> PipelineError {
+        match PipelineError::from(error) {
+            PipelineError::Plan(error) => self.wrong(
+                format!("`{}` can't be read: {}", self.name(), root_cause(&error)),
+                "name columns of texts or numbers in `join.on`",
+            ),
+            other => other,
+        }
     }
 
     fn check_row(
@@ -228,8 +242,13 @@ impl Join {
         let (left, right) = (table.schema(), source.schema());
         let mut on = Vec::with_capacity(self.on.len());
         for (index, key) in self.own_keys().enumerate() {
-            let own = physical_cast(col(key, &right)?, &right, DataType::Utf8)?;
+            // What is no text is like no key.
+            let own = try_cast(col(key, &right)?, &right, DataType::Utf8)?;
             on.push((col(&key_name(index), &left)?, own));
+        }
+        if source.output_ordering().is_none() {
+            let what = "a join needs to know of an order of the rows, or it gives matched ones first";
+            return Err(DataFusionError::Internal(what.to_owned()).into());
         }
         let join = HashJoinExec::try_new(
             table,
@@ -248,7 +267,7 @@ impl Join {
 
 /// A name that no column of a file has.
 fn key_name(index: usize) -> String {
-    format!("_join_key_{index}")
+    format!("{OWN}join_key_{index}")
 }
 
 fn key_hash(keys: &[&str]) -> u128 {

@@ -41,6 +41,7 @@ mod retry;
 #[cfg(test)]
 pub(crate) mod samples;
 mod source;
+mod sql;
 #[cfg(test)]
 mod tests;
 mod train;

@@ -43,13 +43,15 @@ pub enum RejectReason {
     TooLong,
     /// A member of an archive, or a path, that is damaged or leads outside its place.
     BadEntry,
+    /// A row that `where` or `select` fails on.
+    SqlError,
     /// The store failed for this object, after all retries.
     Io,
 }
 
 impl RejectReason {
     /// All reasons, in the order of the report.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::InvalidUtf8,
         Self::InvalidJson,
         Self::WrongType,
@@ -66,6 +68,7 @@ impl RejectReason {
         Self::LatentNotFinite,
         Self::TooLong,
         Self::BadEntry,
+        Self::SqlError,
         Self::Io,
     ];
 
@@ -88,6 +91,7 @@ impl RejectReason {
             Self::LatentNotFinite => "latent_not_finite",
             Self::TooLong => "too_long",
             Self::BadEntry => "bad_entry",
+            Self::SqlError => "sql_error",
             Self::Io => "io",
         }
     }

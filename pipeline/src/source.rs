@@ -1,26 +1,26 @@
 //! One source of a job: its files, its columns, its units, and the part of the plan that gives its rows.
 //!
-//! The SQL of a person is planned by DataFusion over a table whose scan is [`UnitRead`], so only the columns that
+//! What a person's SQL asks for is planned by DataFusion over a table whose scan is [`UnitRead`], so only the columns that
 //! it names are read; the columns of a joined table belong to it like the source's own. Refused rows and the ends of
-//! units pass every filter.
+//! units pass every filter. Once planned, the nodes of the SQL are replaced by ours, which refuse the rows it fails on.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, SchemaRef};
+use arrow::compute::can_cast_types;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
-use datafusion::common::SchemaError;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableType};
+use datafusion::logical_expr::{Expr, TableType, lit};
 use datafusion::physical_expr::expressions::col;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
-use datafusion::prelude::{DataFrame, SessionContext, ident};
+use datafusion::prelude::{SessionContext, ident};
 use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
 use serde_json::Value;
@@ -34,13 +34,15 @@ use crate::memory::Memory;
 use crate::operators::decode::Decode;
 use crate::operators::items::Captioning;
 use crate::operators::picture_rows::PictureRowsExec;
+use crate::operators::sql::row_by_row;
 use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::United;
-use crate::read::table::{Found, KIND, Table, system_fields, visible};
+use crate::read::table::{Found, KIND, Kind, Table, pictures_type, system_fields, texts_type, visible};
 use crate::read::{Folder, Input, infer, ipc, parquet};
+use crate::sql::Clause;
 use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
 
@@ -221,10 +223,6 @@ pub(crate) enum Columns {
     Texts,
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 impl SourcePlan {
     /// Makes the names of the files of all units known, once these have their own names.
     pub(crate) fn name_files(&mut self) {
@@ -289,90 +287,85 @@ impl SourcePlan {
             .iter()
             .map(|unit| describe(unit, &self.listing.files).map(|batch| vec![batch]))
             .collect::<Result<_, _>>()?;
+        context.register_table("source", Arc::new(EmptyTable::new(Arc::new(self.visible()))))?;
+        let filter = match &self.config.filter {
+            Some(sql) => Some(self.clause("where").condition(sql, &context).await?),
+            None => None,
+        };
+        let wanted = self.wanted(&context, columns).await?;
+        context.deregister_table("source")?;
         let (name, table, input) = (self.config.name.clone(), self.table.clone(), self.input.clone());
         let provider = SourceTable::new(name, table, input, descriptions).joined(self.join.clone());
         context.register_table("source", Arc::new(provider))?;
-        self.check_clauses(&context).await?;
+        let mut frame = context.table("source").await?;
+        if let Some(condition) = filter {
+            // Refused rows and the ends of units pass every filter.
+            frame = frame.filter(ident(KIND).not_eq(lit(Kind::Row as u8)).or(condition))?;
+        }
+        let own = system_fields().into_iter().map(|field| ident(field.name()));
+        let frame = frame.select(own.chain(wanted).collect::<Vec<_>>())?;
         let clause = if self.config.select.is_some() { "select" } else { "where" };
-        let frame = context.sql(&self.sql()).await.map_err(|error| self.sql_error(clause, error))?;
-        let frame = self.only_needed(frame, columns)?;
-        let plan = frame.create_physical_plan().await.map_err(|error| self.sql_error(clause, error))?;
-        let plan = plan.transform_up(filter_as_it_comes)?.data;
+        let plan = frame.create_physical_plan().await.map_err(|error| self.clause(clause).failed(&error))?;
+        let plan = row_by_row(plan, clause)?.transform_up(filter_as_it_comes)?.data;
         Ok(if images { Arc::new(PictureRowsExec::new(plan)) } else { plan })
     }
 
-    /// Each clause by itself, so that an error names the right one.
-    async fn check_clauses(&self, context: &SessionContext) -> Result<(), PipelineError> {
-        let source = context.table("source").await?;
-        if let Some(filter) = &self.config.filter {
-            source.parse_sql_expr(filter).map_err(|error| self.sql_error("where", error))?;
-        }
-        let known = with_joined(&self.table, self.join.as_deref());
-        for (key, column) in &self.table.parts {
-            if known.field_with_name(column).is_err() && self.config.select.is_none() {
-                // The image of a pair is always there: the table has been made around it.
-                return Err(self.no_column(column, key));
-            }
-        }
-        Ok(())
+    /// The columns that SQL can name.
+    fn visible(&self) -> Schema {
+        let joined = self.join.iter().flat_map(|join| &join.fields);
+        Schema::new(self.table.visible_fields().chain(joined).cloned().collect::<Vec<_>>())
     }
 
-    fn sql(&self) -> String {
-        let own: Vec<String> = system_fields().iter().map(|field| quoted(field.name())).collect();
-        let columns = match &self.config.select {
-            Some(select) => select.clone(),
-            None => {
-                let column =
-                    |(name, column): &(&str, String)| format!("{} AS {}", quoted(column), quoted(name));
-                self.table.parts.iter().map(column).collect::<Vec<_>>().join(", ")
-            }
-        };
-        let mut sql = format!("SELECT {}, {columns}\nFROM source", own.join(", "));
-        if let Some(filter) = &self.config.filter {
-            // Refused rows and the ends of units pass every filter.
-            sql.push_str(&format!("\nWHERE {} <> 0 OR (\n{filter}\n)", quoted(KIND)));
-        }
-        sql
+    fn clause(&self, name: &'static str) -> Clause {
+        let available = visible(self.visible().fields().iter().map(AsRef::as_ref));
+        Clause { source: self.config.name.clone(), name, available }
     }
 
-    /// Keeps the columns that are needed, which lets the reader skip the others.
-    fn only_needed(&self, frame: DataFrame, columns: Columns) -> Result<DataFrame, PipelineError> {
-        let mut only_rows = true;
-        frame.logical_plan().apply(|node| {
-            let row_wise = matches!(
-                node,
-                LogicalPlan::Projection(_)
-                    | LogicalPlan::Filter(_)
-                    | LogicalPlan::TableScan(_)
-                    | LogicalPlan::SubqueryAlias(_)
-            );
-            only_rows &= row_wise;
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-        if !only_rows {
-            let what = "only expressions over the columns of one row are possible".to_owned();
-            return Err(PipelineError::Sql { name: self.config.name.clone(), clause: "select", what });
-        }
-        let given: Vec<String> = frame.schema().fields().iter().map(|field| field.name().clone()).collect();
+    /// The columns that are needed of those that `select` gives, or that the keys name.
+    async fn wanted(&self, context: &SessionContext, columns: Columns) -> Result<Vec<Expr>, PipelineError> {
         let wanted: &[&str] = match (self.config.shape, columns) {
-            (Shape::Text, _) => &["text"],
-            (Shape::Pair, Columns::Document) => &["caption", "image"],
-            (Shape::Pair, Columns::Texts) => &["caption"],
-            (Shape::Interleaved, Columns::Document) => &["texts", "images"],
-            (Shape::Interleaved, Columns::Texts) => &["texts"],
+            (Shape::Text, _) => &["text", "id"],
+            (Shape::Pair, Columns::Document) => &["caption", "image", "id"],
+            (Shape::Pair, Columns::Texts) => &["caption", "id"],
+            (Shape::Interleaved, Columns::Document) => &["texts", "images", "id"],
+            (Shape::Interleaved, Columns::Texts) => &["texts", "id"],
         };
-        if let Some(missing) = wanted.iter().find(|name| !given.iter().any(|given| given == *name)) {
-            let what = format!(
-                "it gives no column `{missing}`, which the shape `{}` needs",
-                self.config.shape.name()
-            );
-            return Err(PipelineError::Sql { name: self.config.name.clone(), clause: "select", what });
+        let Some(select) = &self.config.select else { return self.named_by_keys(wanted) };
+        let clause = self.clause("select");
+        let (given, schema) = clause.columns(select, context).await?;
+        let mut exprs = Vec::with_capacity(wanted.len());
+        for name in wanted {
+            let Some(at) = schema.fields().iter().position(|field| field.name() == name) else {
+                if *name == "id" {
+                    continue;
+                }
+                let shape = self.config.shape.name();
+                let what = format!("it gives no column `{name}`, which the shape `{shape}` needs");
+                return Err(clause.unusable(what, "name what it gives: `body as text`"));
+            };
+            let of = schema.field(at).data_type();
+            if !can_be(name, of) {
+                let what = format!("its column `{name}` is {of}, which is no {}", meant(name));
+                return Err(clause.unusable(what, "make another of it with an expression"));
+            }
+            exprs.push(given[at].clone());
         }
-        let own = system_fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
-        let chosen = own.iter().map(String::as_str).chain(wanted.iter().copied());
-        let id = given.iter().any(|given| given == "id").then_some("id");
-        let exprs: Vec<Expr> = chosen.chain(id).map(ident).collect();
-        Ok(frame.select(exprs)?)
+        Ok(exprs)
+    }
+
+    fn named_by_keys(&self, wanted: &[&str]) -> Result<Vec<Expr>, PipelineError> {
+        let known = self.visible();
+        let mut exprs = Vec::with_capacity(wanted.len());
+        for (name, column) in &self.table.parts {
+            if known.field_with_name(column).is_err() {
+                // The image of a pair is always there: the table has been made around it.
+                return Err(self.no_column(column, name));
+            }
+            if wanted.contains(name) {
+                exprs.push(ident(column).alias(*name));
+            }
+        }
+        Ok(exprs)
     }
 
     fn no_column(&self, column: &str, key: &str) -> PipelineError {
@@ -380,35 +373,29 @@ impl SourcePlan {
         PipelineError::NoColumn {
             name: self.config.name.clone(),
             column: column.to_owned(),
-            available: [self.table.visible(), self.joined_names()].concat(),
-        }
-    }
-
-    fn joined_names(&self) -> Vec<String> {
-        self.join.iter().flat_map(|join| visible(join.fields.iter())).collect()
-    }
-
-    fn sql_error(&self, clause: &'static str, error: DataFusionError) -> PipelineError {
-        match missing_field(&error) {
-            Some(column) => self.no_column(&column, clause),
-            None => {
-                let what = error.strip_backtrace();
-                let what = what.lines().next().unwrap_or_default().to_owned();
-                PipelineError::Sql { name: self.config.name.clone(), clause, what }
-            }
+            available: self.clause("select").available,
         }
     }
 }
 
-fn missing_field(error: &DataFusionError) -> Option<String> {
-    match error {
-        DataFusionError::SchemaError(inner, _) => match &**inner {
-            SchemaError::FieldNotFound { field, .. } => Some(field.name.clone()),
-            _ => None,
-        },
-        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => missing_field(inner),
-        DataFusionError::Collection(errors) => errors.iter().find_map(missing_field),
-        _ => None,
+/// Whether values of this type can become what a column of that name is.
+fn can_be(name: &str, of: &DataType) -> bool {
+    let is_list = matches!(of, DataType::List(_) | DataType::LargeList(_));
+    match name {
+        "image" => can_cast_types(of, &DataType::Binary),
+        "texts" => is_list && can_cast_types(of, &texts_type()),
+        "images" => is_list && can_cast_types(of, &pictures_type()),
+        "caption" if is_list => can_cast_types(of, &texts_type()),
+        _ => !of.is_nested() && can_cast_types(of, &DataType::Utf8),
+    }
+}
+
+fn meant(name: &str) -> &'static str {
+    match name {
+        "image" => "picture",
+        "texts" => "list of texts",
+        "images" => "list of pictures",
+        _ => "text",
     }
 }
 

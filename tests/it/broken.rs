@@ -188,7 +188,7 @@ fn cases() -> Vec<Case> {
             "a filter that is no SQL",
             source(&format!("{SOURCE}\nwhere = \"n >\"")),
             "`where` of source `a` is not usable",
-            "column names",
+            "single quotes",
         ),
         (
             "a filter on nothing",
@@ -200,7 +200,7 @@ fn cases() -> Vec<Case> {
             "a select without the text",
             source(&format!("{SOURCE}\nselect = \"n as id\"")),
             "no column `text`",
-            "column names",
+            "as text",
         ),
         (
             "pictures without a codec",

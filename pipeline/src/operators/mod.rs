@@ -8,8 +8,8 @@
 //!         DecodeExec              pixels, only where a source has images
 //!           DeduplicateExec       copies marked, only with `deduplicate`
 //!             PictureRowsExec     small batches, only where a source has images
-//!               ProjectionExec    the columns that the shape needs, or `select`
-//!                 FilterExec      `where`
+//!               SelectExec        what `select` computes
+//!                 WhereExec       `where`
 //!                   HashJoinExec  only with `join`: the joined table, and
 //!                     UnitReadExec  lines, text, archives, Parquet, Arrow
 //!                       DataSourceExec  what to read, one partition a unit
@@ -25,6 +25,7 @@ pub(crate) mod encode;
 pub(crate) mod items;
 pub(crate) mod pack;
 pub(crate) mod picture_rows;
+pub(crate) mod sql;
 pub(crate) mod stage;
 pub(crate) mod tokenize;
 mod unary;

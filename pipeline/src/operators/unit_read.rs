@@ -20,7 +20,7 @@ use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::config::Format;
 use crate::read::batch::{BATCH_BYTES, RowSink, Target};
-use crate::read::table::Table;
+use crate::read::table::{Table, UNIT, is_own};
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 
@@ -150,12 +150,18 @@ impl Operator for UnitRead {
 
     fn describe(&self) -> String {
         let names = self.schema.fields().iter().map(|field| field.name().as_str());
-        let names: Vec<&str> = names.filter(|name| !name.starts_with('_')).collect();
+        let names: Vec<&str> = names.filter(|name| !is_own(name)).collect();
         format!("source={}, columns=[{}]", self.source, names.join(", "))
     }
 
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
+    }
+
+    /// The rows of a partition are those of one unit, so they are sorted by its name. DataFusion's joins keep rows in their
+    /// order where they are told of one, whichever it is, and else give matched rows first.
+    fn sorted_by(&self) -> Option<&'static str> {
+        Some(UNIT)
     }
 
     fn start(&self) -> Box<dyn Work> {

@@ -1,6 +1,7 @@
 //! The columns that a source's rows have in the plan.
 //!
-//! First stand our own, which say where a row came from and what became of it, then those of the files, then those that
+//! First stand our own, which say where a row came from and what became of it, and whose names begin with [`OWN`], which no
+//! other column's may; then those of the files, then those that
 //! a key of the source finds inside others (`meta.caption`), then what every source of images has: `image` (bytes),
 //! `width` and `height` (from the picture's header, whatever the files say).
 
@@ -15,20 +16,22 @@ use crate::PipelineError;
 use crate::config::SourceConfig;
 use crate::document::Shape;
 
+/// How the names of our own columns begin. Columns of files that begin so are not seen.
+pub(crate) const OWN: &str = "__transfusion_";
 /// Name of the unit.
-pub(crate) const UNIT: &str = "_unit";
+pub(crate) const UNIT: &str = "__transfusion_unit";
 /// Index of the file in the unit.
-pub(crate) const FILE: &str = "_file";
+pub(crate) const FILE: &str = "__transfusion_file";
 /// Physical line or record in the file; in the row that ends a unit, the number of rows that were read.
-pub(crate) const ROW: &str = "_row";
+pub(crate) const ROW: &str = "__transfusion_row";
 /// What the row is, a [`Kind`].
-pub(crate) const KIND: &str = "_kind";
+pub(crate) const KIND: &str = "__transfusion_kind";
 /// Why a row was refused.
-pub(crate) const REASON: &str = "_reason";
+pub(crate) const REASON: &str = "__transfusion_reason";
 /// What was found.
-pub(crate) const DETAIL: &str = "_detail";
+pub(crate) const DETAIL: &str = "__transfusion_detail";
 /// The beginning of what was refused.
-pub(crate) const EXCERPT: &str = "_excerpt";
+pub(crate) const EXCERPT: &str = "__transfusion_excerpt";
 
 /// What a row of the plan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,11 @@ impl Kind {
             _ => Self::End,
         }
     }
+}
+
+/// Whether a column of that name is one of ours.
+pub(crate) fn is_own(name: &str) -> bool {
+    name.starts_with(OWN)
 }
 
 /// Our own columns.
@@ -188,9 +196,14 @@ impl Table {
         Self { schema: Arc::new(Schema::new(columns)), scalars, images, parts, text }
     }
 
-    /// The names that a person can use, those inside columns too.
+    /// The columns that a person can use: all but our own.
+    pub(crate) fn visible_fields(&self) -> impl Iterator<Item = &Field> {
+        self.schema.fields().iter().map(AsRef::as_ref).filter(|field: &&Field| !is_own(field.name()))
+    }
+
+    /// Their names, those inside columns too.
     pub(crate) fn visible(&self) -> Vec<String> {
-        visible(self.schema.fields().iter().skip(system_fields().len()).map(|field| field.as_ref()))
+        visible(self.visible_fields())
     }
 
     /// The fields that must be read from a file for these columns.
@@ -274,8 +287,7 @@ fn plain(field: &Field) -> Scalar {
 /// Whether a column of that name is made here, whatever the files have under it.
 fn is_ours(field: &Field, images: &ImageColumns) -> bool {
     let name = field.name();
-    system_fields().iter().any(|own| own.name() == name)
-        || images.fields().iter().any(|own| own.name() == name)
+    is_own(name) || images.fields().iter().any(|own| own.name() == name)
 }
 
 fn has(scalars: &[Scalar], name: &str) -> bool {

@@ -170,17 +170,17 @@ fn cases() -> Vec<(SourceConfig, &'static str, &'static str)> {
         // SQL.
         (
             SourceConfig { filter: some("n >"), ..text() },
-            "`where` of source `web` is not usable",
-            "case-sensitive",
+            "`where` of source `web` is not usable: sql parser error",
+            "single quotes",
         ),
         (
             SourceConfig { filter: some("score > 1"), ..text() },
             "source `web` has no column `score`; its columns are `text`, `n`",
-            "",
+            "case-sensitive",
         ),
         (
             SourceConfig { filter: some("frobnicate(n)"), ..text() },
-            "`where` of source `web` is not usable: Error during planning: Invalid function 'frobnicate'",
+            "`where` of source `web` is not usable: Invalid function 'frobnicate'",
             "",
         ),
         (

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array};
+use arrow::array::{ArrayRef, BinaryArray, Int64Array};
 use object_store::ObjectStore;
 
 use super::fixtures::{
-    Job, arrow_file, batch, config, corpus, counts, documents, files, pairs, parquet, png, strings, texts,
+    Job, arrow_file, batch, config, corpus, counts, documents, files, pairs, parquet, png, rows, strings,
+    texts,
 };
 use crate::{CaptionChoice, JoinConfig, JoinKeys, PipelineError, PreprocessConfig, SourceConfig, Template};
 
@@ -94,6 +95,86 @@ async fn a_join_moves_no_row() {
     }
 }
 
+/// Rows of many batches: matched, unmatched, without a key, refused, and copies of each other. `joined`: with what the table
+/// of [`many_scores`] says of them.
+fn many(joined: bool) -> Vec<u8> {
+    let line = |row: usize| match row % 13 {
+        5 => "{oops\n".to_owned(),
+        7 => format!("{{\"text\":[{row}],\"key\":{row}}}\n"),
+        rest => {
+            let text = format!("text {}", row % 601);
+            let key = if rest == 9 { "null".to_owned() } else { row.to_string() };
+            let score = if joined && rest != 9 { score(row) } else { None };
+            let score = score.map_or("null".to_owned(), |score| score.to_string());
+            let with = if joined { format!(",\"score\":{score}") } else { String::new() };
+            format!("{{\"text\":\"{text}\",\"key\":{key},\"part\":\"p{}\"{with}}}\n", row % 3)
+        }
+    };
+    (0..2000).map(line).collect::<String>().into()
+}
+
+/// What the table says of a key: something of every seventh, and of none in the middle.
+fn score(key: usize) -> Option<usize> {
+    (key.is_multiple_of(7) && !(700..1400).contains(&key)).then_some(key % 100)
+}
+
+fn many_scores() -> Vec<u8> {
+    let line = |key: usize| score(key).map(|score| format!("{key},p{},{score}\n", key % 3));
+    let lines: String = (0..2000).rev().filter_map(line).collect();
+    format!("key,part,score\n{lines}").into()
+}
+
+/// A join used to give the matched rows of a batch first. With the table's columns in the rows there is nothing to join.
+#[tokio::test]
+async fn a_join_gives_what_rows_with_the_same_columns_give() {
+    let inputs = corpus(&[
+        ("in/a.jsonl", &many(false)),
+        ("plain/a.jsonl", &many(true)),
+        ("side/scores.csv", &many_scores()),
+    ])
+    .await;
+    let text = Some("text || coalesce(cast(score as varchar), '') as text, key as id".to_owned());
+    let some = |sql: &str| Some(sql.to_owned());
+    let clauses = [
+        (some("score is null or score <> '0'"), None),
+        (None, text.clone()),
+        (some("score is null or cast(score as int) % 3 <> 1"), text),
+        (some("cast(coalesce(score, '1') as int) <> 14 and 5 / (key % 50) < 5"), None),
+    ];
+    for keys in [on("key"), renamed(&[("key", "key"), ("part", "part")])] {
+        for ((filter, select), deduplicate) in
+            clauses.iter().flat_map(|clauses| [(clauses, false), (clauses, true)])
+        {
+            let mut found = Vec::new();
+            for (join, threads) in [(true, 1), (true, 4), (false, 2)] {
+                let source = SourceConfig {
+                    filter: filter.clone(),
+                    select: select.clone(),
+                    ..joined("side/scores.csv", keys.clone())
+                };
+                let take = |join: JoinConfig| JoinConfig { columns: vec!["score".to_owned()], ..join };
+                let source = SourceConfig { join: source.join.map(take), ..source };
+                let mut source = if join { source } else { SourceConfig { join: None, ..source } };
+                if !join {
+                    source.uri = "plain/*.jsonl".to_owned();
+                    source.filter = source.filter.map(|sql| sql.replace("score", "cast(score as varchar)"));
+                }
+                let job = Job { threads, ..Job::new(&inputs) };
+                let whole = PreprocessConfig { deduplicate, ..config(vec![source]) };
+                let report = job.run(whole).await.expect("runs");
+                let (counts, rows) = (counts(&report), rows(&job.output).await);
+                assert_eq!((counts[0], counts[2] > 250, counts[4] > 0), (2000, true, deduplicate));
+                let refused =
+                    files(&job.output).await.into_iter().filter(|(name, _)| name.starts_with("rejects/"));
+                let refused: Vec<Vec<u8>> = refused.map(|(_, bytes)| bytes).collect();
+                found.push((counts, rows, refused));
+            }
+            assert_eq!(found[0], found[2], "{filter:?} {select:?}, deduplicate {deduplicate}");
+            assert_eq!(found[1], found[2], "{filter:?} {select:?}, deduplicate {deduplicate}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn a_joined_column_may_be_the_caption() {
     let table = br#"{"file_name": "a.png", "image_id": 1}
@@ -138,6 +219,34 @@ async fn several_columns_may_be_the_key() {
     let report = job.run(config(vec![source])).await.expect("runs");
     // Nulls are equal to nothing, and may be there twice.
     assert_eq!(counts(&report), [3, 1, 0, 2, 0]);
+}
+
+/// Keys are compared as text, so bytes that are no text find nothing, and are no key of a table.
+#[tokio::test]
+async fn a_key_of_bytes_that_are_no_text_finds_nothing() {
+    let keys: [&[u8]; 2] = [b"a", b"\xff"];
+    let keys: ArrayRef = Arc::new(BinaryArray::from_iter_values(keys));
+    let own = batch(vec![("text", strings(&[Some("x"), Some("y")])), ("key", keys.clone())]);
+    let table = batch(vec![("key", keys), ("score", strings(&[Some("1"), Some("2")]))]);
+    let inputs = corpus(&[
+        ("in/a.parquet", &parquet(&[own])),
+        ("side/t.csv", b"key,score\na,1\n"),
+        ("side/t.parquet", &parquet(&[table])),
+    ])
+    .await;
+    let source = |table: &str| SourceConfig {
+        uri: "in/a.parquet".to_owned(),
+        filter: Some("score is null".to_owned()),
+        ..joined(table, on("key"))
+    };
+    let job = Job::new(&inputs);
+    let report = job.run(config(vec![source("side/t.csv")])).await.expect("runs");
+    assert_eq!(counts(&report), [2, 1, 0, 1, 0]);
+    let error = job.plan(config(vec![source("side/t.parquet")])).await.expect_err("no text");
+    assert!(
+        error.to_string().starts_with("`join` of source `web` can't be used: `t.parquet` can't be read"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

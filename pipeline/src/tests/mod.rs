@@ -14,6 +14,7 @@ mod pictures;
 mod resume;
 mod retry;
 mod samples;
+mod sql;
 mod stores;
 mod text;
 mod versions;

@@ -99,8 +99,7 @@ async fn explain_shows_the_whole_job() {
     let job = Job::new(&corpus(&[("in/a.jsonl", &lines(3))]).await);
     let plan = job.plan(config(vec![source])).await.expect("a plan");
     let text = plan.explain().await.expect("text");
-    let order =
-        ["ShardWriteExec", "PackExec", "TokenizeExec", "FilterExec", "UnitReadExec", "DataSourceExec"];
+    let order = ["ShardWriteExec", "PackExec", "TokenizeExec", "WhereExec", "UnitReadExec", "DataSourceExec"];
     let places: Vec<_> = order.iter().map(|name| text.find(name).expect("an operator")).collect();
     assert!(places.is_sorted(), "{text}");
     assert!(text.contains("columns=[text, n]"), "only what is needed is read: {text}");
