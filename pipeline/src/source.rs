@@ -39,7 +39,7 @@ use crate::picture::PictureRules;
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::United;
-use crate::read::table::{Found, KIND, Table, system_fields, visible};
+use crate::read::table::{Found, KIND, SINGLE_CAPTION, Table, system_fields, visible};
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
@@ -203,8 +203,7 @@ fn named(config: &SourceConfig) -> HashSet<String> {
     let keys = keys.into_iter().flatten().flat_map(|key| [key.as_str()].into_iter().chain(key.split('.')));
     let defaults: &[&str] = match config.shape {
         Shape::Text => &["text"],
-        Shape::Pair if config.captions.is_some() => &["caption", "captions"],
-        Shape::Pair => &["caption"],
+        Shape::Pair => &["caption", "captions"],
         Shape::Interleaved => &["texts", "images"],
     };
     let join = config.join.iter().flat_map(|join| join.on.pairs()).map(|(own, _)| own);
@@ -369,8 +368,9 @@ impl SourcePlan {
         }
         let own = system_fields().iter().map(|field| field.name().clone()).collect::<Vec<_>>();
         let chosen = own.iter().map(String::as_str).chain(wanted.iter().copied());
-        let id = given.iter().any(|given| given == "id").then_some("id");
-        let exprs: Vec<Expr> = chosen.chain(id).map(ident).collect();
+        let further =
+            ["id", SINGLE_CAPTION].into_iter().filter(|name| given.iter().any(|given| given == name));
+        let exprs: Vec<Expr> = chosen.chain(further).map(ident).collect();
         Ok(frame.select(exprs)?)
     }
 
