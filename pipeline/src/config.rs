@@ -181,6 +181,20 @@ pub struct CodecConfig {
     pub device: Option<String>,
 }
 
+impl CodecConfig {
+    fn check(&self) -> Result<(), PipelineError> {
+        let sizes = [
+            ("codec.size", self.size == 0),
+            ("codec.patch", self.patch == 0),
+            ("codec.batch", self.batch == 0),
+        ];
+        match sizes.iter().find(|(_, is_zero)| *is_zero) {
+            Some((key, _)) => Err(wrong(*key, 0, "at least 1")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// What is stored of the distribution that a codec gives for a picture.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -491,12 +505,7 @@ impl PreprocessConfig {
                 return Err(wrong(key, share, "a share from 0 to 1"));
             }
         }
-        if let Some(codec) = &self.codec
-            && (codec.size == 0 || codec.patch == 0 || codec.batch == 0)
-        {
-            return Err(wrong("codec.size, codec.patch, codec.batch", 0, "at least 1"));
-        }
-        Ok(())
+        self.codec.as_ref().map_or(Ok(()), CodecConfig::check)
     }
 }
 

@@ -11,14 +11,16 @@
 
 mod exif;
 mod jpeg;
+mod png;
 
+use std::borrow::Cow;
 use std::io::Cursor;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use serde::{Deserialize, Serialize};
 
 use crate::reject::{Reject, RejectReason, Warning};
@@ -61,7 +63,7 @@ pub struct Probe {
     pub width: u32,
     /// Height as shown, in pixels.
     pub height: u32,
-    /// Memory that its pixels take when they are decoded.
+    /// Memory that it takes while it is decoded and its pixels are brought to 8 bits.
     pub decoded_bytes: u64,
     /// A remark, if there is one.
     pub warning: Option<Warning>,
@@ -102,17 +104,23 @@ impl PictureRules {
         let (decoder, width, height, chunk, own) = match format {
             ImageFormat::Jpeg => {
                 let header = jpeg::Header::read(bytes)?;
-                (Decoder::Jpeg(bytes), header.width, header.height, header.exif, None)
+                (Decoder::Jpeg(bytes, header.memory), header.width, header.height, header.exif, None)
             }
             _ => {
+                let png = (format == ImageFormat::Png).then(|| png::Chunks::read(bytes));
+                let (bytes, chunk) = match png {
+                    Some(chunks) => (chunks.needed, chunks.exif.map(<[u8]>::to_vec)),
+                    None => (Cow::Borrowed(bytes), None),
+                };
+                let cut = format == ImageFormat::WebP && is_cut_riff(&bytes);
                 let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
                 reader.limits(self.limits());
-                let mut decoder = reader.into_decoder().map_err(refusal)?;
+                let mut decoder = reader.into_decoder().map_err(|error| refusal(error, cut))?;
                 let (width, height) = decoder.dimensions();
                 // A damaged EXIF chunk is no reason to lose the picture.
-                let chunk = decoder.exif_metadata().unwrap_or_default();
+                let chunk = chunk.or_else(|| decoder.exif_metadata().unwrap_or_default());
                 let own = (format == ImageFormat::Tiff).then(|| decoder.orientation().ok()).flatten();
-                (Decoder::Other(Box::new(decoder)), width, height, chunk, own)
+                (Decoder::Other { decoder: Box::new(decoder), format, cut }, width, height, chunk, own)
             }
         };
         let exif = chunk.as_deref().map(exif::read).unwrap_or_default();
@@ -121,10 +129,7 @@ impl PictureRules {
         let turned = orientation.to_exif() >= 5;
         let (width, height) = if turned { (height, width) } else { (width, height) };
         let warning = exif.bad.then_some(Warning::ExifBad);
-        let decoded_bytes = match &decoder {
-            Decoder::Jpeg(_) => 3 * u64::from(width) * u64::from(height),
-            Decoder::Other(decoder) => decoder.total_bytes(),
-        };
+        let decoded_bytes = decoder.memory(u64::from(width) * u64::from(height));
         let opened = Opened { decoder, probe: Probe { width, height, decoded_bytes, warning, orientation } };
         self.check(&opened).map(|()| opened)
     }
@@ -143,7 +148,7 @@ impl PictureRules {
             return Err(undecodable(format!("{size} pixels")));
         }
         let pixels = u64::from(width) * u64::from(height);
-        if pixels > self.max_pixels || opened.probe.decoded_bytes > self.max_pixels.saturating_mul(8) {
+        if pixels > self.max_pixels || opened.decoder.pixel_bytes() > self.max_pixels.saturating_mul(8) {
             let detail = format!("{size} pixels, the limit is {} pixels", self.max_pixels);
             return Err(Reject::new(RejectReason::ImageTooLarge, detail));
         }
@@ -194,15 +199,56 @@ struct Opened<'a> {
 }
 
 enum Decoder<'a> {
-    Jpeg(&'a [u8]),
-    Other(Box<dyn ImageDecoder + 'a>),
+    /// The file, and the memory that decoding it takes.
+    Jpeg(&'a [u8], u64),
+    Other {
+        decoder: Box<dyn ImageDecoder + 'a>,
+        format: ImageFormat,
+        /// Whether the file is shorter than it says.
+        cut: bool,
+    },
+}
+
+impl Decoder<'_> {
+    /// Memory of the pixels that come out; of a JPEG it goes by their number.
+    fn pixel_bytes(&self) -> u64 {
+        match self {
+            Self::Jpeg(..) => 0,
+            Self::Other { decoder, .. } => decoder.total_bytes(),
+        }
+    }
+
+    /// All memory that `pixels` pixels take until they are of 8 bits.
+    fn memory(&self, pixels: u64) -> u64 {
+        let (decoder, format) = match self {
+            Self::Jpeg(_, memory) => return *memory,
+            Self::Other { decoder, format, .. } => (decoder, format),
+        };
+        let colour = decoder.color_type();
+        let converted = match colour {
+            ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8 => 0,
+            _ if colour.has_alpha() => 4,
+            _ if colour.has_color() => 3,
+            _ => 1,
+        };
+        // What decoders hold beside the pixels that they give: a copy of them, planes of colour.
+        let own = match format {
+            ImageFormat::Tiff | ImageFormat::Gif => decoder.total_bytes(),
+            ImageFormat::WebP => pixels.saturating_mul(4),
+            _ => 0,
+        };
+        // The copies of a decoder are gone before the pixels are converted.
+        decoder.total_bytes().saturating_add(own.max(pixels.saturating_mul(converted)))
+    }
 }
 
 impl Opened<'_> {
     fn read(self) -> Result<DynamicImage, Reject> {
         match self.decoder {
-            Decoder::Jpeg(bytes) => jpeg::decode(bytes),
-            Decoder::Other(decoder) => DynamicImage::from_decoder(decoder).map_err(refusal),
+            Decoder::Jpeg(bytes, _) => jpeg::decode(bytes),
+            Decoder::Other { decoder, cut, .. } => {
+                DynamicImage::from_decoder(decoder).map_err(|error| refusal(error, cut))
+            }
         }
     }
 }
@@ -216,18 +262,26 @@ fn shielded<T>(work: impl FnOnce() -> Result<T, Reject>) -> Result<T, Reject> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(undecodable("the decoder panicked")))
 }
 
-fn refusal(error: ImageError) -> Reject {
+/// Whether a file of chunks is shorter than its header says.
+fn is_cut_riff(bytes: &[u8]) -> bool {
+    let length = bytes.get(4..8).and_then(|length| length.try_into().ok()).map(u32::from_le_bytes);
+    length.is_none_or(|length| (bytes.len() as u64) < 8 + u64::from(length))
+}
+
+/// `cut` says that the file is known to be shorter than it should be.
+fn refusal(error: ImageError, cut: bool) -> Reject {
     let reason = match &error {
         ImageError::Limits(_) => RejectReason::ImageTooLarge,
-        error if ends_early(error) => RejectReason::ImageTruncated,
+        error if cut || ends_early(error) => RejectReason::ImageTruncated,
         _ => RejectReason::ImageUndecodable,
     };
     Reject::new(reason, error.to_string())
 }
 
-/// Whether the end of the data lies at the bottom of an error. The GIF decoder says so in words only.
+/// Whether the end of the data lies at the bottom of an error. The decoders of GIF and PNG say so in words only.
 fn ends_early(error: &ImageError) -> bool {
-    if error.to_string().ends_with("Unexpected End of File") {
+    let words = error.to_string();
+    if words.ends_with("Unexpected End of File") || words.contains("does not have enough data") {
         return true;
     }
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);

@@ -126,9 +126,10 @@ pub struct Reject {
 }
 
 impl Reject {
-    /// A reject with its detail.
+    /// A reject with its detail, which becomes one line of at most 300 characters.
     pub fn new(reason: RejectReason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), excerpt: String::new() }
+        let detail = shortened(detail.into().trim().as_bytes(), DETAIL);
+        Self { reason, detail, excerpt: String::new() }
     }
 
     /// With the beginning of what was refused, unless it has one.
@@ -143,14 +144,21 @@ impl Reject {
 
 /// Characters of an excerpt.
 const EXCERPT: usize = 100;
+/// Characters of a detail: it may name a path, whose length is anybody's.
+const DETAIL: usize = 300;
 
 /// The beginning of a row as one line of at most 100 characters, `…` behind it where there was more. What is no text
 /// is escaped: `\xff` for a byte that is no UTF-8, `\n` and `\u{1b}` for characters that would move a terminal.
 pub fn excerpt(bytes: &[u8]) -> String {
+    shortened(bytes, EXCERPT)
+}
+
+/// The first `most` characters as one line.
+fn shortened(bytes: &[u8], most: usize) -> String {
     let mut short = String::new();
-    let mut room = EXCERPT;
+    let mut room = most;
     // No character has more than 4 bytes; one byte more tells a cut character from a broken one.
-    let beginning = &bytes[..bytes.len().min(4 * EXCERPT + 4)];
+    let beginning = &bytes[..bytes.len().min(4 * most + 4)];
     for chunk in beginning.utf8_chunks() {
         let valid = chunk.valid().chars().map(shown);
         let invalid = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}"));
@@ -234,6 +242,19 @@ mod tests {
         }
         assert_eq!(excerpt("x".repeat(EXCERPT).as_bytes()), "x".repeat(EXCERPT));
         assert_eq!(excerpt("x".repeat(EXCERPT + 1).as_bytes()), format!("{}…", "x".repeat(EXCERPT)));
+    }
+
+    /// A path, or what stands where one should, may be as long as a picture.
+    #[test]
+    fn a_detail_is_one_short_line() {
+        let detail = |text: String| Reject::new(RejectReason::BadEntry, text).detail;
+        assert_eq!(detail("a `naïve` detail\n".to_owned()), "a `naïve` detail");
+        assert_eq!(detail("two\nlines\r".to_owned()), "two\\nlines");
+        assert_eq!(detail("é".repeat(DETAIL)), "é".repeat(DETAIL));
+        for offset in 0..4 {
+            let long = detail("a".repeat(offset) + &"é".repeat(4_000_000));
+            assert_eq!((long.chars().count(), long.ends_with('…')), (DETAIL + 1, true));
+        }
     }
 
     /// Wherever a text is cut, it is cut between characters.

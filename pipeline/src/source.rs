@@ -40,7 +40,9 @@ use crate::picture::PictureRules;
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::United;
-use crate::read::table::{Found, KIND, Kind, Table, pictures_type, system_fields, texts_type, visible};
+use crate::read::table::{
+    Found, KIND, Kind, SINGLE_CAPTION, Table, pictures_type, system_fields, texts_type, visible,
+};
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::sql::Clause;
 use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
@@ -206,8 +208,7 @@ fn named(config: &SourceConfig) -> HashSet<String> {
     let keys = keys.into_iter().flatten().flat_map(|key| [key.as_str()].into_iter().chain(key.split('.')));
     let defaults: &[&str] = match config.shape {
         Shape::Text => &["text"],
-        Shape::Pair if config.captions.is_some() => &["caption", "captions"],
-        Shape::Pair => &["caption"],
+        Shape::Pair => &["caption", "captions"],
         Shape::Interleaved => &["texts", "images"],
     };
     let join = config.join.iter().flat_map(|join| join.on.pairs()).map(|(own, _)| own);
@@ -325,8 +326,8 @@ impl SourcePlan {
     async fn wanted(&self, context: &SessionContext, columns: Columns) -> Result<Vec<Expr>, PipelineError> {
         let wanted: &[&str] = match (self.config.shape, columns) {
             (Shape::Text, _) => &["text", "id"],
-            (Shape::Pair, Columns::Document) => &["caption", "image", "id"],
-            (Shape::Pair, Columns::Texts) => &["caption", "id"],
+            (Shape::Pair, Columns::Document) => &["caption", SINGLE_CAPTION, "image", "id"],
+            (Shape::Pair, Columns::Texts) => &["caption", SINGLE_CAPTION, "id"],
             (Shape::Interleaved, Columns::Document) => &["texts", "images", "id"],
             (Shape::Interleaved, Columns::Texts) => &["texts", "id"],
         };
@@ -336,7 +337,7 @@ impl SourcePlan {
         let mut exprs = Vec::with_capacity(wanted.len());
         for name in wanted {
             let Some(at) = schema.fields().iter().position(|field| field.name() == name) else {
-                if *name == "id" {
+                if ["id", SINGLE_CAPTION].contains(name) {
                     continue;
                 }
                 let shape = self.config.shape.name();

@@ -17,7 +17,7 @@ use schemas::{Latent, row_hash};
 use crate::PipelineError;
 use crate::config::{CaptionChoice, Template};
 use crate::document::{Shape, numbered};
-use crate::read::table::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT};
+use crate::read::table::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, SINGLE_CAPTION, UNIT};
 use crate::reject::{Reject, RejectReason};
 
 /// A row on its way.
@@ -237,49 +237,72 @@ fn required(column: Option<&StringArray>, row: usize, missing: RejectReason) -> 
     text.ok_or_else(|| Reject::new(missing, "absent or null"))
 }
 
-enum Captions {
-    One(Option<StringArray>),
+struct Captions {
+    column: CaptionColumn,
+    /// What a row has whose list in `column` has no captions.
+    single: CaptionColumn,
+}
+
+enum CaptionColumn {
+    None,
+    One(StringArray),
     Many(ListArray),
+}
+
+impl CaptionColumn {
+    fn of(batch: &RecordBatch, name: &str) -> Result<Self, PipelineError> {
+        let is_list =
+            |column: &ArrayRef| matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_));
+        if batch.column_by_name(name).is_some_and(is_list) {
+            let lists = column(batch, name, &crate::read::table::texts_type())?;
+            return Ok(lists.map_or(Self::None, |lists| Self::Many(lists.as_list::<i32>().clone())));
+        }
+        Ok(texts(batch, name)?.map_or(Self::None, Self::One))
+    }
+
+    /// The captions of a row that are not null.
+    fn of_row(&self, row: usize) -> Vec<String> {
+        match self {
+            Self::One(column) if column.is_valid(row) => vec![column.value(row).to_owned()],
+            Self::Many(lists) if lists.is_valid(row) => {
+                lists.value(row).as_string::<i32>().iter().flatten().map(str::to_owned).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
 }
 
 impl Captions {
     fn of(batch: &RecordBatch) -> Result<Self, PipelineError> {
-        let is_list =
-            |column: &ArrayRef| matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_));
-        if batch.column_by_name("caption").is_some_and(is_list) {
-            let lists = column(batch, "caption", &crate::read::table::texts_type())?;
-            if let Some(lists) = lists {
-                return Ok(Self::Many(lists.as_list::<i32>().clone()));
-            }
-        }
-        Ok(Self::One(texts(batch, "caption")?))
+        let of = |name| CaptionColumn::of(batch, name);
+        Ok(Self { column: of("caption")?, single: of(SINGLE_CAPTION)? })
     }
 
     /// The texts of the row's documents, at least one.
     fn of_row(&self, row: usize, item: &Item, choice: &Choice<'_>) -> Result<Vec<String>, Reject> {
-        let lists = match self {
-            Self::One(column) => {
-                let caption = required(column.as_ref(), row, RejectReason::MissingCaption)?;
-                return Ok(choice.texts(item, usable(vec![&caption])?));
-            }
-            Self::Many(lists) => lists,
-        };
-        let missing = || Reject::new(RejectReason::MissingCaption, "absent, null or an empty list");
-        if lists.is_null(row) {
-            return Err(missing());
+        let mut captions = self.column.of_row(row);
+        if captions.iter().all(|caption| is_blank(caption)) {
+            captions.extend(self.single.of_row(row));
         }
-        let values = lists.value(row);
-        let captions: Vec<&str> = values.as_string::<i32>().iter().flatten().collect();
         if captions.is_empty() {
-            return Err(missing());
+            let detail = match self.column {
+                CaptionColumn::Many(_) => "absent, null or an empty list",
+                _ => "absent or null",
+            };
+            return Err(Reject::new(RejectReason::MissingCaption, detail));
         }
-        Ok(choice.texts(item, usable(captions)?))
+        Ok(choice.texts(item, usable(&captions)?))
     }
 }
 
+fn is_blank(caption: &str) -> bool {
+    caption.trim().is_empty()
+}
+
 /// The captions that are not blank; a template would hide that one is.
-fn usable(mut captions: Vec<&str>) -> Result<Vec<&str>, Reject> {
-    captions.retain(|caption| !caption.trim().is_empty());
+fn usable(captions: &[String]) -> Result<Vec<&str>, Reject> {
+    let captions: Vec<&str> =
+        captions.iter().map(String::as_str).filter(|caption| !is_blank(caption)).collect();
     if captions.is_empty() {
         return Err(Reject::new(RejectReason::Empty, "nothing but white space"));
     }

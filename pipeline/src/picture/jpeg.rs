@@ -1,8 +1,13 @@
 //! JPEG: strict about what is missing, lenient about what is superfluous.
 //!
 //! The `image` crate sets the decoder to give a grey half where a file was cut off, so it is called here directly. A
-//! file counts as whole if its markers can be followed to the end-of-image marker; decoding is strict after that, but
-//! bytes between headers, which some cameras leave, are allowed.
+//! file counts as whole if its markers can be followed to the end-of-image marker and every scan has all its data
+//! ([`scans`]); decoding is strict after that, but bytes between headers, which some cameras leave, are allowed.
+
+mod huffman;
+mod scans;
+#[cfg(test)]
+mod tests;
 
 use image::DynamicImage;
 use zune_core::bytestream::ZCursor;
@@ -19,6 +24,8 @@ pub(super) struct Header {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) exif: Option<Vec<u8>>,
+    /// Memory that decoding takes.
+    pub(super) memory: u64,
 }
 
 fn decoder(bytes: &[u8], strict: bool) -> JpegDecoder<ZCursor<&[u8]>> {
@@ -39,16 +46,31 @@ fn refusal(error: DecodeErrors) -> Reject {
 impl Header {
     pub(super) fn read(bytes: &[u8]) -> Result<Self, Reject> {
         let mut decoder = decoder(bytes, false);
-        decoder.decode_headers().map_err(refusal)?;
+        decoder.decode_headers().map_err(|error| match scans::unsupported(bytes) {
+            Some(detail) => undecodable(detail),
+            None => refusal(error),
+        })?;
         let (width, height) = decoder.dimensions().ok_or_else(|| undecodable("no size in the header"))?;
-        Ok(Self { width: width as u32, height: height as u32, exif: decoder.exif().cloned() })
+        let (width, height) = (width as u32, height as u32);
+        // Of a progressive picture, 64 coefficients of two bytes a block, and what the check of its scans remembers.
+        let coefficients = scans::progressive_blocks(bytes) * (128 + 8);
+        let memory = memory_of_pixel(&decoder) * u64::from(width) * u64::from(height) + coefficients;
+        Ok(Self { width, height, exif: decoder.exif().cloned(), memory })
+    }
+}
+
+/// Bytes that a pixel takes.
+fn memory_of_pixel(decoder: &JpegDecoder<ZCursor<&[u8]>>) -> u64 {
+    match decoder.input_colorspace() {
+        Some(ColorSpace::Luma) => 1,
+        // Four inks, and then what becomes of them.
+        Some(ColorSpace::YCCK) => 4 + 3,
+        _ => 3,
     }
 }
 
 pub(super) fn decode(bytes: &[u8]) -> Result<DynamicImage, Reject> {
-    if !is_whole(bytes) {
-        return Err(Reject::new(RejectReason::ImageTruncated, "no end-of-image marker"));
-    }
+    scans::check(bytes)?;
     match decode_as(bytes, true) {
         Err(DecodeErrors::FormatStatic(text)) if text.starts_with("[strict-mode]") => decode_as(bytes, false),
         result => result,
@@ -87,27 +109,4 @@ fn ycck_to_rgb(pixel: &[u8]) -> [u8; 3] {
     let (cb, cr) = (cb - 128.0, cr - 128.0);
     let inks = [y + 1.402 * cr, y - 0.344_136 * cb - 0.714_136 * cr, y + 1.772 * cb];
     inks.map(|value| ((255.0 - value.round().clamp(0.0, 255.0)) * k / 255.0).round() as u8)
-}
-
-/// Whether the markers lead to the end-of-image marker.
-fn is_whole(bytes: &[u8]) -> bool {
-    let mut at = 2;
-    loop {
-        let Some(found) = bytes.get(at..).and_then(|rest| rest.iter().position(|&byte| byte == 0xFF)) else {
-            return false;
-        };
-        at += found + 1;
-        match bytes.get(at) {
-            None => return false,
-            Some(0xD9) => return true,
-            // A fill byte: the marker follows.
-            Some(0xFF) => {}
-            // Stuffing in the data, markers without a length.
-            Some(0x00 | 0x01 | 0xD0..=0xD8) => at += 1,
-            Some(_) => {
-                let Some(&[high, low]) = bytes.get(at + 1..at + 3) else { return false };
-                at += 1 + usize::from(u16::from_be_bytes([high, low]));
-            }
-        }
-    }
 }

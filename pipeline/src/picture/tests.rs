@@ -2,7 +2,7 @@
 
 use image::codecs::gif::GifEncoder;
 use image::codecs::jpeg::JpegEncoder;
-use image::{ColorType, ExtendedColorType, Frame, GrayAlphaImage, ImageBuffer, Luma, Rgb, Rgba, RgbaImage};
+use image::{ExtendedColorType, Frame, GrayAlphaImage, ImageBuffer, Luma, Rgb, Rgba, RgbaImage};
 use proptest::prelude::*;
 
 use super::*;
@@ -277,8 +277,8 @@ fn a_cut_picture_is_refused_or_whole() {
         }
         let cut = &bytes[..bytes.len() * 6 / 10];
         let found = reason(cut, &rules(8));
-        // TIFF and WebP look for what stands at the end first, so a cut file may look damaged.
-        let either = matches!(format, ImageFormat::Tiff | ImageFormat::WebP);
+        // TIFF looks for what stands at the end first, so a cut file may look damaged.
+        let either = format == ImageFormat::Tiff;
         let named =
             found == RejectReason::ImageTruncated || (either && found == RejectReason::ImageUndecodable);
         assert!(named, "{format:?}: {:?}", rules(8).decode(cut));
@@ -295,6 +295,98 @@ proptest! {
             prop_assert_eq!(picture.rgb.len(), 8 * 8 * 3);
         }
     }
+}
+
+/// A chunk of a PNG.
+fn chunk(name: &[u8; 4], content: &[u8]) -> Vec<u8> {
+    let mut checksum = flate2::Crc::new();
+    checksum.update(name);
+    checksum.update(content);
+    [&(content.len() as u32).to_be_bytes(), name.as_slice(), content, &checksum.sum().to_be_bytes()].concat()
+}
+
+fn deflated(length: usize, value: u8) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    std::io::Write::write_all(&mut encoder, &vec![value; length]).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// A profile of a few kilobytes that is 500 MB when it is unpacked: it is never unpacked.
+#[test]
+fn compressed_profiles_and_texts_do_not_reach_the_decoder() {
+    let bytes = encoded(&quarters().into(), ImageFormat::Png);
+    let (head, rest) = bytes.split_at(33);
+    let packed = deflated(1 << 20, 0);
+    let profile = chunk(b"iCCP", &[b"name\0\0".as_slice(), &packed].concat());
+    let text = chunk(b"zTXt", &[b"name\0\0".as_slice(), &packed].concat());
+    let international = chunk(b"iTXt", &[b"name\0\x01\0\0\0".as_slice(), &packed].concat());
+    let laden = [head, &profile, &text, &international, rest].concat();
+    assert_eq!(png::Chunks::read(&laden).needed, bytes);
+    assert_eq!(rules(16).decode(&laden).unwrap(), rules(16).decode(&bytes).unwrap());
+    assert!(matches!(png::Chunks::read(&bytes).needed, Cow::Borrowed(_)));
+    // What follows a cut chunk, or the end, is left to the decoder.
+    for length in [34, 40, head.len() + profile.len() - 1] {
+        let cut = &laden[..length];
+        assert_eq!(png::Chunks::read(cut).needed, cut);
+    }
+}
+
+#[test]
+fn the_orientation_of_a_png_may_stand_behind_its_pixels() {
+    let bytes = encoded(&quarters().into(), ImageFormat::Png);
+    let block = chunk(b"eXIf", &exif(&[(0x0112, 3, 6)]));
+    let (pixels, end) = bytes.split_at(bytes.len() - 12);
+    let before = [&bytes[..33], &block, &bytes[33..]].concat();
+    let behind = [pixels, &block, end].concat();
+    let turned = rules(16).decode(&behind).unwrap();
+    assert_eq!(turned, rules(16).decode(&before).unwrap());
+    assert_eq!((turned.1.width, turned.1.height), (32, 48));
+    // A chunk whose checksum is wrong says nothing.
+    let mut damaged = behind;
+    damaged[pixels.len() + 10] ^= 1;
+    assert_eq!(rules(16).probe(&damaged).unwrap().width, 48);
+}
+
+#[test]
+fn pixels_that_end_early_are_a_cut_picture() {
+    let header = [&48u32.to_be_bytes()[..], &32u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    let rows = deflated((1 + 3 * 48) * 20, 0);
+    let short =
+        [b"\x89PNG\r\n\x1a\n".to_vec(), chunk(b"IHDR", &header), chunk(b"IDAT", &rows), chunk(b"IEND", &[])];
+    assert_eq!(reason(&short.concat(), &rules(8)), RejectReason::ImageTruncated);
+    let webp = encoded(&quarters().into(), ImageFormat::WebP);
+    // The last byte is padding.
+    for length in 12..webp.len() - 1 {
+        assert_eq!(reason(&webp[..length], &rules(8)), RejectReason::ImageTruncated, "{length}");
+    }
+}
+
+/// Pixels of 16 bits and their copy of 8 bits are in memory together.
+#[test]
+fn the_memory_of_a_picture_is_that_of_all_its_copies() {
+    let pixels = 48 * 32;
+    let memory =
+        |picture: DynamicImage, format| rules(8).probe(&encoded(&picture, format)).unwrap().decoded_bytes;
+    let plain = DynamicImage::from(quarters());
+    for (picture, bytes) in [
+        (plain.to_luma8().into(), 1),
+        (plain.to_luma_alpha8().into(), 2 + 4),
+        (plain.to_luma16().into(), 2 + 1),
+        (plain.to_luma_alpha16().into(), 4 + 4),
+        (plain.to_rgb8().into(), 3),
+        (plain.to_rgb16().into(), 6 + 3),
+        (plain.to_rgba8().into(), 4),
+        (plain.to_rgba16().into(), 8 + 4),
+    ] {
+        assert_eq!(memory(picture, ImageFormat::Png), bytes * pixels, "{bytes}");
+    }
+    assert_eq!(memory(plain.clone(), ImageFormat::Tiff), 6 * pixels);
+    assert_eq!(memory(plain, ImageFormat::WebP), 7 * pixels);
+    assert_eq!(rules(8).probe(&jpeg(&quarters())).unwrap().decoded_bytes, 3 * pixels);
+    // The limit goes by the pixels alone: 8 bytes for each.
+    let deep = DynamicImage::from(quarters()).to_rgba16().into();
+    let exact = PictureRules { max_pixels: pixels, ..rules(8) };
+    assert!(exact.decode(&encoded(&deep, ImageFormat::Png)).is_ok());
 }
 
 #[test]

@@ -17,7 +17,7 @@ use super::buffer::{LARGE_ROW, RowMemory, column_of_one};
 use super::columnar::PATHS;
 use super::infer::{conform, kind_name};
 use super::nested::ColumnPath;
-use super::place::{MATCHED, Slot, slots};
+use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
 use super::{ImageRef, Input, RawRow, pictures};
 use crate::PipelineError;
@@ -304,7 +304,7 @@ impl<'a> RowSink<'a> {
             ImageColumns::Many { name, from, matched, .. } => {
                 let values = list(from, name, &row.fields)?;
                 let numbers = matched.then(|| values.iter().map(matched_text).collect());
-                let refs = values.into_iter().map(|value| image_ref(value, name));
+                let refs = values.into_iter().map(|value| listed_ref(value, name));
                 Ok(Images { refs: refs.collect::<Result<_, _>>()?, numbers })
             }
         }
@@ -316,11 +316,14 @@ impl<'a> RowSink<'a> {
         for Scalar { field, from } in &self.scalars {
             let value = from.take(&mut fields);
             let kind = kind_name(&value);
+            let odd = odd_item(field.name(), &value, field.data_type());
             let strict = self.target.table.text == *field.name();
             let plain = value.is_string() || value.is_null();
             let beginning = if plain { Vec::new() } else { json_beginning(&value) };
             let value = conform(value, field.data_type(), strict).unwrap_or_else(|| {
-                let detail = format!("`{}` is {kind}, expected {}", field.name(), type_name(field));
+                let expected = type_name(field.data_type());
+                let detail =
+                    odd.unwrap_or_else(|| format!("`{}` is {kind}, expected {expected}", field.name()));
                 wrong.get_or_insert(Reject::new(RejectReason::WrongType, detail).showing(&beginning));
                 Value::Null
             });
@@ -334,7 +337,16 @@ impl<'a> RowSink<'a> {
 #[derive(Default)]
 struct Images {
     refs: Vec<ImageRef>,
-    numbers: Option<Vec<Option<i64>>>,
+    numbers: Option<Vec<Matched>>,
+}
+
+/// An entry of a list as an image. Null is the place of something else; an object stands for an image.
+fn listed_ref(value: Value, name: &str) -> Result<ImageRef, Reject> {
+    let is_object = value.is_object();
+    match image_ref(value, name)? {
+        ImageRef::Absent if is_object => Ok(ImageRef::Nameless),
+        image => Ok(image),
+    }
 }
 
 /// A value as an image; one that can't be is a reject of the row.
@@ -366,8 +378,13 @@ fn list(from: &ColumnPath, name: &str, fields: &Map<String, Value>) -> Result<Ve
     }
 }
 
-fn matched_text(image: &Value) -> Option<i64> {
-    image.get(MATCHED).and_then(Value::as_i64)
+fn matched_text(image: &Value) -> Matched {
+    let number = image.get(MATCHED).unwrap_or(&Value::Null);
+    match (number.as_i64(), number.as_f64()) {
+        (Some(number), _) => Ok(number),
+        (None, Some(number)) => whole(number),
+        (None, None) => Err(String::from_utf8_lossy(&json_beginning(number)).into_owned()),
+    }
 }
 
 /// Puts texts and images into the order that the images say: two lists of one length.
@@ -375,7 +392,7 @@ fn place(
     fields: &mut Map<String, Value>,
     texts_name: &str,
     mut images: Vec<ImageRef>,
-    numbers: &[Option<i64>],
+    numbers: &[Matched],
 ) -> Result<Vec<ImageRef>, Reject> {
     let mut texts = match fields.remove(texts_name) {
         Some(Value::Array(texts)) => texts,
@@ -390,14 +407,26 @@ fn place(
     fields.insert(texts_name.to_owned(), Value::Array(placed));
     let image = |slot: &Slot| match *slot {
         Slot::Text(_) => ImageRef::Absent,
-        Slot::Image(index) => std::mem::replace(&mut images[index], ImageRef::Absent),
+        Slot::Image(index) => images[index].take_listed(),
     };
     Ok(slots.iter().map(image).collect())
 }
 
-fn type_name(field: &Field) -> String {
-    use arrow::datatypes::DataType;
-    match field.data_type() {
+/// The first item of a list that is not of the list's type, for a message.
+fn odd_item(name: &str, value: &Value, of: &DataType) -> Option<String> {
+    let (Value::Array(values), DataType::List(item)) = (value, of) else { return None };
+    let fits = |value: &Value| match item.data_type() {
+        DataType::Utf8 => value.is_string(),
+        DataType::Int64 => value.is_i64(),
+        _ => true,
+    };
+    let place = values.iter().position(|value| !value.is_null() && !fits(value))?;
+    let (found, expected) = (kind_name(&values[place]), type_name(item.data_type()));
+    Some(format!("item {place} of `{name}` is {found}, expected {expected}"))
+}
+
+fn type_name(of: &DataType) -> String {
+    match of {
         DataType::Utf8 => "a text".to_owned(),
         DataType::List(_) => "a list".to_owned(),
         DataType::Struct(_) => "an object".to_owned(),

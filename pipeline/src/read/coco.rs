@@ -54,8 +54,14 @@ pub(crate) fn read(
     for (row, mut fields) in captions.images.into_iter().enumerate() {
         let id = fields.get("id").map(Value::to_string).unwrap_or_default();
         let captions = by_image.remove(&id).unwrap_or_default();
-        fields.insert("caption".to_owned(), captions.first().cloned().unwrap_or_default());
-        fields.insert("captions".to_owned(), Value::Array(captions));
+        if let Some(first) = captions.first() {
+            fields.insert("caption".to_owned(), first.clone());
+            fields.insert("captions".to_owned(), Value::Array(captions));
+        } else {
+            // An image may carry a caption of its own.
+            fields.entry("caption").or_insert(Value::Null);
+            fields.entry("captions").or_insert(Value::Array(captions));
+        }
         if !visit(RawRow::good(row as u64, fields, 512))? {
             break;
         }
@@ -73,6 +79,9 @@ mod tests {
     async fn captions_are_joined_to_their_image() {
         let json = br#"{"images": [{"id": 7, "file_name": "a.jpg"}, {"id": 9, "file_name": "b.jpg"}],
             "annotations": [{"image_id": 9, "caption": "x"}, {"image_id": 7, "caption": "y"}, {"image_id": 7, "caption": "z"}]}"#;
+        let own = br#"{"images": [{"id": 7, "file_name": "a.jpg", "caption": "own"}], "annotations": []}"#;
+        let of_image = rows(own.to_vec(), Format::Coco, TextSplit::File).await;
+        assert_eq!(of_image[0].fields["caption"], "own");
         let rows = rows(json.to_vec(), Format::Coco, TextSplit::File).await;
         let show: Vec<String> =
             rows.iter().map(|row| Value::Object(row.fields.clone()).to_string()).collect();

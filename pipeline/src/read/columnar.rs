@@ -9,13 +9,13 @@ use arrow::array::{
     Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
 };
 use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema};
+use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema};
 use bytes::Bytes;
 use datafusion::common::nested_struct::cast_column;
 
 use super::batch::{Emit, Parts, Target};
 use super::nested::column_below;
-use super::place::{MATCHED, Slot, slots};
+use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::ImageColumns;
 use super::{ImageRef, Input};
 use crate::PipelineError;
@@ -229,8 +229,19 @@ fn images(
 }
 
 fn many_each(lists: &ListArray) -> Vec<Vec<ImageRef>> {
-    let list = |row: usize| if lists.is_null(row) { Vec::new() } else { image_refs(&lists.value(row)) };
+    let list = |row: usize| if lists.is_null(row) { Vec::new() } else { listed_refs(&lists.value(row)) };
     (0..lists.len()).map(list).collect()
+}
+
+/// The entries of a list as images. Null is the place of something else; a struct stands for an image.
+fn listed_refs(entries: &ArrayRef) -> Vec<ImageRef> {
+    let mut images = image_refs(entries);
+    if matches!(entries.data_type(), DataType::Struct(_)) {
+        for (_, image) in images.iter_mut().enumerate().filter(|(entry, _)| entries.is_valid(*entry)) {
+            *image = image.take_listed();
+        }
+    }
+    images
 }
 
 /// Puts texts and images into the order that the images' numbers of texts say: two lists of one length.
@@ -240,22 +251,16 @@ fn place(
     refs: Vec<Vec<ImageRef>>,
     parts: &mut Parts,
 ) -> Result<Vec<Vec<ImageRef>>, PipelineError> {
-    let numbers = match column_below(images.values(), &[MATCHED.to_owned()]).map_err(failed)? {
-        Some(numbers) => cast_to(&numbers, &DataType::Int64)?,
-        None => arrow::array::new_null_array(&DataType::Int64, images.values().len()),
-    };
-    let numbers = numbers.as_primitive::<Int64Type>();
+    let numbers = matched_texts(images.values())?;
     let texts = parts.scalars.get(texts_name).and_then(|column| column.as_list_opt::<i32>().cloned());
     let mut placed_texts = ListBuilder::new(StringBuilder::new());
     let mut placed = Vec::with_capacity(refs.len());
     for (row, images_of_row) in refs.into_iter().enumerate() {
         let start = images.value_offsets()[row] as usize;
-        let matched: Vec<Option<i64>> = (start..start + images_of_row.len())
-            .map(|index| numbers.is_valid(index).then(|| numbers.value(index)))
-            .collect();
+        let matched = &numbers[start..start + images_of_row.len()];
         let texts = texts.as_ref().filter(|texts| texts.is_valid(row)).map(|texts| texts.value(row));
         let texts = texts.as_ref().and_then(|texts| texts.as_string_opt::<i32>());
-        match slots(texts.map_or(0, StringArray::len), &matched) {
+        match slots(texts.map_or(0, StringArray::len), matched) {
             Ok(slots) => placed.push(take_slots(&slots, texts, images_of_row, &mut placed_texts)),
             Err(reject) => {
                 parts.rejects[row].get_or_insert(reject);
@@ -268,6 +273,22 @@ fn place(
         *column = Arc::new(placed_texts.finish());
     }
     Ok(placed)
+}
+
+/// The numbers of texts that images give.
+fn matched_texts(images: &ArrayRef) -> Result<Vec<Matched>, PipelineError> {
+    let null = || Err("null".to_owned());
+    let Some(numbers) = column_below(images, &[MATCHED.to_owned()]).map_err(failed)? else {
+        return Ok(vec![null(); images.len()]);
+    };
+    if numbers.data_type().is_floating() {
+        let numbers = cast_to(&numbers, &DataType::Float64)?;
+        let numbers = numbers.as_primitive::<Float64Type>();
+        return Ok(numbers.iter().map(|number| number.map_or_else(null, whole)).collect());
+    }
+    let numbers = cast_to(&numbers, &DataType::Int64)?;
+    let numbers = numbers.as_primitive::<Int64Type>();
+    Ok(numbers.iter().map(|number| number.map_or_else(null, Ok)).collect())
 }
 
 fn failed(error: arrow::error::ArrowError) -> PipelineError {
@@ -290,7 +311,7 @@ fn take_slots(
             }
             Slot::Image(index) => {
                 placed.values().append_null();
-                refs.push(std::mem::replace(&mut images[index], ImageRef::Absent));
+                refs.push(images[index].take_listed());
             }
         }
     }

@@ -109,12 +109,24 @@ pub(crate) struct Folder {
 pub(crate) enum ImageRef {
     /// No image.
     Absent,
+    /// An entry of a list that stands for an image and names none.
+    Nameless,
     /// Its bytes.
     Bytes(Bytes),
     /// A path relative to the folder of the table.
     Path(String),
     /// A piece of a file.
     Piece(Arc<InputFile>, Range<u64>),
+}
+
+impl ImageRef {
+    /// Takes it out of a list of images alone, in which every entry stands for one.
+    pub(crate) fn take_listed(&mut self) -> Self {
+        match std::mem::replace(self, Self::Absent) {
+            Self::Absent => Self::Nameless,
+            image => image,
+        }
+    }
 }
 
 /// One physical line or record.

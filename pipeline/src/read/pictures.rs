@@ -3,6 +3,8 @@
 //! A picture that is not there, or that its store can't give after all retries, is a reject of its row that may pass
 //! later. A store that refuses the credentials refuses every row: that stops the job.
 
+use std::io;
+
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -31,6 +33,10 @@ pub(crate) fn resolve(
 async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Fetched, PipelineError> {
     let written = match image {
         ImageRef::Absent => return Ok(Ok(None)),
+        ImageRef::Nameless => {
+            let detail = "an image of the list has neither bytes nor a path";
+            return Ok(Err(Reject::new(RejectReason::MissingImage, detail)));
+        }
         ImageRef::Bytes(bytes) => return Ok(Ok(Some(bytes))),
         ImageRef::Path(path) => path,
         ImageRef::Piece(file, range) => {
@@ -72,9 +78,26 @@ fn unavailable(name: &str, error: &object_store::Error) -> Reject {
         object_store::Error::NotFound { .. } => {
             Reject::new(RejectReason::MissingImage, format!("there is no file `{name}`"))
         }
+        _ if is_no_path(error) => {
+            let detail = format!("`{name}` can't be a file: a part of it is a file itself, or too long");
+            Reject::new(RejectReason::BadEntry, detail)
+        }
         // The store's own words carry addresses, and rejects are part of the dataset.
         _ => Reject::new(RejectReason::Io, format!("`{name}` can't be read: {}", kind(error))),
     }
+}
+
+/// Whether the file system says that nothing can ever lie at such a path.
+fn is_no_path(error: &object_store::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+        if matches!(kind, Some(io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 fn kind(error: &object_store::Error) -> &'static str {
@@ -100,8 +123,30 @@ fn name(folder: &str, path: &Path) -> String {
     path.as_ref().strip_prefix(folder).unwrap_or(path.as_ref()).trim_start_matches('/').to_owned()
 }
 
+/// Bytes of a path, at most: no store has longer ones.
+const MAX_PATH_BYTES: usize = 4096;
+/// Letters and digits without an end in a row are no path.
+const BASE64_BYTES: usize = 1024;
+
+fn looks_like_base64(path: &str) -> bool {
+    let digit = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=\r\n".contains(&byte);
+    path.starts_with("data:") || path.len() > BASE64_BYTES && path.bytes().all(digit)
+}
+
+/// Refuses what is too long for a path, without repeating it.
+fn check_length(path: &str) -> Result<(), Reject> {
+    let bytes = path.len();
+    let detail = match looks_like_base64(path) {
+        true => format!("a text of {bytes} bytes looks like base64, not a path"),
+        false if bytes > MAX_PATH_BYTES => format!("a text of {bytes} bytes is too long for a path"),
+        false => return Ok(()),
+    };
+    Err(Reject::new(RejectReason::BadEntry, detail))
+}
+
 /// A path below the folder of the table, or a reject where it leads elsewhere.
 pub(crate) fn inside(folder: &str, path: &str) -> Result<Path, Reject> {
+    check_length(path)?;
     let outside =
         || Reject::new(RejectReason::BadEntry, format!("the path `{path}` is not one below its table"));
     let segments: Vec<&str> = path.split('/').filter(|segment| *segment != ".").collect();
@@ -134,6 +179,34 @@ mod tests {
         let reject = unavailable("a.png", &denied);
         assert_eq!(reject.to_string(), "io: `a.png` can't be read: the store refuses access");
         assert!(reject.reason.may_pass_later());
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_path_is_named_and_not_repeated() {
+        let detail = |path: &str| inside("", path).map(|_| ()).map_err(|reject| reject.to_string());
+        let base64 = "iVBORw0KGgo/+".repeat(100_000);
+        let expected = "bad_entry: a text of 1300000 bytes looks like base64, not a path";
+        assert_eq!(detail(&base64), Err(expected.to_owned()));
+        let expected = "bad_entry: a text of 30 bytes looks like base64, not a path";
+        assert_eq!(detail("data:image/png;base64,iVBORw0K"), Err(expected.to_owned()));
+        let expected = "bad_entry: a text of 5004 bytes is too long for a path";
+        assert_eq!(detail(&format!("{}.png", "a b/c".repeat(1000))), Err(expected.to_owned()));
+        assert_eq!(detail(&format!("{}.png", "long-name/".repeat(100))), Ok(()));
+    }
+
+    /// Asking again can't help where a name is too long for the disk, or a file stands in the way.
+    #[tokio::test]
+    async fn a_path_that_no_disk_has_is_a_bad_entry() {
+        let folder = tempfile::tempdir().expect("a folder");
+        std::fs::write(folder.path().join("a.png"), b"x").expect("writes");
+        let store = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("a store");
+        for path in [format!("{}.png", "x".repeat(300)), "a.png/b".to_owned()] {
+            let error = get(&store, &Path::from(path.as_str())).await.expect_err("no such file");
+            let reject = unavailable(&path, &error);
+            assert_eq!((reject.reason, reject.reason.may_pass_later()), (RejectReason::BadEntry, false));
+        }
+        let error = get(&store, &Path::from("b.png")).await.expect_err("no such file");
+        assert_eq!(unavailable("b.png", &error).reason, RejectReason::MissingImage);
     }
 
     #[test]

@@ -6,6 +6,16 @@ use crate::reject::{Reject, RejectReason};
 /// The field of an image that holds the number of its text.
 pub(crate) const MATCHED: &str = "matched_text_index";
 
+/// The number of a text as an image gives it, or what stands there instead.
+pub(crate) type Matched = Result<i64, String>;
+
+/// A number that may be written as a float.
+pub(crate) fn whole(number: f64) -> Matched {
+    // Beyond that a float holds no number for certain; no document has so many texts.
+    let is_whole = number.fract() == 0.0 && number.abs() < 1e15;
+    if is_whole { Ok(number as i64) } else { Err(number.to_string()) }
+}
+
 /// What stands at a place of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Slot {
@@ -17,14 +27,13 @@ pub(crate) enum Slot {
 
 /// The places of a document of `texts` texts whose images belong to the texts `matched`. Several images of one text
 /// keep their order.
-pub(crate) fn slots(texts: usize, matched: &[Option<i64>]) -> Result<Vec<Slot>, Reject> {
+pub(crate) fn slots(texts: usize, matched: &[Matched]) -> Result<Vec<Slot>, Reject> {
     let mut before = vec![Vec::new(); texts];
     for (image, number) in matched.iter().enumerate() {
-        let of_text =
-            number.and_then(|number| usize::try_from(number).ok()).and_then(|number| before.get_mut(number));
-        match of_text {
+        let of_text = number.as_ref().ok().and_then(|&number| usize::try_from(number).ok());
+        match of_text.and_then(|number| before.get_mut(number)) {
             Some(images) => images.push(Slot::Image(image)),
-            None => return Err(misplaced(image, *number, texts)),
+            None => return Err(misplaced(image, number, texts)),
         }
     }
     let mut slots = Vec::with_capacity(texts + matched.len());
@@ -35,8 +44,8 @@ pub(crate) fn slots(texts: usize, matched: &[Option<i64>]) -> Result<Vec<Slot>, 
     Ok(slots)
 }
 
-fn misplaced(image: usize, number: Option<i64>, texts: usize) -> Reject {
-    let number = number.map_or("null".to_owned(), |number| number.to_string());
+fn misplaced(image: usize, number: &Matched, texts: usize) -> Reject {
+    let number = number.as_ref().map_or_else(String::clone, i64::to_string);
     let detail = format!("`{MATCHED}` of image {image} is {number}, the document has {texts} texts");
     Reject::new(RejectReason::WrongType, detail)
 }
@@ -48,17 +57,24 @@ mod tests {
     #[test]
     fn images_stand_before_their_texts() {
         use Slot::{Image, Text};
-        let found = slots(3, &[Some(2), Some(0), Some(2)]).expect("in order");
+        let found = slots(3, &[Ok(2), whole(0.0), Ok(2)]).expect("in order");
         assert_eq!(found, [Image(1), Text(0), Text(1), Image(0), Image(2), Text(2)]);
         assert_eq!(slots(0, &[]).expect("nothing"), []);
     }
 
     #[test]
     fn an_image_of_no_text_is_refused() {
-        for number in [Some(3), Some(-1), None] {
-            let reject = slots(3, &[Some(0), number]).expect_err("no such text");
+        for (number, shown) in [
+            (Ok(3), "3"),
+            (Ok(-1), "-1"),
+            (Err("null".to_owned()), "null"),
+            (whole(0.5), "0.5"),
+            (whole(f64::NAN), "NaN"),
+        ] {
+            let reject = slots(3, &[Ok(0), number]).expect_err("no such text");
             assert_eq!(reject.reason, RejectReason::WrongType);
-            assert!(reject.detail.contains("of image 1"), "{}", reject.detail);
+            let expected = format!("`{MATCHED}` of image 1 is {shown}, the document has 3 texts");
+            assert_eq!(reject.detail, expected);
         }
     }
 }

@@ -33,6 +33,9 @@ pub(crate) const DETAIL: &str = "__transfusion_detail";
 /// The beginning of what was refused.
 pub(crate) const EXCERPT: &str = "__transfusion_excerpt";
 
+/// The caption of a row whose list of captions has none.
+pub(crate) const SINGLE_CAPTION: &str = "__transfusion_single_caption";
+
 /// What a row of the plan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -171,6 +174,7 @@ impl Table {
             scalar.field = Field::new(&text, of, true);
         }
         let mut parts = vec![(part, text.clone())];
+        parts.extend(naming.single_caption(&text));
         parts.extend(images.part());
         let mut table = Self::new(scalars, images, parts, text);
         table.parts.extend(id_column(source, &table.schema));
@@ -319,8 +323,24 @@ impl Naming<'_> {
         ColumnPath::find(name, &self.fields).map(|(_, of)| of)
     }
 
-    fn is_list(&self, name: &str) -> bool {
-        matches!(self.type_of(name), Some(DataType::List(_)))
+    /// Whether there is a list of captions beside the column `caption`, or instead of it.
+    fn has_captions(&self) -> bool {
+        // `select` names its columns itself.
+        if self.source.captions.is_none() && self.source.select.is_some() {
+            return false;
+        }
+        match self.type_of("captions") {
+            Some(DataType::List(item)) => is_text(item.data_type()) || self.type_of("caption").is_none(),
+            _ => false,
+        }
+    }
+
+    /// The column of the caption of rows whose list of captions has none.
+    fn single_caption(&self, text: &str) -> Option<(&'static str, String)> {
+        let beside = self.source.shape == Shape::Pair && self.source.caption.is_none() && text == "captions";
+        let fits =
+            |of: DataType| matches!(&of, DataType::List(item) if is_text(item.data_type())) || is_text(&of);
+        (beside && self.type_of("caption").is_some_and(fits)).then(|| (SINGLE_CAPTION, "caption".to_owned()))
     }
 
     /// What is text in the shape: its name in the plan, and the column.
@@ -329,9 +349,7 @@ impl Naming<'_> {
         let or = |set: &Option<String>, default: &str| set.clone().unwrap_or_else(|| default.to_owned());
         match source.shape {
             Shape::Text => ("text", or(&source.text, "text")),
-            Shape::Pair if source.captions.is_some() && self.is_list("captions") => {
-                ("caption", or(&source.caption, "captions"))
-            }
+            Shape::Pair if self.has_captions() => ("caption", or(&source.caption, "captions")),
             Shape::Pair => ("caption", or(&source.caption, "caption")),
             Shape::Interleaved => ("texts", or(&source.texts, self.first_of(&TEXTS_NAMES))),
         }
@@ -352,11 +370,10 @@ impl Naming<'_> {
     /// row by row.
     fn check_type(&self, part: &str, column: &str, typed: &[Field]) -> Result<(), PipelineError> {
         let Some((_, of)) = ColumnPath::find(column, typed) else { return Ok(()) };
-        let text = |of: &DataType| matches!(of, DataType::Utf8 | DataType::Binary);
-        let texts = matches!(&of, DataType::List(item) if text(item.data_type()));
+        let texts = matches!(&of, DataType::List(item) if is_text(item.data_type()));
         let (fits, expected) = match part {
-            "text" => (text(&of), "a text"),
-            "caption" => (text(&of) || texts, "a text or a list of texts"),
+            "text" => (is_text(&of), "a text"),
+            "caption" => (is_text(&of) || texts, "a text or a list of texts"),
             _ => (texts, "a list of texts"),
         };
         if fits { Ok(()) } else { Err(self.wrong_type(column, &of, expected)) }
@@ -408,6 +425,10 @@ impl Naming<'_> {
         };
         Ok(ImageColumns::Many { name: name.to_owned(), from, texts: texts.to_owned(), matched })
     }
+}
+
+fn is_text(of: &DataType) -> bool {
+    matches!(of, DataType::Utf8 | DataType::Binary)
 }
 
 /// Whether values of this type can be an image. Numbers can't; rows of JSON lines are judged one by one.

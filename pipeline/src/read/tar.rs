@@ -323,7 +323,11 @@ impl Sample {
             fields.insert("caption".to_owned(), first.clone());
         }
         if !captions.is_empty() && pick.wants("captions") {
-            fields.entry("captions").or_insert(Value::Array(captions));
+            match fields.get("captions") {
+                Some(Value::Array(listed)) if !listed.is_empty() => {}
+                Some(Value::String(_)) => {}
+                _ => drop(fields.insert("captions".to_owned(), Value::Array(captions))),
+            }
         }
         if pick.wants("key") {
             fields.insert("key".to_owned(), Value::String(self.key));
