@@ -48,14 +48,22 @@ pub enum PipelineError {
         path: String,
     },
     /// A source of which no file can be read.
-    #[error("no file of source `{name}` can be read; `{path}` is damaged: {what}")]
+    #[error("no file of source `{name}` can be read; `{path}` {what}")]
     Unreadable {
         /// Name of the source.
         name: String,
-        /// Path of its first file.
+        /// Path of the first of them that can't.
         path: String,
-        /// What is wrong with that.
+        /// What is wrong with that: `is damaged: ...`, or why its first row is refused.
         what: String,
+    },
+    /// A file that has two columns of a name that is asked for.
+    #[error("`{path}` has more than one column `{column}`")]
+    Repeated {
+        /// The file.
+        path: String,
+        /// The column.
+        column: String,
     },
     /// A column that the rows don't have.
     #[error("source `{name}` has no column `{column}`; its columns are {}", quoted(available))]
@@ -330,8 +338,11 @@ impl PipelineError {
                     .to_owned()
             }
             Self::Unreadable { .. } => {
-                "look at the file; if it is of another form than its name says, set `format`".to_owned()
+                "look at the file; if it is of another form than its name says, set `format` (`json-lines` is an object a \
+                 line, or a list in a file named `.json`)"
+                    .to_owned()
             }
+            Self::Repeated { .. } => "give each column of the file a name of its own".to_owned(),
             Self::NoColumn { .. } => {
                 "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
                  `a.b` is the field `b` of the column `a`"

@@ -15,12 +15,13 @@ use serde_json::{Map, Value};
 
 use super::buffer::{LARGE_ROW, RowMemory, column_of_one};
 use super::columnar::PATHS;
-use super::infer::{conform, kind_name};
+use super::infer::{conform, kind_name, spelled};
 use super::nested::ColumnPath;
 use super::place::{MATCHED, Slot, slots};
 use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
 use super::{ImageRef, Input, RawRow, pictures};
 use crate::PipelineError;
+use crate::config::{ColumnType, Format};
 use crate::picture::PictureRules;
 use crate::reject::{Reject, RejectReason, json_beginning};
 
@@ -210,6 +211,8 @@ pub(crate) struct RowSink<'a> {
     /// The columns that are asked for, those inside others first: they are looked at, the others are taken.
     scalars: Vec<Scalar>,
     schema: SchemaRef,
+    /// Whether values are texts that may spell numbers.
+    spelled: bool,
     rows: Vec<RawRow>,
     bytes: usize,
     read: u64,
@@ -217,13 +220,14 @@ pub(crate) struct RowSink<'a> {
 }
 
 impl<'a> RowSink<'a> {
-    pub(crate) fn new(target: Target, input: &'a Input, emit: &'a mut Emit<'a>) -> Self {
+    pub(crate) fn new(target: Target, input: &'a Input, format: Format, emit: &'a mut Emit<'a>) -> Self {
         let wanted = |scalar: &&Scalar| target.schema.field_with_name(scalar.field.name()).is_ok();
         let mut scalars: Vec<Scalar> = target.table.scalars.iter().filter(wanted).cloned().collect();
         scalars.sort_by_key(|scalar| !scalar.from.is_nested());
         let schema =
             Arc::new(Schema::new(scalars.iter().map(|scalar| scalar.field.clone()).collect::<Vec<_>>()));
-        Self { target, input, scalars, schema, rows: Vec::new(), bytes: 0, read: 0, emit }
+        let spelled = format == Format::Csv;
+        Self { target, input, scalars, schema, spelled, rows: Vec::new(), bytes: 0, read: 0, emit }
     }
 
     /// Takes a row; `false` if no more are wanted.
@@ -314,13 +318,22 @@ impl<'a> RowSink<'a> {
     fn conform(&self, mut fields: Map<String, Value>) -> (Map<String, Value>, Option<Reject>) {
         let (mut conformed, mut wrong) = (Map::new(), None);
         for Scalar { field, from } in &self.scalars {
-            let value = from.take(&mut fields);
+            if let Some((name, value)) = from.blocked(&fields) {
+                let detail = format!("`{name}` is {}, expected an object", kind_name(value));
+                wrong.get_or_insert(Reject::new(RejectReason::WrongType, detail));
+            }
+            let mut value = from.take(&mut fields);
+            if self.spelled {
+                value = spelled(value, field.data_type());
+            }
             let kind = kind_name(&value);
             let strict = self.target.table.text == *field.name();
             let plain = value.is_string() || value.is_null();
             let beginning = if plain { Vec::new() } else { json_beginning(&value) };
+            let way_out = if strict || from.is_nested() { None } else { type_for(&value, field.data_type()) };
             let value = conform(value, field.data_type(), strict).unwrap_or_else(|| {
-                let detail = format!("`{}` is {kind}, expected {}", field.name(), type_name(field));
+                let way_out = way_out.map(|of| typed_key(field.name(), of)).unwrap_or_default();
+                let detail = format!("`{}` is {kind}, expected {}{way_out}", field.name(), type_name(field));
                 wrong.get_or_insert(Reject::new(RejectReason::WrongType, detail).showing(&beginning));
                 Value::Null
             });
@@ -395,6 +408,22 @@ fn place(
     Ok(slots.iter().map(image).collect())
 }
 
+/// The type that would hold a value too, of a column that holds none of its kind.
+fn type_for(value: &Value, of: &DataType) -> Option<ColumnType> {
+    match (value, of) {
+        (Value::Number(_), DataType::Int64) => Some(ColumnType::Double),
+        (_, DataType::Int64 | DataType::Float64 | DataType::Boolean) => Some(ColumnType::Varchar),
+        _ => None,
+    }
+}
+
+/// The key of a source that gives a column another type, for a message.
+fn typed_key(column: &str, of: ColumnType) -> String {
+    let bare = column.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let key = if bare { column.to_owned() } else { format!("{column:?}") };
+    format!("; `types = {{ {key} = \"{}\" }}` takes it", of.name())
+}
+
 fn type_name(field: &Field) -> String {
     use arrow::datatypes::DataType;
     match field.data_type() {
@@ -402,7 +431,7 @@ fn type_name(field: &Field) -> String {
         DataType::List(_) => "a list".to_owned(),
         DataType::Struct(_) => "an object".to_owned(),
         DataType::Boolean => "a boolean".to_owned(),
-        DataType::Int64 => "a whole number".to_owned(),
+        DataType::Int64 | DataType::UInt64 => "a whole number".to_owned(),
         DataType::Float64 => "a number".to_owned(),
         other => other.to_string(),
     }

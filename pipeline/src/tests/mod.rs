@@ -3,6 +3,7 @@
 mod captions;
 mod columns;
 mod configs;
+mod damage;
 mod estimate;
 pub(crate) mod fixtures;
 mod images;
@@ -16,4 +17,5 @@ mod retry;
 mod samples;
 mod stores;
 mod text;
+mod types;
 mod versions;
