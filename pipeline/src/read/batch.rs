@@ -302,6 +302,7 @@ impl<'a> RowSink<'a> {
                 Ok(Images { refs: vec![image], numbers: None })
             }
             ImageColumns::One { from: Some(from) } => {
+                open_way(from, &row.fields)?;
                 let image = image_ref(from.value(&row.fields), &from.root)?;
                 Ok(Images { refs: vec![image], numbers: None })
             }
@@ -318,9 +319,8 @@ impl<'a> RowSink<'a> {
     fn conform(&self, mut fields: Map<String, Value>) -> (Map<String, Value>, Option<Reject>) {
         let (mut conformed, mut wrong) = (Map::new(), None);
         for Scalar { field, from } in &self.scalars {
-            if let Some((name, value)) = from.blocked(&fields) {
-                let detail = format!("`{name}` is {}, expected an object", kind_name(value));
-                wrong.get_or_insert(Reject::new(RejectReason::WrongType, detail));
+            if let Err(reject) = open_way(from, &fields) {
+                wrong.get_or_insert(reject);
             }
             let mut value = from.take(&mut fields);
             if self.spelled {
@@ -341,6 +341,13 @@ impl<'a> RowSink<'a> {
         }
         (conformed, wrong)
     }
+}
+
+/// Refuses a row in which the way to a column ends at what is no object.
+fn open_way(from: &ColumnPath, fields: &Map<String, Value>) -> Result<(), Reject> {
+    let Some((name, value)) = from.blocked(fields) else { return Ok(()) };
+    let detail = format!("`{name}` is {}, expected an object", kind_name(value));
+    Err(Reject::new(RejectReason::WrongType, detail).showing(&json_beginning(value)))
 }
 
 /// The images of a row, and the numbers of the texts that they stand before, where the row has them.
@@ -369,6 +376,7 @@ fn image_ref(value: Value, name: &str) -> Result<ImageRef, Reject> {
 
 /// The values of a list; nothing is an empty one.
 fn list(from: &ColumnPath, name: &str, fields: &Map<String, Value>) -> Result<Vec<Value>, Reject> {
+    open_way(from, fields)?;
     match from.value(fields) {
         Value::Array(values) => Ok(values),
         Value::Null => Ok(Vec::new()),

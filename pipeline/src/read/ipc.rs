@@ -243,7 +243,7 @@ impl Reading<'_, '_> {
 
     /// Refuses the rows of the next batch; gives whether more are wanted.
     fn refuse(&mut self, rows: u64, reject: &Reject) -> Result<bool, PipelineError> {
-        let end = self.row + rows;
+        let end = self.row.saturating_add(rows);
         let (read, more) = refused_rows(self.target, self.row..end, reject, self.emit)?;
         (self.batch, self.row, self.read) = (self.batch + 1, end, self.read + read);
         Ok(more)

@@ -161,7 +161,7 @@ struct Reading<'a, 'e> {
 impl Reading<'_, '_> {
     /// Reads a row group of so many rows; gives whether more are wanted.
     fn group(&mut self, index: usize, builder: Builder, rows: u64) -> Result<bool, PipelineError> {
-        let end = self.row + rows;
+        let end = self.row.saturating_add(rows);
         let what = match builder.build() {
             Ok(mut stream) => loop {
                 match self.input.handle.block_on(stream.next()) {

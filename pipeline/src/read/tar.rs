@@ -146,12 +146,9 @@ impl<R: Read> Read for Blocks<R> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let bytes = self.inner.read(buffer)?;
         let end = self.place + bytes as u64;
-        let start = (end - end % BLOCK).saturating_sub(self.place) as usize;
-        let same = end - end % BLOCK <= self.place && self.place % BLOCK != 0;
-        if bytes > 0 {
-            let zeros = buffer[start..bytes].iter().all(|byte| *byte == 0);
-            self.zeros.set(zeros && (!same || self.zeros.get()));
-        }
+        let block = end - end % BLOCK;
+        let new = buffer[block.saturating_sub(self.place) as usize..bytes].iter().all(|byte| *byte == 0);
+        self.zeros.set(new && (block >= self.place || self.zeros.get()));
         self.place = end;
         Ok(bytes)
     }

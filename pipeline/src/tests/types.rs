@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow::array::Int32Array;
 
-use super::fixtures::{Job, batch, config, corpus, counts, documents, parquet, reject_lines, strings, texts};
+use super::fixtures::{
+    Job, batch, config, corpus, counts, documents, pairs, parquet, png, reject_lines, strings, texts,
+};
 use crate::{ColumnType, PreprocessConfig, SourceConfig};
 
 fn types(column: &str, of: ColumnType) -> BTreeMap<String, ColumnType> {
@@ -40,10 +42,23 @@ async fn one_odd_line_does_not_hide_the_fields_of_all_others() {
     let nested = SourceConfig { text: Some("meta.t".to_owned()), ..texts("web", "in/a.jsonl") };
     job.run(config(vec![nested])).await.expect("runs");
     let line = &reject_lines(&job.output).await[0];
+    assert_eq!(line.excerpt.as_deref(), Some("\"oops\""));
     assert_eq!(
         (line.reason.as_str(), line.detail.as_str()),
         ("wrong_type", "`meta` is a text, expected an object")
     );
+}
+
+#[tokio::test]
+async fn one_odd_line_does_not_hide_the_images_of_all_others() {
+    let good = "{\"caption\":\"x\",\"meta\":{\"path\":\"a.png\"}}\n";
+    let lines = format!("{{\"caption\":\"odd\",\"meta\":\"oops\"}}\n{good}{good}");
+    let job =
+        Job::new(&corpus(&[("in/a.jsonl", lines.as_bytes()), ("in/a.png", &png(16, 16, [9, 9, 9]))]).await);
+    let source = SourceConfig { image: Some("meta.path".to_owned()), ..pairs("web", "in/a.jsonl") };
+    let report = job.run(config(vec![source])).await.expect("runs");
+    assert_eq!(counts(&report), [3, 2, 1, 0, 0]);
+    assert_eq!(reject_lines(&job.output).await[0].detail, "`meta` is a text, expected an object");
 }
 
 /// The first rows can't tell that a later one has a fraction.
