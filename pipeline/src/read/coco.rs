@@ -84,6 +84,10 @@ pub(crate) fn read(
         let detail = format!("captions file is longer than {MAX_ROW_BYTES} bytes");
         return visit(RawRow::bad(0, RejectReason::RowTooLarge, detail)).map(|_| ());
     }
+    // An empty file has no row, in this form as in any other.
+    if text.trim_ascii().is_empty() {
+        return Ok(());
+    }
     let captions: Captions = match serde_json::from_slice(text.strip_prefix(BOM).unwrap_or(&text)) {
         Ok(captions) => captions,
         Err(error) => {

@@ -113,7 +113,7 @@ pub(crate) fn read(
                 // What is whole before the damage is a row; rows that were still waiting may lack parts.
                 let next = window.rows();
                 return match window.finish(visit)? {
-                    true => visit(damaged(error, file, next)?).map(|_| ()),
+                    true => visit(damaged(plain(error), file, next)?).map(|_| ()),
                     false => Ok(()),
                 };
             }
@@ -132,6 +132,16 @@ pub(crate) fn read(
 
 /// What the archive's reader says of a block of which only a part is there.
 const CUT_BLOCK: &str = "failed to read entire block";
+
+/// An error of the archive's reader. Of what stands where a header should be it would show the bytes, whatever they are.
+fn plain(error: std::io::Error) -> std::io::Error {
+    let said = error.to_string();
+    let no_header = ["numeric field was not a number", "archive header checksum mismatch"];
+    if no_header.iter().any(|what| said.starts_with(what)) {
+        return std::io::Error::other("something else stands where a member should begin");
+    }
+    error
+}
 
 const BLOCK: u64 = 512;
 
