@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use arrow::datatypes::DataType;
 use schemas::Markers;
 use schemas::shard::Compression;
 use serde::{Deserialize, Serialize};
@@ -259,7 +260,8 @@ pub enum Format {
     JsonLines,
     /// Plain text.
     Text,
-    /// Comma-separated values with a line of names (tabs where the name ends in `.tsv`). Every column is text.
+    /// Comma-separated values with a line of names (tabs where the name ends in `.tsv`). Every column is text, unless
+    /// `types` or another file of the source says otherwise.
     Csv,
     /// Parquet.
     Parquet,
@@ -282,6 +284,41 @@ impl Format {
             Self::Arrow => "arrow",
             Self::Tar => "tar",
             Self::Coco => "coco",
+        }
+    }
+}
+
+/// The type of a column of JSON or CSV files, named as in SQL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ColumnType {
+    /// `true` or `false`.
+    Boolean,
+    /// A whole number of 64 bits.
+    Bigint,
+    /// A floating-point number.
+    Double,
+    /// A text; values that are none become their JSON.
+    Varchar,
+}
+
+impl ColumnType {
+    /// The name in configs.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Boolean => "boolean",
+            Self::Bigint => "bigint",
+            Self::Double => "double",
+            Self::Varchar => "varchar",
+        }
+    }
+
+    pub(crate) const fn data_type(self) -> DataType {
+        match self {
+            Self::Boolean => DataType::Boolean,
+            Self::Bigint => DataType::Int64,
+            Self::Double => DataType::Float64,
+            Self::Varchar => DataType::Utf8,
         }
     }
 }
@@ -423,6 +460,9 @@ pub struct SourceConfig {
     pub join: Option<JoinConfig>,
     /// What is a document in plain text.
     pub document: TextSplit,
+    /// Types of columns of JSON and CSV files, where the first rows don't show them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub types: BTreeMap<String, ColumnType>,
 }
 
 impl Default for SourceConfig {
@@ -446,6 +486,7 @@ impl Default for SourceConfig {
             images: None,
             join: None,
             document: TextSplit::File,
+            types: BTreeMap::new(),
         }
     }
 }
@@ -544,7 +585,19 @@ impl SourceConfig {
         }
         self.check_keys()?;
         self.check_template()?;
+        self.check_types()?;
         self.check_join()
+    }
+
+    fn check_types(&self) -> Result<(), PipelineError> {
+        let Some((column, of)) = self.types.first_key_value() else { return Ok(()) };
+        match self.format {
+            Some(format @ (Format::Parquet | Format::Arrow | Format::Text)) => {
+                let expected = format!("nothing for files of the form `{}`", format.name());
+                Err(self.wrong(&format!("types.{column}"), format!("`{}`", of.name()), expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The keys that name columns, each with its value and the shapes that have such a column.

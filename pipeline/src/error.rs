@@ -61,14 +61,22 @@ pub enum PipelineError {
         path: String,
     },
     /// A source of which no file can be read.
-    #[error("no file of source `{name}` can be read; `{path}` is damaged: {what}")]
+    #[error("no file of source `{name}` can be read; `{path}` {what}")]
     Unreadable {
         /// Name of the source.
         name: String,
-        /// Path of its first file.
+        /// Path of the first of them that can't.
         path: String,
-        /// What is wrong with that.
+        /// What is wrong with that: `is damaged: ...`, or why its first row is refused.
         what: String,
+    },
+    /// A file that has two columns of a name that is asked for.
+    #[error("`{path}` has more than one column `{column}`")]
+    Repeated {
+        /// The file.
+        path: String,
+        /// The column.
+        column: String,
     },
     /// A column that the rows don't have.
     #[error("source `{name}` has no column `{column}`; its columns are {}", quoted(available))]
@@ -351,8 +359,11 @@ impl PipelineError {
                     .to_owned()
             }
             Self::Unreadable { .. } => {
-                "look at the file; if it is of another form than its name says, set `format`".to_owned()
+                "look at the file; if it is of another form than its name says, set `format` (`json-lines` is an object a \
+                 line, or a list in a file named `.json`)"
+                    .to_owned()
             }
+            Self::Repeated { .. } => "give each column of the file a name of its own".to_owned(),
             Self::NoColumn { column, .. } if is_own(column) => {
                 format!("names that begin with `{OWN}` are kept for columns of the program: rename the column")
             }

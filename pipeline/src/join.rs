@@ -30,9 +30,9 @@ use crate::memory::Memory;
 use crate::operators::unit_read::describe;
 use crate::plan::session;
 use crate::read::batch::TEXT_ROWS;
-use crate::read::table::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, Table, visible};
+use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
-use crate::source::{SourceTable, find};
+use crate::source::{SourceTable, Wanted, find};
 use crate::sql::root_cause;
 use crate::units::{Listing, Resolver, Unit, list};
 
@@ -80,7 +80,12 @@ impl Join {
         }
         let input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), TextSplit::File) };
         let on = config.on.pairs();
-        let found = find(&listed.name, &listing, &input, HashSet::new(), true).await?;
+        let wanted = Wanted { whole: true, ..Wanted::default() };
+        let mut found = find(&listed.name, &listing, &input, wanted).await?;
+        if found.is_empty() {
+            // Without a row it has the columns that are named.
+            found = Found::texts(on.iter().map(|(_, key)| key).chain(&config.columns));
+        }
         let table = Arc::new(Table::plain(found));
         let fields =
             chosen(config, &on, &table).map_err(|what| wrong(what, "check `join.on` and `join.columns`"))?;

@@ -50,7 +50,7 @@ mod version;
 
 pub use commit::Location;
 pub use config::{
-    CaptionChoice, CodecConfig, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
+    CaptionChoice, CodecConfig, ColumnType, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
     PreprocessConfig, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
 pub use document::Shape;

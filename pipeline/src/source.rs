@@ -4,7 +4,7 @@
 //! it names are read; the columns of a joined table belong to it like the source's own. Refused rows and the ends of
 //! units pass every filter. Once planned, the nodes of the SQL are replaced by ours, which refuse the rows it fails on.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -26,7 +26,7 @@ use rayon::ThreadPool;
 use serde_json::Value;
 
 use crate::commit::{Location, blocking};
-use crate::config::{Format, SourceConfig};
+use crate::config::{ColumnType, Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
 use crate::join::{Join, with_joined};
@@ -39,7 +39,8 @@ use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
-use crate::read::columnar::United;
+use crate::read::columnar::{United, repeated, wider};
+use crate::read::infer::Looked;
 use crate::read::table::{
     Found, KIND, Kind, SINGLE_CAPTION, Table, pictures_type, system_fields, texts_type, visible,
 };
@@ -60,6 +61,8 @@ pub(crate) struct SourcePlan {
     pub(crate) units: Vec<Unit>,
     pub(crate) files: Arc<UnitFiles>,
     table: Arc<Table>,
+    /// Whether its files have not one row, so that nobody knows their columns.
+    is_empty: bool,
     join: Option<Arc<Join>>,
     pub(crate) input: Input,
 }
@@ -124,12 +127,15 @@ pub(crate) async fn plan_columns(
         units: Vec::new(),
         files: Arc::default(),
         table: Arc::new(Table::plain(Found::default())),
+        is_empty: false,
         join,
         input,
     };
-    // A column that no sample row has may still come; only then is the whole source looked at.
+    // What no sample row has may still come; only then is the whole source looked at.
     match source.find_columns(false).await {
-        Err(PipelineError::NoColumn { .. }) => source.find_columns(true).await?,
+        Err(PipelineError::NoColumn { .. } | PipelineError::Unreadable { .. }) => {
+            source.find_columns(true).await?;
+        }
         found => found?,
     }
     Ok(source)
@@ -144,44 +150,116 @@ fn folder(config: &SourceConfig, uri: &str, resolver: &dyn Resolver) -> Result<F
     Ok(Folder { store, path })
 }
 
-/// Finds the columns of files. `named` are those that matter; `whole`: every row is looked at where files don't say
-/// which columns they have.
+/// What somebody wants of the columns of files.
+#[derive(Debug, Default)]
+pub(crate) struct Wanted {
+    /// The names that matter.
+    pub(crate) named: HashSet<String>,
+    /// Types that are given.
+    pub(crate) types: BTreeMap<String, ColumnType>,
+    /// Every row is looked at where files don't say which columns they have.
+    pub(crate) whole: bool,
+}
+
+/// Finds the columns of files; none where no file has a row.
 pub(crate) async fn find(
     name: &str,
     listing: &Listing,
     input: &Input,
-    named: HashSet<String>,
-    whole: bool,
+    wanted: Wanted,
 ) -> Result<Found, PipelineError> {
+    let Wanted { named, types, whole } = wanted;
     let has_columns = |file: &&InputFile| matches!(file.format, Format::Parquet | Format::Arrow);
     let (tables, others): (Vec<&InputFile>, Vec<&InputFile>) = listing.files.iter().partition(has_columns);
-    let (typed, damaged) = typed_columns(name, &tables, input).await?;
+    let (typed, damaged) = typed_columns(name, &tables, input, &named).await?;
     let others: Vec<InputFile> = others.into_iter().cloned().collect();
     let beside = others.iter().any(|file| file.format == Format::Tar);
-    let mut inferred = if others.is_empty() {
-        // One damaged file among others is a reject. Without any there are no columns to plan with.
-        if let Some(what) = damaged.filter(|_| typed.is_empty()) {
-            let (name, path) = (name.to_owned(), tables[0].path.to_string());
-            return Err(PipelineError::Unreadable { name, path, what });
-        }
-        Vec::new()
+    let looked = if others.is_empty() {
+        Looked::default()
     } else {
         let input = input.clone();
         blocking(move || infer::infer(&input, &others, &named, whole)).await?
     };
-    inferred.retain(|field| typed.iter().all(|known| known.name() != field.name()));
-    Ok(Found { typed, inferred, beside })
+    let mut found = Found { typed, inferred: looked.fields, beside };
+    if !found.is_empty() {
+        fix_types(name, &types, &mut found)?;
+        return Ok(found);
+    }
+    // One damaged file among others is a reject. Without any there are no columns to plan with.
+    let refused = looked.refused.map(|(path, what)| (path, format!("has no row that can be used; {what}")));
+    match damaged.map(|(path, what)| (path, format!("is damaged: {what}"))).or(refused) {
+        Some((path, what)) => Err(PipelineError::Unreadable { name: name.to_owned(), path, what }),
+        None => Ok(found),
+    }
+}
+
+/// Gives columns the types that the source says. A column of numbers that typed files have too holds those of both.
+fn fix_types(
+    name: &str,
+    types: &BTreeMap<String, ColumnType>,
+    found: &mut Found,
+) -> Result<(), PipelineError> {
+    for (column, of) in types {
+        let is_it = |field: &&mut Field| field.name() == column;
+        match found.inferred.iter_mut().find(is_it) {
+            Some(field) => *field = Field::new(column, of.data_type(), true),
+            None if found.typed.iter().any(|field| field.name() == column) => {
+                return Err(PipelineError::Config {
+                    key: format!("source.{name}.types.{column}"),
+                    expected: "nothing for a column of Parquet or Arrow files, which say its type".to_owned(),
+                    found: format!("`{}`", of.name()),
+                });
+            }
+            None => {
+                let available = visible(found.inferred.iter().chain(&found.typed));
+                let (name, column) = (name.to_owned(), column.clone());
+                return Err(PipelineError::NoColumn { name, column, available });
+            }
+        }
+    }
+    for known in &mut found.typed {
+        let Some(looked) = found.inferred.iter().find(|field| field.name() == known.name()) else { continue };
+        match beside(known.data_type(), looked.data_type()) {
+            Some(of) => *known = Field::new(known.name(), of, true),
+            None if types.contains_key(known.name()) && known.data_type() != looked.data_type() => {
+                return Err(PipelineError::Columns {
+                    name: name.to_owned(),
+                    column: known.name().clone(),
+                    there: format!("{} in the files that say its type", known.data_type()),
+                    here: format!("{} by `types`", looked.data_type()),
+                });
+            }
+            None => {}
+        }
+    }
+    found.inferred.retain(|field| found.typed.iter().all(|known| known.name() != field.name()));
+    Ok(())
+}
+
+/// The type of numbers that files say to have as `typed` and rows of others as `looked`: those, or texts of a CSV file
+/// that spell them. `None` for anything else.
+fn beside(typed: &DataType, looked: &DataType) -> Option<DataType> {
+    let numbers = match looked {
+        DataType::Utf8 if typed.is_integer() => &DataType::Int64,
+        DataType::Utf8 => &DataType::Float64,
+        other => other,
+    };
+    wider(typed, numbers)
 }
 
 /// Files whose columns are asked for at a time.
 const FILES_AT_A_TIME: usize = 16;
 
-/// The columns of files that have their own, and what is wrong with the first of them, if it can't be read.
+/// A file, and what is wrong with it.
+type Damage = (String, String);
+
+/// The columns of files that have their own, and the first of them that can't be read.
 async fn typed_columns(
     name: &str,
     files: &[&InputFile],
     input: &Input,
-) -> Result<(Vec<Field>, Option<String>), PipelineError> {
+    named: &HashSet<String>,
+) -> Result<(Vec<Field>, Option<Damage>), PipelineError> {
     let schema = |file: &&InputFile| {
         let (input, file) = (input.clone(), (*file).clone());
         blocking(move || match file.format {
@@ -194,10 +272,13 @@ async fn typed_columns(
     let mut united = United::default();
     for (file, schema) in files.iter().zip(&schemas) {
         if let Ok(schema) = schema {
+            let names = schema.fields().iter().map(|field| field.name().as_str());
+            repeated(file, names, |name| named.contains(name))?;
             united.add(name, file, schema)?;
         }
     }
-    Ok((united.finish(), schemas.into_iter().next().and_then(Result::err)))
+    let damaged = files.iter().zip(schemas).find_map(|(file, schema)| Some((file, schema.err()?)));
+    Ok((united.finish(), damaged.map(|(file, what)| (file.path.to_string(), what))))
 }
 
 /// The words of a source's SQL, and what its keys or their defaults name: columns of these names matter.
@@ -233,7 +314,17 @@ impl SourcePlan {
     /// Finds the columns and sees that they are those that keys and SQL name.
     async fn find_columns(&mut self, whole: bool) -> Result<(), PipelineError> {
         let config = &self.config;
-        let found = find(&config.name, &self.listing, &self.input, named(config), whole).await?;
+        let wanted = Wanted { named: named(config), types: config.types.clone(), whole };
+        let found = find(&config.name, &self.listing, &self.input, wanted).await?;
+        if found.is_empty() {
+            // Some file may still have a row.
+            if !whole {
+                return Err(self.no_column("", "files"));
+            }
+            (self.is_empty, self.join) = (true, None);
+            self.table = Arc::new(Table::empty(config.shape)?);
+            return Ok(());
+        }
         let keys: Vec<String> =
             self.join.iter().flat_map(|join| join.own_keys()).map(str::to_owned).collect();
         self.table = Arc::new(Table::try_new(config, found, &keys)?);
@@ -289,7 +380,7 @@ impl SourcePlan {
             .map(|unit| describe(unit, &self.listing.files).map(|batch| vec![batch]))
             .collect::<Result<_, _>>()?;
         context.register_table("source", Arc::new(EmptyTable::new(Arc::new(self.visible()))))?;
-        let filter = match &self.config.filter {
+        let filter = match self.filter() {
             Some(sql) => Some(self.clause("where").condition(sql, &context).await?),
             None => None,
         };
@@ -305,10 +396,20 @@ impl SourcePlan {
         }
         let own = system_fields().into_iter().map(|field| ident(field.name()));
         let frame = frame.select(own.chain(wanted).collect::<Vec<_>>())?;
-        let clause = if self.config.select.is_some() { "select" } else { "where" };
+        let clause = if self.select().is_some() { "select" } else { "where" };
         let plan = frame.create_physical_plan().await.map_err(|error| self.clause(clause).failed(&error))?;
         let plan = row_by_row(plan, clause)?.transform_up(filter_as_it_comes)?.data;
         Ok(if images { Arc::new(PictureRowsExec::new(plan)) } else { plan })
+    }
+
+    /// The SQL of the source. Of files without a row nobody knows the columns that it names, and there is nothing to
+    /// apply it to.
+    fn filter(&self) -> Option<&str> {
+        self.config.filter.as_deref().filter(|_| !self.is_empty)
+    }
+
+    fn select(&self) -> Option<&str> {
+        self.config.select.as_deref().filter(|_| !self.is_empty)
     }
 
     /// The columns that SQL can name.
@@ -331,7 +432,7 @@ impl SourcePlan {
             (Shape::Interleaved, Columns::Document) => &["texts", "images", "id"],
             (Shape::Interleaved, Columns::Texts) => &["texts", "id"],
         };
-        let Some(select) = &self.config.select else { return self.named_by_keys(wanted) };
+        let Some(select) = self.select() else { return self.named_by_keys(wanted) };
         let clause = self.clause("select");
         let (given, schema) = clause.columns(select, context).await?;
         let mut exprs = Vec::with_capacity(wanted.len());

@@ -273,7 +273,7 @@ impl Reading {
         let pick = Pick::Only(table.needed(schema));
         let images = table.wants_images(schema);
         let only = target.only.clone();
-        let mut sink = RowSink::new(target, input, &mut emit);
+        let mut sink = RowSink::new(target, input, file.format, &mut emit);
         let (mut more, mut left) = (true, only.as_ref().map(|only| only.len()));
         read_rows(input, file, &pick, images, &mut |row| {
             if only.as_ref().is_some_and(|only| !only.contains(&row.row)) {

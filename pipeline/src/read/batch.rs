@@ -15,12 +15,13 @@ use serde_json::{Map, Value};
 
 use super::buffer::{LARGE_ROW, RowMemory, column_of_one};
 use super::columnar::PATHS;
-use super::infer::{conform, kind_name};
+use super::infer::{conform, kind_name, spelled};
 use super::nested::ColumnPath;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
 use super::{ImageRef, Input, RawRow, pictures};
 use crate::PipelineError;
+use crate::config::{ColumnType, Format};
 use crate::picture::PictureRules;
 use crate::reject::{Reject, RejectReason, json_beginning};
 
@@ -210,6 +211,8 @@ pub(crate) struct RowSink<'a> {
     /// The columns that are asked for, those inside others first: they are looked at, the others are taken.
     scalars: Vec<Scalar>,
     schema: SchemaRef,
+    /// Whether values are texts that may spell numbers.
+    spelled: bool,
     rows: Vec<RawRow>,
     bytes: usize,
     read: u64,
@@ -217,13 +220,14 @@ pub(crate) struct RowSink<'a> {
 }
 
 impl<'a> RowSink<'a> {
-    pub(crate) fn new(target: Target, input: &'a Input, emit: &'a mut Emit<'a>) -> Self {
+    pub(crate) fn new(target: Target, input: &'a Input, format: Format, emit: &'a mut Emit<'a>) -> Self {
         let wanted = |scalar: &&Scalar| target.schema.field_with_name(scalar.field.name()).is_ok();
         let mut scalars: Vec<Scalar> = target.table.scalars.iter().filter(wanted).cloned().collect();
         scalars.sort_by_key(|scalar| !scalar.from.is_nested());
         let schema =
             Arc::new(Schema::new(scalars.iter().map(|scalar| scalar.field.clone()).collect::<Vec<_>>()));
-        Self { target, input, scalars, schema, rows: Vec::new(), bytes: 0, read: 0, emit }
+        let spelled = format == Format::Csv;
+        Self { target, input, scalars, schema, spelled, rows: Vec::new(), bytes: 0, read: 0, emit }
     }
 
     /// Takes a row; `false` if no more are wanted.
@@ -298,6 +302,7 @@ impl<'a> RowSink<'a> {
                 Ok(Images { refs: vec![image], numbers: None })
             }
             ImageColumns::One { from: Some(from) } => {
+                open_way(from, &row.fields)?;
                 let image = image_ref(from.value(&row.fields), &from.root)?;
                 Ok(Images { refs: vec![image], numbers: None })
             }
@@ -314,16 +319,24 @@ impl<'a> RowSink<'a> {
     fn conform(&self, mut fields: Map<String, Value>) -> (Map<String, Value>, Option<Reject>) {
         let (mut conformed, mut wrong) = (Map::new(), None);
         for Scalar { field, from } in &self.scalars {
-            let value = from.take(&mut fields);
+            if let Err(reject) = open_way(from, &fields) {
+                wrong.get_or_insert(reject);
+            }
+            let mut value = from.take(&mut fields);
+            if self.spelled {
+                value = spelled(value, field.data_type());
+            }
             let kind = kind_name(&value);
             let odd = odd_item(field.name(), &value, field.data_type());
             let strict = self.target.table.text == *field.name();
             let plain = value.is_string() || value.is_null();
             let beginning = if plain { Vec::new() } else { json_beginning(&value) };
+            let way_out = if strict || from.is_nested() { None } else { type_for(&value, field.data_type()) };
             let value = conform(value, field.data_type(), strict).unwrap_or_else(|| {
+                let way_out = way_out.map(|of| typed_key(field.name(), of)).unwrap_or_default();
                 let expected = type_name(field.data_type());
-                let detail =
-                    odd.unwrap_or_else(|| format!("`{}` is {kind}, expected {expected}", field.name()));
+                let detail = odd
+                    .unwrap_or_else(|| format!("`{}` is {kind}, expected {expected}{way_out}", field.name()));
                 wrong.get_or_insert(Reject::new(RejectReason::WrongType, detail).showing(&beginning));
                 Value::Null
             });
@@ -331,6 +344,13 @@ impl<'a> RowSink<'a> {
         }
         (conformed, wrong)
     }
+}
+
+/// Refuses a row in which the way to a column ends at what is no object.
+fn open_way(from: &ColumnPath, fields: &Map<String, Value>) -> Result<(), Reject> {
+    let Some((name, value)) = from.blocked(fields) else { return Ok(()) };
+    let detail = format!("`{name}` is {}, expected an object", kind_name(value));
+    Err(Reject::new(RejectReason::WrongType, detail).showing(&json_beginning(value)))
 }
 
 /// The images of a row, and the numbers of the texts that they stand before, where the row has them.
@@ -368,6 +388,7 @@ fn image_ref(value: Value, name: &str) -> Result<ImageRef, Reject> {
 
 /// The values of a list; nothing is an empty one.
 fn list(from: &ColumnPath, name: &str, fields: &Map<String, Value>) -> Result<Vec<Value>, Reject> {
+    open_way(from, fields)?;
     match from.value(fields) {
         Value::Array(values) => Ok(values),
         Value::Null => Ok(Vec::new()),
@@ -425,13 +446,29 @@ fn odd_item(name: &str, value: &Value, of: &DataType) -> Option<String> {
     Some(format!("item {place} of `{name}` is {found}, expected {expected}"))
 }
 
+/// The type that would hold a value too, of a column that holds none of its kind.
+fn type_for(value: &Value, of: &DataType) -> Option<ColumnType> {
+    match (value, of) {
+        (Value::Number(_), DataType::Int64) => Some(ColumnType::Double),
+        (_, DataType::Int64 | DataType::Float64 | DataType::Boolean) => Some(ColumnType::Varchar),
+        _ => None,
+    }
+}
+
+/// The key of a source that gives a column another type, for a message.
+fn typed_key(column: &str, of: ColumnType) -> String {
+    let bare = column.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_');
+    let key = if bare { column.to_owned() } else { format!("{column:?}") };
+    format!("; `types = {{ {key} = \"{}\" }}` takes it", of.name())
+}
+
 fn type_name(of: &DataType) -> String {
     match of {
         DataType::Utf8 => "a text".to_owned(),
         DataType::List(_) => "a list".to_owned(),
         DataType::Struct(_) => "an object".to_owned(),
         DataType::Boolean => "a boolean".to_owned(),
-        DataType::Int64 => "a whole number".to_owned(),
+        DataType::Int64 | DataType::UInt64 => "a whole number".to_owned(),
         DataType::Float64 => "a number".to_owned(),
         other => other.to_string(),
     }

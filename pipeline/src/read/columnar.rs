@@ -3,6 +3,8 @@
 //! Files of one source may differ in their columns: they are united by name, also inside structs, and what a file
 //! lacks is null. The differences of encoding are taken away: there is one type of text, of bytes, of lists.
 
+use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,13 +15,13 @@ use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema};
 use bytes::Bytes;
 use datafusion::common::nested_struct::cast_column;
 
-use super::batch::{Emit, Parts, Target};
+use super::batch::{Emit, Parts, TEXT_ROWS, Target};
 use super::nested::column_below;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::ImageColumns;
 use super::{ImageRef, Input};
 use crate::PipelineError;
-use crate::reject::Reject;
+use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 /// The fields of a struct that name a picture's file, in the order in which they are looked for.
@@ -143,7 +145,7 @@ fn merge_fields(column: &str, there: &Fields, here: &Fields) -> Result<DataType,
 }
 
 /// The number type that holds the values of both.
-fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
+pub(crate) fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     use DataType::{Float16, Float32, Float64, Int64, UInt64};
     let bits = |of: &DataType| of.primitive_width().unwrap_or(0);
     let whole = |of: &DataType| of.is_integer();
@@ -163,6 +165,21 @@ fn wider(a: &DataType, b: &DataType) -> Option<DataType> {
     }
 }
 
+/// Sees that no column that is asked for stands twice in a file: which of the two is meant nobody knows.
+pub(crate) fn repeated<'a>(
+    file: &InputFile,
+    names: impl IntoIterator<Item = &'a str>,
+    asked: impl Fn(&str) -> bool,
+) -> Result<(), PipelineError> {
+    let mut seen = HashSet::new();
+    match names.into_iter().find(|name| !seen.insert(*name) && asked(name)) {
+        Some(column) => {
+            Err(PipelineError::Repeated { path: file.path.to_string(), column: column.to_owned() })
+        }
+        None => Ok(()),
+    }
+}
+
 /// The row that stands for the rest of a file that can't be read.
 pub(crate) fn refused(
     target: &Target,
@@ -173,6 +190,28 @@ pub(crate) fn refused(
     let parts =
         Parts { rows: vec![row], rejects: vec![Some(reject)], images: vec![Vec::new()], ..Parts::default() };
     emit(target.assemble(&parts)?)
+}
+
+/// Rows that can't be read, those of them that are asked for; gives how many these are and whether more are wanted.
+pub(crate) fn refused_rows(
+    target: &Target,
+    rows: Range<u64>,
+    reject: &Reject,
+    emit: &mut Emit<'_>,
+) -> Result<(u64, bool), PipelineError> {
+    let asked = |row: &u64| target.only.as_ref().is_none_or(|only| only.contains(row));
+    let mut rows = rows.filter(asked).peekable();
+    let mut read = 0;
+    while rows.peek().is_some() {
+        let rows: Vec<u64> = rows.by_ref().take(TEXT_ROWS).collect();
+        let count = rows.len();
+        read += count as u64;
+        let (rejects, images) = (vec![Some(reject.clone()); count], vec![Vec::new(); count]);
+        if !emit(target.assemble(&Parts { rows, rejects, images, ..Parts::default() })?)? {
+            return Ok((read, false));
+        }
+    }
+    Ok((read, true))
 }
 
 /// The rows of a batch as a file has them, in the columns of the plan. `numbers` are those of its rows.
@@ -194,7 +233,11 @@ pub(crate) fn convert(
         if target.schema.field_with_name(name).is_ok()
             && let Some(column) = scalar.from.column(batch)?
         {
-            parts.scalars.insert(name.clone(), cast_to(&column, scalar.field.data_type())?);
+            let cast = cast_to(&column, scalar.field.data_type())?;
+            if *name == target.table.text {
+                refuse_no_utf8(name, &column, &cast, &mut parts.rejects);
+            }
+            parts.scalars.insert(name.clone(), cast);
         }
     }
     let images = images(target, batch, &mut parts)?;
@@ -202,6 +245,29 @@ pub(crate) fn convert(
         parts.images = target.fetch(input, images, &mut parts.rejects)?;
     }
     target.assemble(&parts)
+}
+
+/// Refuses rows whose bytes are no text: the cast makes null of them.
+fn refuse_no_utf8(name: &str, column: &ArrayRef, texts: &ArrayRef, rejects: &mut [Option<Reject>]) {
+    for (row, reject) in rejects.iter_mut().enumerate() {
+        if let Some(bytes) = no_utf8(column, texts, row) {
+            let detail = format!("`{name}` is not UTF-8");
+            *reject = Some(Reject::new(RejectReason::InvalidUtf8, detail).showing(&bytes));
+        }
+    }
+}
+
+/// The bytes of a row, or of an item of its list, that became null as a text.
+fn no_utf8(column: &ArrayRef, texts: &ArrayRef, row: usize) -> Option<Vec<u8>> {
+    match column.data_type() {
+        _ if column.is_null(row) => None,
+        DataType::Binary => texts.is_null(row).then(|| column.as_binary::<i32>().value(row).to_vec()),
+        DataType::List(_) => {
+            let (items, texts) = (column.as_list::<i32>().value(row), texts.as_list_opt::<i32>()?.value(row));
+            (0..items.len()).find_map(|item| no_utf8(&items, &texts, item))
+        }
+        _ => None,
+    }
 }
 
 /// The images of each row; the texts of documents that say where their images belong are put in order on the way.

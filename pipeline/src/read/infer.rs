@@ -3,20 +3,34 @@
 //! JSON has no schema, so rows are looked at: the first thousand of each of up to eight files, spread over the list.
 //! A column that is null in all of them and that the source's SQL names is looked for further, up to the end of the
 //! corpus, so a column that starts with ten thousand nulls gets its real type. The result is a function of the files
-//! alone. Where values of one column differ in kind, the column is text and holds the JSON of the others.
+//! alone.
+//!
+//! Where values of one column differ in kind (object, list, or one of the others), the kind of most of them is that of
+//! a column that the source names, objects before lists before the others where they are as many: one odd row must not
+//! hide the fields of all others. A column that nobody names is text then, so that no row fails for it. The names of a
+//! CSV file are its first line. Its values are text, or numbers where another file has numbers in that column.
 
 use std::collections::HashSet;
 
-use arrow::datatypes::{DataType, Field, Fields};
-use serde_json::{Map, Value};
+use arrow::datatypes::{DataType, Field};
+use serde_json::{Map, Number, Value};
 
-use super::columnar::list_of;
-use super::{Input, Pick, RawRow, read_rows};
+use super::columnar::{list_of, wider};
+use super::{Input, Pick, RawRow, csv, read_rows};
 use crate::PipelineError;
+use crate::config::Format;
 use crate::units::InputFile;
 
 const ROWS: u64 = 1000;
 const FILES: usize = 8;
+
+/// What was found by looking at rows.
+#[derive(Debug, Default)]
+pub(crate) struct Looked {
+    pub(crate) fields: Vec<Field>,
+    /// The file of the first refused row, and why it is refused.
+    pub(crate) refused: Option<(String, String)>,
+}
 
 /// The columns of files that have none of their own. `named` are the names that matter; with `whole`, every row is
 /// looked at.
@@ -25,131 +39,232 @@ pub(crate) fn infer(
     files: &[InputFile],
     named: &HashSet<String>,
     whole: bool,
-) -> Result<Vec<Field>, PipelineError> {
-    let mut columns = Columns::default();
+) -> Result<Looked, PipelineError> {
+    let mut looking = Looking { named, rows: Columns::default(), records: Columns::default(), refused: None };
     let step = files.len().div_ceil(FILES).max(1);
+    let limit = if whole { u64::MAX } else { ROWS };
     for file in files.iter().step_by(if whole { 1 } else { step }) {
-        look(input, file, &mut columns, if whole { u64::MAX } else { ROWS })?;
+        let mut rows = 0;
+        looking.look(input, file, |_| {
+            rows += 1;
+            rows < limit
+        })?;
     }
-    if columns.unknown(named) {
-        for file in files {
-            let mut visit = |row: RawRow| {
-                columns.add(row.fields);
-                Ok(columns.unknown(named))
-            };
-            read_rows(input, file, &Pick::All, false, &mut visit)?;
-            if !columns.unknown(named) {
-                break;
+    for file in files {
+        if !looking.is_unknown() {
+            break;
+        }
+        looking.look(input, file, Looking::is_unknown)?;
+    }
+    Ok(looking.finish())
+}
+
+/// What has been seen so far.
+struct Looking<'a> {
+    named: &'a HashSet<String>,
+    rows: Columns,
+    /// Columns of CSV files, whose values are all text: what they spell.
+    records: Columns,
+    refused: Option<(String, String)>,
+}
+
+impl Looking<'_> {
+    /// Looks at the rows of a file for as long as `more` of them are wanted.
+    fn look(
+        &mut self,
+        input: &Input,
+        file: &InputFile,
+        mut more: impl FnMut(&Self) -> bool,
+    ) -> Result<(), PipelineError> {
+        if file.format == Format::Csv {
+            for name in csv::names(input, file, self.named)? {
+                self.records.of(&name);
             }
         }
+        let mut visit = |row: RawRow| {
+            self.add(file, row);
+            Ok(more(self))
+        };
+        read_rows(input, file, &Pick::All, false, &mut visit)
     }
-    Ok(columns.finish())
-}
 
-fn look(input: &Input, file: &InputFile, columns: &mut Columns, limit: u64) -> Result<(), PipelineError> {
-    let mut rows = 0;
-    let mut visit = |row: RawRow| {
-        columns.add(row.fields);
-        rows += 1;
-        Ok(rows < limit)
-    };
-    read_rows(input, file, &Pick::All, false, &mut visit)
-}
-
-/// Types of columns, in the order of their first appearance.
-#[derive(Default)]
-struct Columns(Vec<(String, DataType)>);
-
-impl Columns {
-    fn add(&mut self, fields: Map<String, Value>) {
-        for (name, value) in fields {
-            let found = type_of(&value);
-            match self.0.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, known)) => *known = merge(known, &found),
-                None => self.0.push((name, found)),
-            }
+    fn add(&mut self, file: &InputFile, row: RawRow) {
+        if let Some(reject) = row.reject {
+            let refused = || (file.path.to_string(), format!("row {}: {reject}", row.row));
+            self.refused.get_or_insert_with(refused);
+        } else if file.format == Format::Csv {
+            row.fields.into_iter().for_each(|(name, value)| self.records.of(&name).add_spelled(value));
+        } else {
+            row.fields.into_iter().for_each(|(name, value)| self.rows.of(&name).add(value));
         }
     }
 
-    fn unknown(&self, named: &HashSet<String>) -> bool {
-        self.0.iter().any(|(name, found)| is_unknown(name, found, named))
+    fn is_unknown(&self) -> bool {
+        [&self.rows, &self.records]
+            .iter()
+            .any(|columns| columns.0.iter().any(|(name, seen)| seen.is_unknown(name, self.named)))
     }
 
-    fn finish(self) -> Vec<Field> {
-        self.0.into_iter().map(|(name, found)| Field::new(name, settled(found), true)).collect()
-    }
-}
-
-/// Whether no value of a column that matters has been seen; of an object that matters, of one of its fields.
-fn is_unknown(name: &str, found: &DataType, named: &HashSet<String>) -> bool {
-    match found {
-        DataType::Null => named.contains(name),
-        DataType::List(item) => is_unknown(name, item.data_type(), named),
-        DataType::Struct(fields) if named.contains(name) => {
-            fields.iter().any(|field| is_unknown(field.name(), field.data_type(), named))
-        }
-        _ => false,
-    }
-}
-
-fn type_of(value: &Value) -> DataType {
-    match value {
-        Value::Null => DataType::Null,
-        Value::Bool(_) => DataType::Boolean,
-        Value::Number(number) if number.is_i64() => DataType::Int64,
-        Value::Number(_) => DataType::Float64,
-        Value::String(_) => DataType::Utf8,
-        Value::Array(values) => {
-            list_of(values.iter().map(type_of).fold(DataType::Null, |known, found| merge(&known, &found)))
-        }
-        Value::Object(fields) => DataType::Struct(
-            fields.iter().map(|(name, value)| Field::new(name, type_of(value), true)).collect::<Fields>(),
-        ),
-    }
-}
-
-fn merge(known: &DataType, found: &DataType) -> DataType {
-    match (known, found) {
-        (DataType::Null, other) | (other, DataType::Null) => other.clone(),
-        (a, b) if a == b => a.clone(),
-        (DataType::Int64, DataType::Float64) | (DataType::Float64, DataType::Int64) => DataType::Float64,
-        (DataType::List(a), DataType::List(b)) => list_of(merge(a.data_type(), b.data_type())),
-        // A single text among lists of texts.
-        (DataType::List(item), DataType::Utf8) | (DataType::Utf8, DataType::List(item))
-            if matches!(item.data_type(), DataType::Null | DataType::Utf8) =>
-        {
-            list_of(DataType::Utf8)
-        }
-        (DataType::Struct(a), DataType::Struct(b)) => {
-            let mut fields: Vec<Field> = a.iter().map(|field| field.as_ref().clone()).collect();
-            for field in b {
-                match fields.iter_mut().find(|known| known.name() == field.name()) {
-                    Some(known) => {
-                        *known = Field::new(known.name(), merge(known.data_type(), field.data_type()), true)
-                    }
-                    None => fields.push(field.as_ref().clone()),
+    fn finish(self) -> Looked {
+        let rows = self.rows.0.into_iter();
+        let mut fields: Vec<Field> =
+            rows.map(|(name, seen)| Field::new(&name, seen.settled(&name, self.named), true)).collect();
+        for (name, seen) in self.records.0 {
+            match fields.iter_mut().find(|field| *field.name() == name) {
+                Some(field) => {
+                    let of = beside_records(field.data_type(), &seen.scalar);
+                    *field = Field::new(name, of, true);
                 }
+                None => fields.push(Field::new(name, DataType::Utf8, true)),
             }
-            DataType::Struct(fields.into())
         }
+        Looked { fields, refused: self.refused }
+    }
+}
+
+/// The type of a column that rows have as `of` and records of CSV files as texts that spell `spelled`.
+fn beside_records(of: &DataType, spelled: &DataType) -> DataType {
+    match of {
+        DataType::Int64 | DataType::Float64 => wider(of, spelled).unwrap_or_else(|| of.clone()),
+        DataType::Boolean => DataType::Boolean,
+        DataType::List(item) if *item.data_type() == DataType::Utf8 => of.clone(),
         _ => DataType::Utf8,
     }
 }
 
-/// What was never seen is text.
-fn settled(found: DataType) -> DataType {
-    match found {
-        DataType::Null => DataType::Utf8,
-        DataType::List(field) => list_of(settled(field.data_type().clone())),
-        DataType::Struct(fields) if fields.is_empty() => DataType::Utf8,
-        DataType::Struct(fields) => DataType::Struct(
-            fields
-                .iter()
-                .map(|field| Field::new(field.name(), settled(field.data_type().clone()), true))
-                .collect(),
-        ),
-        other => other,
+/// What was seen of columns, in the order of their first appearance.
+#[derive(Default)]
+struct Columns(Vec<(String, Seen)>);
+
+impl Columns {
+    fn of(&mut self, name: &str) -> &mut Seen {
+        let index = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+            self.0.push((name.to_owned(), Seen::default()));
+            self.0.len() - 1
+        });
+        &mut self.0[index].1
     }
+}
+
+/// What was seen of a column: how many values of each kind, and what is in them. Nulls don't count.
+struct Seen {
+    objects: u64,
+    fields: Columns,
+    lists: u64,
+    items: Option<Box<Seen>>,
+    scalars: u64,
+    scalar: DataType,
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            objects: 0,
+            fields: Columns::default(),
+            lists: 0,
+            items: None,
+            scalars: 0,
+            scalar: DataType::Null,
+        }
+    }
+}
+
+impl Seen {
+    fn add(&mut self, value: Value) {
+        match value {
+            Value::Null => {}
+            Value::Object(fields) => {
+                self.objects += 1;
+                fields.into_iter().for_each(|(name, value)| self.fields.of(&name).add(value));
+            }
+            Value::Array(values) => {
+                self.lists += 1;
+                let items = self.items.get_or_insert_default();
+                values.into_iter().for_each(|value| items.add(value));
+            }
+            scalar => {
+                self.scalars += 1;
+                self.scalar = wider_scalar(&self.scalar, &scalar_type(&scalar));
+            }
+        }
+    }
+
+    /// Adds a text as the number that it spells. One that spells none says nothing of the others.
+    fn add_spelled(&mut self, text: Value) {
+        let number = [DataType::Int64, DataType::Float64].iter().fold(text, spelled);
+        if number.is_string() {
+            self.scalars += 1;
+        } else {
+            self.add(number);
+        }
+    }
+
+    /// Whether no value of a column that matters has been seen; of an object that matters, of one of its fields.
+    fn is_unknown(&self, name: &str, named: &HashSet<String>) -> bool {
+        match (self.objects, self.lists, self.scalars) {
+            (0, 0, 0) => named.contains(name),
+            (0, _, 0) => self.items.as_ref().is_none_or(|items| items.is_unknown(name, named)),
+            (_, 0, 0) if named.contains(name) => {
+                self.fields.0.iter().any(|(field, seen)| seen.is_unknown(field, named))
+            }
+            _ => false,
+        }
+    }
+
+    /// The type of the column. What was never seen is text.
+    fn settled(&self, name: &str, named: &HashSet<String>) -> DataType {
+        let items = || self.items.as_ref().map_or(DataType::Utf8, |items| items.settled(name, named));
+        let kinds = [self.objects, self.lists, self.scalars].into_iter().filter(|count| *count > 0).count();
+        // A single text among lists of texts.
+        if kinds == 2 && self.objects == 0 && self.scalar == DataType::Utf8 && items() == DataType::Utf8 {
+            return list_of(DataType::Utf8);
+        }
+        if kinds == 0 || kinds > 1 && !named.contains(name) {
+            return DataType::Utf8;
+        }
+        if self.objects >= self.lists.max(self.scalars) {
+            return self.structure(named);
+        }
+        if self.lists >= self.scalars { list_of(items()) } else { self.scalar.clone() }
+    }
+
+    fn structure(&self, named: &HashSet<String>) -> DataType {
+        let fields = self.fields.0.iter();
+        let fields: Vec<Field> =
+            fields.map(|(name, seen)| Field::new(name, seen.settled(name, named), true)).collect();
+        if fields.is_empty() { DataType::Utf8 } else { DataType::Struct(fields.into()) }
+    }
+}
+
+fn scalar_type(value: &Value) -> DataType {
+    match value {
+        Value::Bool(_) => DataType::Boolean,
+        Value::Number(number) if number.is_i64() => DataType::Int64,
+        Value::Number(_) => DataType::Float64,
+        _ => DataType::Utf8,
+    }
+}
+
+fn wider_scalar(known: &DataType, found: &DataType) -> DataType {
+    match (known, found) {
+        (DataType::Null, other) => other.clone(),
+        (a, b) if a == b => a.clone(),
+        (a, b) => wider(a, b).unwrap_or(DataType::Utf8),
+    }
+}
+
+/// A text as the value of this type that it spells; one that spells none is left as it is.
+pub(crate) fn spelled(value: Value, of: &DataType) -> Value {
+    let Value::String(text) = &value else { return value };
+    let text = text.trim();
+    let found = match of {
+        DataType::Boolean => text.to_ascii_lowercase().parse().ok().map(Value::Bool),
+        DataType::Int64 => text.parse::<i64>().ok().map(Value::from),
+        DataType::UInt64 => text.parse::<u64>().ok().map(Value::from),
+        DataType::Float64 => text.parse().ok().and_then(Number::from_f64).map(Value::Number),
+        _ => None,
+    };
+    found.unwrap_or(value)
 }
 
 /// A value as one of its column's type, `None` if it can't be. Values of a text column that are no text become their
@@ -162,6 +277,7 @@ pub(crate) fn conform(value: Value, wanted: &DataType, strict: bool) -> Option<V
         (value, DataType::Utf8) => Some(Value::String(value.to_string())),
         (Value::Bool(value), DataType::Boolean) => Some(Value::Bool(value)),
         (Value::Number(value), DataType::Int64) => value.is_i64().then_some(Value::Number(value)),
+        (Value::Number(value), DataType::UInt64) => value.is_u64().then_some(Value::Number(value)),
         (Value::Number(value), DataType::Float64) => Some(Value::Number(value)),
         (Value::Array(values), DataType::List(field)) => {
             let conformed = values.into_iter().map(|value| conform(value, field.data_type(), strict));
@@ -200,12 +316,66 @@ mod tests {
 
     use super::*;
 
-    fn inferred(rows: &[Value]) -> Vec<(String, DataType)> {
-        let mut columns = Columns::default();
+    fn inferred_for(named: &[&str], rows: &[Value]) -> Vec<(String, DataType)> {
+        let named = named.iter().map(|name| (*name).to_owned()).collect();
+        let mut looking =
+            Looking { named: &named, rows: Columns::default(), records: Columns::default(), refused: None };
         for row in rows {
-            columns.add(row.as_object().expect("an object").clone());
+            let fields = row.as_object().expect("an object").clone();
+            fields.into_iter().for_each(|(name, value)| looking.rows.of(&name).add(value));
         }
-        columns.finish().into_iter().map(|field| (field.name().clone(), field.data_type().clone())).collect()
+        let fields = looking.finish().fields.into_iter();
+        fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
+    }
+
+    fn inferred(rows: &[Value]) -> Vec<(String, DataType)> {
+        inferred_for(&[], rows)
+    }
+
+    fn structure(name: &str, of: DataType) -> DataType {
+        DataType::Struct(vec![Field::new(name, of, true)].into())
+    }
+
+    /// One odd row used to make text of all the others.
+    #[test]
+    fn the_kind_of_most_values_is_that_of_a_named_column() {
+        let rows = [
+            json!({"meta": {"t": "x"}, "n": [1], "s": "x"}),
+            json!({"meta": "odd", "n": 2, "s": {"x": 1}}),
+            json!({"meta": {"t": {"a": 1}}, "n": 3, "s": ["y"]}),
+            json!({"meta": {"t": "y"}, "n": null, "s": "z"}),
+        ];
+        let of = |found: &[(String, DataType)], name: &str| {
+            found.iter().find(|(known, _)| known == name).map(|(_, of)| of.clone())
+        };
+        let found = inferred_for(&["meta", "n", "s", "t"], &rows);
+        assert_eq!(of(&found, "meta"), Some(structure("t", DataType::Utf8)));
+        assert_eq!(of(&found, "n"), Some(DataType::Int64));
+        assert_eq!(of(&found, "s"), Some(DataType::Utf8));
+        // Objects come first where kinds are as many; nobody fails for what nobody names.
+        let even = inferred_for(&["meta"], &rows[..2]);
+        assert_eq!(of(&even, "meta"), Some(structure("t", DataType::Utf8)));
+        assert_eq!(of(&inferred(&rows), "meta"), Some(DataType::Utf8));
+        let texts = inferred_for(&["c"], &[json!({"c": "x"}), json!({"c": "y"}), json!({"c": ["z"]})]);
+        assert_eq!(of(&texts, "c"), Some(list_of(DataType::Utf8)));
+    }
+
+    #[test]
+    fn texts_are_the_numbers_that_they_spell() {
+        let cases = [
+            ("7", DataType::Int64, json!(7)),
+            (" -1.5e2 ", DataType::Float64, json!(-150.0)),
+            ("7", DataType::Float64, json!(7.0)),
+            ("1.5", DataType::Int64, json!("1.5")),
+            ("nan", DataType::Float64, json!("nan")),
+            ("True", DataType::Boolean, json!(true)),
+            ("7", DataType::Utf8, json!("7")),
+        ];
+        for (text, of, expected) in cases {
+            assert_eq!(spelled(json!(text), &of), expected, "{text} as {of}");
+        }
+        assert_eq!(beside_records(&DataType::Int64, &DataType::Float64), DataType::Float64);
+        assert_eq!(beside_records(&DataType::Int64, &DataType::Utf8), DataType::Int64);
     }
 
     #[test]

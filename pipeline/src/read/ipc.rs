@@ -2,9 +2,10 @@
 //!
 //! The file form is the stream form between two magic numbers, with a footer that says where its batches are. Both are
 //! read from front to back, so a file that is cut off keeps the batches before the cut, and a compressed stream is no
-//! other case. The footer is asked for where a large file is cut into parts. One batch is held at a time, its memory
-//! reserved; what a file declares is checked against what it has before memory is taken for it, and a batch that
-//! nobody should hold is an error that says what to do.
+//! other case. The footer is asked for where a large file is cut into parts, and behind a damaged batch: its rows are
+//! refused one by one, and the next batch is read. Where there is no footer, or it does not tell, one reject stands for
+//! the rest of the file. One batch is held at a time, its memory reserved; what a file declares is checked against what
+//! it has before memory is taken for it, and a batch that nobody should hold is an error that says what to do.
 //!
 //! Arrow's own reader trusts the layout that a file declares, so [`check`] goes over each batch before it does.
 
@@ -28,11 +29,11 @@ use datafusion::execution::memory_pool::MemoryReservation;
 use futures::{StreamExt, TryStreamExt};
 
 use super::batch::{Emit, Target};
-use super::columnar::{convert, refused};
+use super::columnar::{convert, refused, refused_rows};
 use super::{Input, damage, stream};
 use crate::PipelineError;
 use crate::reject::{Reject, RejectReason};
-use crate::units::InputFile;
+use crate::units::{FilePart, InputFile};
 
 /// What the file form begins with, and, without the two zeros, ends with.
 const MAGIC: &[u8; 8] = b"ARROW1\0\0";
@@ -140,61 +141,113 @@ pub(crate) fn read(
     memory: &MemoryReservation,
     emit: &mut Emit<'_>,
 ) -> Result<(u64, bool), PipelineError> {
-    let first = file.part.map_or(0, |part| part.first_row);
-    let (mut row, mut read) = (0, 0);
-    let mut give = |batch: RecordBatch| -> Result<bool, PipelineError> {
-        for start in (0..batch.num_rows()).step_by(target.batch_rows()) {
-            let slice = batch.slice(start, target.batch_rows().min(batch.num_rows() - start));
-            let (chosen, numbers) = target.asked_for(&slice, first + row)?;
-            row += slice.num_rows() as u64;
-            read += numbers.len() as u64;
-            if !numbers.is_empty() && !emit(convert(input, target, &chosen, numbers)?)? {
+    let (batch, row) = file.part.map_or((0, 0), |part| (part.start, part.first_row));
+    let mut reading = Reading { input, target, batch, row, read: 0, emit };
+    let mut file = file.clone();
+    loop {
+        let done = reading.batches(&file, memory);
+        memory.free();
+        let what = match done {
+            Ok(more) => return Ok((reading.read, more)),
+            Err(Stop::Failed(error)) => return Err(error),
+            Err(Stop::Damaged(what)) => what,
+        };
+        let bad = |detail| Reject::new(RejectReason::BadEntry, detail);
+        let Some((rows, rest)) = lost(input, &file, reading.batch)? else {
+            let reject = bad(format!("the rest of the file is damaged: {what}"));
+            return Ok((reading.read + 1, refused(target, reading.row, reject, reading.emit)?));
+        };
+        let reject = bad(format!("record batch {} is damaged: {what}", reading.batch));
+        if !reading.refuse(rows, &reject)? {
+            return Ok((reading.read, false));
+        }
+        if rest.start >= rest.end {
+            return Ok((reading.read, true));
+        }
+        file.part = Some(FilePart { first_row: reading.row, ..rest });
+    }
+}
+
+/// The rows of a batch that can't be read, and the batches behind it, where the footer tells.
+fn lost(input: &Input, file: &InputFile, batch: u64) -> Result<Option<(u64, FilePart)>, PipelineError> {
+    let found = || {
+        let footer = Footer::read(input, file)?;
+        let Some(block) = footer.batches.get(batch as usize) else {
+            return damaged("there is no such batch");
+        };
+        let rows = rows_of(&range(input, file, block.offset, block.offset + block.head)?)?;
+        // Few rows have less than a bit; a damaged number should not be believed.
+        if rows > 8 * block.body {
+            return damaged("a batch claims more rows than it has bits");
+        }
+        let end = file.part.map_or(footer.batches.len() as u64, |part| part.end);
+        Ok((rows, FilePart { start: batch + 1, end, first_row: 0 }))
+    };
+    match found() {
+        Ok(found) => Ok(Some(found)),
+        Err(Stop::Damaged(_)) => Ok(None),
+        Err(Stop::Failed(error)) => Err(error),
+    }
+}
+
+/// How far a file is read.
+struct Reading<'a, 'e> {
+    input: &'a Input,
+    target: &'a Target,
+    /// Number of the next batch.
+    batch: u64,
+    /// Number of the next row.
+    row: u64,
+    read: u64,
+    emit: &'a mut Emit<'e>,
+}
+
+impl Reading<'_, '_> {
+    fn batches(&mut self, file: &InputFile, memory: &MemoryReservation) -> Result<bool, Stop> {
+        let needed = self.target.table.needed(&self.target.schema);
+        let mut messages = match file.part {
+            Some(part) => Messages::open_part(self.input, file, part.start as usize, part.end as usize)?,
+            None => Messages::open_file(self.input, file)?,
+        };
+        let columns = messages.schema.fields().iter().enumerate();
+        let columns: Vec<usize> =
+            columns.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index).collect();
+        while let Some(batch) = messages.next_batch(&columns, memory)? {
+            let rows = batch.num_rows() as u64;
+            self.batch += 1;
+            if !self.give(&batch)? {
+                return Ok(false);
+            }
+            if let Some(sample) = &self.input.sample {
+                sample.add_rows(rows);
+            }
+            if self.input.is_enough() {
+                break;
+            }
+        }
+        Ok(true)
+    }
+
+    fn give(&mut self, batch: &RecordBatch) -> Result<bool, PipelineError> {
+        for start in (0..batch.num_rows()).step_by(self.target.batch_rows()) {
+            let slice = batch.slice(start, self.target.batch_rows().min(batch.num_rows() - start));
+            let (chosen, numbers) = self.target.asked_for(&slice, self.row)?;
+            self.row += slice.num_rows() as u64;
+            self.read += numbers.len() as u64;
+            if !numbers.is_empty() && !(self.emit)(convert(self.input, self.target, &chosen, numbers)?)? {
                 return Ok(false);
             }
         }
         Ok(true)
-    };
-    let done = read_batches(input, file, target, memory, &mut give);
-    memory.free();
-    match done {
-        Ok(more) => Ok((read, more)),
-        Err(Stop::Failed(error)) => Err(error),
-        Err(Stop::Damaged(what)) => {
-            let detail = format!("the rest of the file is damaged: {what}");
-            let reject = Reject::new(RejectReason::BadEntry, detail);
-            Ok((read + 1, refused(target, first + row, reject, emit)?))
-        }
     }
-}
 
-fn read_batches(
-    input: &Input,
-    file: &InputFile,
-    target: &Target,
-    memory: &MemoryReservation,
-    give: &mut dyn FnMut(RecordBatch) -> Result<bool, PipelineError>,
-) -> Result<bool, Stop> {
-    let needed = target.table.needed(&target.schema);
-    let mut messages = match file.part {
-        Some(part) => Messages::open_part(input, file, part.start as usize, part.end as usize)?,
-        None => Messages::open_file(input, file)?,
-    };
-    let columns = messages.schema.fields().iter().enumerate();
-    let columns: Vec<usize> =
-        columns.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index).collect();
-    while let Some(batch) = messages.next_batch(&columns, memory)? {
-        let rows = batch.num_rows() as u64;
-        if !give(batch)? {
-            return Ok(false);
-        }
-        if let Some(sample) = &input.sample {
-            sample.add_rows(rows);
-        }
-        if input.is_enough() {
-            break;
-        }
+    /// Refuses the rows of the next batch; gives whether more are wanted.
+    fn refuse(&mut self, rows: u64, reject: &Reject) -> Result<bool, PipelineError> {
+        let end = self.row.saturating_add(rows);
+        let (read, more) = refused_rows(self.target, self.row..end, reject, self.emit)?;
+        (self.batch, self.row, self.read) = (self.batch + 1, end, self.read + read);
+        Ok(more)
     }
-    Ok(true)
 }
 
 /// Where a message lies in a file.

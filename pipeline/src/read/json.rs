@@ -127,7 +127,7 @@ pub(crate) fn read(
     Ok(())
 }
 
-const BOM: &[u8] = b"\xef\xbb\xbf";
+pub(crate) const BOM: &[u8] = b"\xef\xbb\xbf";
 
 fn parse_whole(line: &mut RowBuffer, row: u64, pick: &Pick) -> Result<Option<RawRow>, PipelineError> {
     if line.len() > LARGE_ROW
@@ -152,6 +152,9 @@ fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
     };
     match parse_object(text, pick) {
         Ok(fields) => Some(RawRow::good(row, fields, line.len())),
+        Err(error) if line.contains(&b'\r') => {
+            bad(RejectReason::InvalidJson, format!("{error}; `\\n` ends a line, `\\r` alone does not"))
+        }
         Err(error) => bad(RejectReason::InvalidJson, error.to_string()),
     }
 }

@@ -48,6 +48,13 @@ impl ColumnPath {
         if self.below.is_empty() { fields.remove(&self.root).unwrap_or_default() } else { self.value(fields) }
     }
 
+    /// The value in a JSON object that ends the way early: what is no object, list or null has no fields. And its name.
+    pub(crate) fn blocked<'a>(&self, fields: &'a Map<String, Value>) -> Option<(String, &'a Value)> {
+        let (depth, value) = blocked_below(fields.get(&self.root)?, &self.below)?;
+        let way = [std::slice::from_ref(&self.root), &self.below[..depth]].concat();
+        Some((way.join("."), value))
+    }
+
     /// Whether it lies inside another column.
     pub(crate) fn is_nested(&self) -> bool {
         !self.below.is_empty()
@@ -85,6 +92,18 @@ fn value_below(value: &Value, below: &[String]) -> Value {
             Value::Array(values.iter().map(|value| value_below(value, below)).collect())
         }
         _ => Value::Null,
+    }
+}
+
+fn blocked_below<'a>(value: &'a Value, below: &[String]) -> Option<(usize, &'a Value)> {
+    let (first, rest) = below.split_first()?;
+    match value {
+        Value::Null => None,
+        Value::Object(fields) => {
+            blocked_below(fields.get(first)?, rest).map(|(depth, value)| (depth + 1, value))
+        }
+        Value::Array(values) => values.iter().find_map(|value| blocked_below(value, below)),
+        other => Some((0, other)),
     }
 }
 
@@ -157,6 +176,13 @@ mod tests {
         assert_eq!(value(json!({"meta": {"all": null}})), Value::Null);
         assert_eq!(value(json!({"meta": "a text"})), Value::Null);
         assert_eq!(value(json!({})), Value::Null);
+        let blocked = |value: Value| {
+            let fields = value.as_object().expect("an object");
+            path.blocked(fields).map(|(name, value)| (name, value.clone()))
+        };
+        assert_eq!(blocked(json!({"meta": {"all": [{"raw": "x"}, null]}})), None);
+        assert_eq!(blocked(json!({"meta": 5})), Some(("meta".to_owned(), json!(5))));
+        assert_eq!(blocked(json!({"meta": {"all": [{}, true]}})), Some(("meta.all".to_owned(), json!(true))));
     }
 
     #[test]

@@ -1,13 +1,17 @@
-//! Parquet files, through DataFusion's Parquet crate, with record numbers. A page that can't be decoded ends its file
-//! with one reject.
+//! Parquet files, through DataFusion's Parquet crate, with record numbers.
+//!
+//! Row groups are read one after the other. A page that can't be decoded ends its row group: the rows of the group that
+//! are still to come are refused one by one, because the footer says how many they are, and the next group is read.
+//! Only where the footer contradicts itself is one reject all that there is.
 
 use std::ops::Range;
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::parquet::arrow::ProjectionMask;
-use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
+use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
@@ -16,12 +20,12 @@ use futures::{FutureExt, StreamExt};
 
 use super::batch::{BATCH_BYTES, Emit, Target};
 use super::buffer::LARGE_ROW;
-use super::columnar::{convert, refused};
+use super::columnar::{convert, refused, refused_rows};
 use super::{Input, stream};
 use crate::PipelineError;
 use crate::memory::Taken;
 use crate::reject::{Reject, RejectReason};
-use crate::units::InputFile;
+use crate::units::{FilePart, InputFile};
 
 type Builder = ParquetRecordBatchStreamBuilder<RangeReader>;
 
@@ -97,47 +101,107 @@ pub(crate) fn read(
         Ok(builder) => builder,
         Err(what) => return Ok((1, refused(target, 0, rejected(&what), emit)?)),
     };
+    let metadata = builder.metadata().clone();
     let needed = target.table.needed(&target.schema);
     let roots = builder.schema().fields().iter().enumerate();
     let chosen = roots.filter(|(_, field)| needed.contains(field.name())).map(|(index, _)| index);
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
-    let rows = target.batch_rows().min(BATCH_BYTES / row_bytes(builder.metadata(), &mask).max(1)).max(1);
+    let batch_rows = target.batch_rows().min(BATCH_BYTES / row_bytes(&metadata, &mask).max(1)).max(1);
     // Held until the file is read.
-    let _memory = group_memory(input, builder.metadata(), &mask)?;
-    let average = file.bytes / (builder.metadata().file_metadata().num_rows().max(1) as u64);
-    let mut builder = builder.with_projection(mask).with_batch_size(rows);
-    if let Some(part) = file.part {
-        builder = builder.with_row_groups((part.start as usize..part.end as usize).collect());
-    }
-    let first = file.part.map_or(0, |part| part.first_row);
-    let built = builder.build();
-    let mut stream = match built {
-        Ok(stream) => stream,
-        Err(error) => return Ok((1, refused(target, first, rejected(&damage(error)?), emit)?)),
+    let _memory = group_memory(input, &metadata, &mask)?;
+    let average = file.bytes / (metadata.file_metadata().num_rows().max(1) as u64);
+    let groups = metadata.row_groups();
+    let part = file.part.unwrap_or(FilePart { start: 0, end: groups.len() as u64, first_row: 0 });
+    let columns = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new());
+    let columns = match columns {
+        Ok(columns) => columns,
+        Err(error) => return Ok((1, refused(target, part.first_row, rejected(&damage(error)?), emit)?)),
     };
-    let (mut row, mut read) = (0, 0);
-    while let Some(batch) = input.handle.block_on(stream.next()) {
-        let batch = match batch {
-            Ok(batch) => batch,
-            Err(error) => {
-                return Ok((read + 1, refused(target, first + row, rejected(&damage(error)?), emit)?));
-            }
+    let mut reading = Reading { input, target, average, row: part.first_row, read: 0, emit };
+    for (index, group) in groups.iter().enumerate().take(part.end as usize).skip(part.start as usize) {
+        let Some(rows) = group_rows(group) else {
+            let what = format!("row group {index} has other numbers of rows in its columns");
+            let more = refused(target, reading.row, rejected(&what), reading.emit)?;
+            return Ok((reading.read + 1, more));
         };
-        let (chosen, numbers) = target.asked_for(&batch, first + row)?;
-        row += batch.num_rows() as u64;
-        read += numbers.len() as u64;
-        if !numbers.is_empty() && !emit(convert(input, target, &chosen, numbers)?)? {
-            return Ok((read, false));
-        }
-        if let Some(sample) = &input.sample {
-            sample.add_bytes(average * batch.num_rows() as u64);
-            sample.add_rows(batch.num_rows() as u64);
+        let reader = RangeReader { input: input.clone(), file: file.clone() };
+        let builder = Builder::new_with_metadata(reader, columns.clone())
+            .with_projection(mask.clone())
+            .with_batch_size(batch_rows)
+            .with_row_groups(vec![index]);
+        if !reading.group(index, builder, rows)? {
+            return Ok((reading.read, false));
         }
         if input.is_enough() {
             break;
         }
     }
-    Ok((read, true))
+    Ok((reading.read, true))
+}
+
+/// The rows of a row group, if its columns don't contradict that: each has a value or more a row.
+fn group_rows(group: &RowGroupMetaData) -> Option<u64> {
+    let rows = group.num_rows();
+    let fits = group.columns().iter().all(|column| rows <= column.num_values());
+    u64::try_from(rows).ok().filter(|_| fits)
+}
+
+/// How far a file is read.
+struct Reading<'a, 'e> {
+    input: &'a Input,
+    target: &'a Target,
+    /// Bytes of the file for a row.
+    average: u64,
+    /// Number of the next row.
+    row: u64,
+    read: u64,
+    emit: &'a mut Emit<'e>,
+}
+
+impl Reading<'_, '_> {
+    /// Reads a row group of so many rows; gives whether more are wanted.
+    fn group(&mut self, index: usize, builder: Builder, rows: u64) -> Result<bool, PipelineError> {
+        let end = self.row.saturating_add(rows);
+        let what = match builder.build() {
+            Ok(mut stream) => loop {
+                match self.input.handle.block_on(stream.next()) {
+                    Some(Ok(batch)) => {
+                        // No more than the footer says: the numbers of the next group's rows hang on it.
+                        let left = usize::try_from(end - self.row).unwrap_or(usize::MAX);
+                        if !self.batch(&batch.slice(0, batch.num_rows().min(left)))? {
+                            return Ok(false);
+                        }
+                    }
+                    Some(Err(error)) => break damage(error)?,
+                    None => break "it ends early".to_owned(),
+                }
+                if self.input.is_enough() {
+                    return Ok(true);
+                }
+            },
+            Err(error) => damage(error)?,
+        };
+        let detail = format!("row group {index} is damaged from this row or one before it on: {what}");
+        let reject = Reject::new(RejectReason::BadEntry, detail);
+        let (read, more) = refused_rows(self.target, self.row..end, &reject, self.emit)?;
+        (self.row, self.read) = (end, self.read + read);
+        Ok(more)
+    }
+
+    fn batch(&mut self, batch: &RecordBatch) -> Result<bool, PipelineError> {
+        let rows = batch.num_rows() as u64;
+        let (chosen, numbers) = self.target.asked_for(batch, self.row)?;
+        self.row += rows;
+        self.read += numbers.len() as u64;
+        if !numbers.is_empty() && !(self.emit)(convert(self.input, self.target, &chosen, numbers)?)? {
+            return Ok(false);
+        }
+        if let Some(sample) = &self.input.sample {
+            sample.add_bytes(self.average * rows);
+            sample.add_rows(rows);
+        }
+        Ok(true)
+    }
 }
 
 /// The memory for a row group's columns, which are fetched whole, where it is much.

@@ -24,6 +24,10 @@ use crate::units::InputFile;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
+/// What a frame of zstd begins with that is to be skipped, behind a byte from 0x50 to 0x5f; `pzstd` writes such.
+const SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
+/// The largest window that the decoder holds, 128 MiB: what `zstd` asks for without `--long`, and with its default.
+const MAX_WINDOW: u64 = 1 << 27;
 const BUFFER_BYTES: usize = 256 << 10;
 const RANGE_BYTES: u64 = 4 << 20;
 const RANGES_AHEAD: usize = 2;
@@ -51,23 +55,78 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
         return plain(raw);
     }
     let first = match raw.fill_buf() {
-        Ok(bytes) => bytes.get(..4).map(<[u8]>::to_vec).unwrap_or_else(|| bytes.to_vec()),
+        Ok(bytes) => bytes.get(..FRAME_HEAD).unwrap_or(bytes).to_vec(),
         Err(error) => return plain(Box::new(BufReader::new(Failed(Some(error))))),
     };
-    let compressed = |reader: Box<dyn Read + Send>| Stream {
-        reader: Box::new(BufReader::with_capacity(BUFFER_BYTES, reader)),
-        compressed: true,
-    };
     if first.starts_with(GZIP) {
-        return compressed(Box::new(flate2::bufread::MultiGzDecoder::new(raw)));
+        return decompressed(Box::new(flate2::bufread::MultiGzDecoder::new(raw)));
     }
-    if first == ZSTD {
+    if is_zstd(&first) {
         return match zstd::Decoder::with_buffer(raw) {
-            Ok(decoder) => compressed(Box::new(decoder)),
-            Err(error) => compressed(Box::new(Failed(Some(error)))),
+            Ok(decoder) => decompressed(Box::new(Frames { decoder, window: window(&first) })),
+            Err(error) => decompressed(Box::new(Failed(Some(error)))),
         };
     }
     plain(raw)
+}
+
+/// The content of a compressed file. What is compressed once more is no content that any reader knows.
+fn decompressed(reader: Box<dyn Read + Send>) -> Stream {
+    let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);
+    let failed = match reader.fill_buf() {
+        Ok(first) if is_compressed(first) => {
+            Some(io::Error::other("it is compressed twice; decompress it once"))
+        }
+        Ok(_) => None,
+        Err(error) => Some(error),
+    };
+    match failed {
+        Some(error) => Stream { reader: Box::new(BufReader::new(Failed(Some(error)))), compressed: true },
+        None => Stream { reader: Box::new(reader), compressed: true },
+    }
+}
+
+/// Frames of zstd, one after the other.
+struct Frames<R: BufRead> {
+    decoder: zstd::Decoder<'static, R>,
+    /// The window of the first, where it is known.
+    window: Option<u64>,
+}
+
+impl<R: BufRead> Read for Frames<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.decoder.read(buffer).map_err(|error| {
+            // The decoder's own words for a window that is too large.
+            if !error.to_string().contains("too much memory") {
+                return error;
+            }
+            let bytes = match self.window.filter(|window| *window > MAX_WINDOW) {
+                Some(window) => format!("{window} bytes"),
+                None => format!("more than {MAX_WINDOW} bytes"),
+            };
+            let most = MAX_WINDOW.ilog2();
+            io::Error::other(format!(
+                "to decompress it takes a window of {bytes}, and {MAX_WINDOW} are held; compress it anew, with at most \
+                 `zstd --long={most}`"
+            ))
+        })
+    }
+}
+
+/// Bytes of a frame of zstd that say how large its window is.
+const FRAME_HEAD: usize = 6;
+
+/// The window of a frame that begins so: a power of two and some eighths of it. A frame without one is held whole.
+fn window(first: &[u8]) -> Option<u64> {
+    const SINGLE_SEGMENT: u8 = 1 << 5;
+    let &[descriptor, window] = first.strip_prefix(ZSTD)? else { return None };
+    let base = 1_u64 << (10 + (window >> 3));
+    (descriptor & SINGLE_SEGMENT == 0).then(|| base + base / 8 * u64::from(window & 7))
+}
+
+fn is_zstd(first: &[u8]) -> bool {
+    let skippable = |first: &[u8]| matches!(first, [0x50..=0x5f, rest @ ..] if rest.starts_with(SKIPPABLE));
+    first.starts_with(ZSTD) || skippable(first)
 }
 
 /// The bytes of a file from one of them on, as they are.
@@ -77,7 +136,7 @@ pub(crate) fn open_at(input: &Input, file: &InputFile, start: u64) -> Box<dyn Bu
 
 /// Whether the first bytes are those of a compressed stream.
 pub(crate) fn is_compressed(first: &[u8]) -> bool {
-    first.starts_with(GZIP) || first.starts_with(ZSTD)
+    first.starts_with(GZIP) || is_zstd(first)
 }
 
 /// Ends of lines in a range of a file.
@@ -262,4 +321,66 @@ async fn changed(input: &Input, file: &InputFile) -> PipelineError {
 
 fn failed(file: &InputFile, offset: u64, source: object_store::Error) -> PipelineError {
     PipelineError::Read { path: file.path.to_string(), offset, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::rows;
+    use super::*;
+    use crate::config::{Format, TextSplit};
+
+    fn frame(text: &str) -> Vec<u8> {
+        zstd::encode_all(text.as_bytes(), 1).expect("compresses")
+    }
+
+    fn skippable(kind: u8, content: &[u8]) -> Vec<u8> {
+        let length = (content.len() as u32).to_le_bytes();
+        [&[kind][..], SKIPPABLE, &length, content].concat()
+    }
+
+    fn gzip(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = flate2::read::GzEncoder::new(bytes, flate2::Compression::fast());
+        let mut found = Vec::new();
+        encoder.read_to_end(&mut found).expect("compresses");
+        found
+    }
+
+    /// Frames that are to be skipped used to make plain text of a file.
+    #[tokio::test]
+    async fn frames_that_are_to_be_skipped_are() {
+        let size = skippable(0x50, &[1, 2, 3, 4]);
+        let (one, two) = (frame("one\n"), frame("two\n"));
+        let files = [
+            (vec![&size, &one, &size, &two], vec!["one", "two"]),
+            (vec![&one, &two, &size], vec!["one", "two"]),
+            (vec![&size, &size], vec![]),
+        ];
+        for (frames, expected) in files {
+            let bytes = frames.into_iter().flatten().copied().collect();
+            let found = rows(bytes, Format::Text, TextSplit::Line).await;
+            let found: Vec<&str> = found.iter().filter_map(|row| row.fields["text"].as_str()).collect();
+            assert_eq!(found, expected);
+        }
+        assert!(is_compressed(&skippable(0x5f, b"")) && !is_compressed(b"P*M"));
+    }
+
+    #[tokio::test]
+    async fn what_can_not_be_decompressed_says_what_to_do() {
+        let long = {
+            let mut encoder = zstd::Encoder::new(Vec::new(), 1).expect("an encoder");
+            encoder.window_log(30).expect("set");
+            io::Write::write_all(&mut encoder, b"text\n").expect("writes");
+            encoder.finish().expect("finishes")
+        };
+        let cases = [
+            (long, "a window of 1073741824 bytes"),
+            (gzip(&gzip(b"text\n")), "it is compressed twice"),
+            (gzip(&frame("text\n")), "it is compressed twice"),
+        ];
+        for (bytes, expected) in cases {
+            let found = rows(bytes, Format::Text, TextSplit::Line).await;
+            let reject = found[0].reject.as_ref().expect("refused");
+            assert!(found.len() == 1 && reject.detail.contains(expected), "{reject}");
+        }
+    }
 }

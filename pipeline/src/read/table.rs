@@ -118,6 +118,31 @@ pub(crate) struct Found {
     pub(crate) beside: bool,
 }
 
+impl Found {
+    /// Whether there are none: not one row was met.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.typed.is_empty() && self.inferred.is_empty()
+    }
+
+    /// Columns of texts.
+    pub(crate) fn texts<'a>(names: impl IntoIterator<Item = &'a String>) -> Self {
+        let field = |name: &String| Field::new(name, DataType::Utf8, true);
+        Self { inferred: names.into_iter().map(field).collect(), ..Self::default() }
+    }
+
+    /// What a shape needs, for files without a row.
+    fn of_shape(shape: Shape) -> Self {
+        let fields = match shape {
+            Shape::Text => vec![Field::new("text", DataType::Utf8, true)],
+            Shape::Pair => vec![Field::new("caption", DataType::Utf8, true)],
+            Shape::Interleaved => {
+                vec![Field::new("texts", texts_type(), true), Field::new("images", pictures_type(), true)]
+            }
+        };
+        Self { inferred: fields, typed: Vec::new(), beside: shape == Shape::Pair }
+    }
+}
+
 /// The columns of a source.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
@@ -179,6 +204,12 @@ impl Table {
         let mut table = Self::new(scalars, images, parts, text);
         table.parts.extend(id_column(source, &table.schema));
         Ok(table)
+    }
+
+    /// The table of a source whose files have no row.
+    pub(crate) fn empty(shape: Shape) -> Result<Self, PipelineError> {
+        let source = SourceConfig { shape, ..SourceConfig::default() };
+        Self::try_new(&source, Found::of_shape(shape), &[])
     }
 
     /// The table of files whose rows are no documents.

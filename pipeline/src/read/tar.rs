@@ -7,12 +7,17 @@
 //!
 //! The members of a row usually stand together. Where they don't, rows wait for the rest of them, as [`window`] says.
 //!
+//! Archives that were put together are read on behind the end mark of the first. Links and sparse files have no content
+//! of their own: a row that lacks what one of them stands for is refused and says so.
+//!
 //! Nothing is ever written under a member's name, so a name that leads outside is harmless here and stays a key.
 
 mod window;
 
+use std::cell::Cell;
 use std::io::{BufRead, Read};
 use std::ops::Range;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -68,8 +73,12 @@ impl Wanted<'_> {
                 .is_ok_and(|fields| fields.contains_key("caption") || fields.contains_key("captions"))
         });
         let pictured = !self.images || sample.kinds & Kind::Picture.bit() != 0;
-        let captioned = !self.caption() || !sample.captions.is_empty() || captioned;
-        let described = !self.json() || json.is_some();
+        let links = |of: fn(&Kind) -> bool| sample.links.iter().any(|(kind, _)| of(kind));
+        let captioned = !self.caption()
+            || !sample.captions.is_empty()
+            || captioned
+            || links(|kind| matches!(kind, Kind::Caption(_)));
+        let described = !self.json() || json.is_some() || links(|kind| *kind == Kind::Json);
         sample.reject.is_some() || pictured && captioned && described
     }
 }
@@ -81,35 +90,117 @@ pub(crate) fn read(
     wanted: &Wanted<'_>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let mut archive = tar::Archive::new(reader);
+    let zeros = Rc::default();
+    let mut archive = tar::Archive::new(Blocks { inner: reader, place: 0, zeros: Rc::clone(&zeros) });
+    archive.set_ignore_zeros(true);
     let mut window = Window::new(*wanted, Arc::new(file.clone()));
     let entries = match archive.entries() {
         Ok(entries) => entries,
         Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
     };
+    let mut looked = Looked::default();
     for entry in entries {
         let member = match entry.and_then(|entry| Member::read(entry, wanted)) {
-            Ok(Some(member)) => member,
-            Ok(None) => continue,
+            Ok(Met::Member(member)) => member,
+            Ok(Met::Other(name)) => {
+                looked.other.get_or_insert(name);
+                continue;
+            }
+            Ok(Met::Nothing) => continue,
+            // The end mark need not fill its block.
+            Err(error) if zeros.get() && error.to_string() == CUT_BLOCK => break,
             Err(error) => {
                 // What is whole before the damage is a row; rows that were still waiting may lack parts.
                 let next = window.rows();
                 return match window.finish(visit)? {
-                    true => visit(damaged(error, file, next)?).map(|_| ()),
+                    true => visit(damaged(plain(error), file, next)?).map(|_| ()),
                     false => Ok(()),
                 };
             }
         };
-        let more = if wanted.looks() {
-            member.kind == Kind::Picture || visit(Sample::alone(member, wanted.pick))?
-        } else {
-            window.add(member, visit)?
-        };
+        let more =
+            if wanted.looks() { looked.look(member, wanted, visit)? } else { window.add(member, visit)? };
         if !more {
             return Ok(());
         }
     }
+    if wanted.looks() {
+        return looked.finish(visit);
+    }
     window.finish(visit).map(|_| ())
+}
+
+/// What the archive's reader says of a block of which only a part is there.
+const CUT_BLOCK: &str = "failed to read entire block";
+
+/// An error of the archive's reader. Of what stands where a header should be it would show the bytes, whatever they are.
+fn plain(error: std::io::Error) -> std::io::Error {
+    let said = error.to_string();
+    let no_header = ["numeric field was not a number", "archive header checksum mismatch"];
+    if no_header.iter().any(|what| said.starts_with(what)) {
+        return std::io::Error::other("something else stands where a member should begin");
+    }
+    error
+}
+
+const BLOCK: u64 = 512;
+
+/// A reader that knows whether what it has read of the last block is nothing but zeros.
+struct Blocks<R> {
+    inner: R,
+    place: u64,
+    zeros: Rc<Cell<bool>>,
+}
+
+impl<R: Read> Read for Blocks<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let bytes = self.inner.read(buffer)?;
+        let end = self.place + bytes as u64;
+        let block = end - end % BLOCK;
+        let new = buffer[block.saturating_sub(self.place) as usize..bytes].iter().all(|byte| *byte == 0);
+        self.zeros.set(new && (block >= self.place || self.zeros.get()));
+        self.place = end;
+        Ok(bytes)
+    }
+}
+
+/// What was met by somebody who looks for fields.
+#[derive(Default)]
+struct Looked {
+    rows: bool,
+    /// The first picture.
+    picture: Option<Member>,
+    /// The name of the first member that is for no row.
+    other: Option<String>,
+}
+
+impl Looked {
+    fn look(
+        &mut self,
+        member: Member,
+        wanted: &Wanted<'_>,
+        visit: &mut Visit<'_>,
+    ) -> Result<bool, PipelineError> {
+        if member.kind == Kind::Picture {
+            self.picture.get_or_insert(member);
+            return Ok(true);
+        }
+        self.rows = true;
+        visit(Sample::alone(member, wanted.pick))
+    }
+
+    /// An archive of pictures alone has rows, and one of which no member is for a row has a reason for that.
+    fn finish(self, visit: &mut Visit<'_>) -> Result<(), PipelineError> {
+        let row = match (self.rows, self.picture, self.other) {
+            (false, Some(picture), _) => Sample::alone(picture, &Pick::All),
+            (false, None, Some(name)) => {
+                let detail = format!("no member is a picture, a text or JSON; the first is `{name}`");
+                RawRow::bad(0, RejectReason::BadEntry, detail)
+            }
+            _ => return Ok(()),
+        };
+        visit(row).map(|_| ())
+    }
 }
 
 /// What a member is for its row.
@@ -161,6 +252,15 @@ fn caption_number(extension: &str) -> Option<u64> {
     }
 }
 
+/// What stands in an archive.
+enum Met {
+    Member(Member),
+    /// A file that is for no row, by its name.
+    Other(String),
+    /// A folder and the like.
+    Nothing,
+}
+
 struct Member {
     name: String,
     key: String,
@@ -169,31 +269,64 @@ struct Member {
     content: Result<Vec<u8>, Reject>,
     /// Where the content lies in the archive.
     place: Range<u64>,
+    /// Whether the content lies elsewhere; then `content` says so where it is wanted.
+    is_link: bool,
 }
 
 impl Member {
-    fn read(mut entry: tar::Entry<'_, impl Read>, wanted: &Wanted<'_>) -> std::io::Result<Option<Self>> {
-        if !entry.header().entry_type().is_file() {
-            return Ok(None);
-        }
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+    fn read(mut entry: tar::Entry<'_, impl Read>, wanted: &Wanted<'_>) -> std::io::Result<Met> {
+        let of = entry.header().entry_type();
+        let (name, sparse) = name(&mut entry)?;
+        let link = if of.is_hard_link() {
+            Some("a hard link")
+        } else if of.is_symlink() {
+            Some("a symbolic link")
+        } else if of.is_gnu_sparse() || sparse {
+            Some("a sparse file")
+        } else if of.is_file() || of.is_contiguous() {
+            None
+        } else {
+            return Ok(Met::Nothing);
+        };
         let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", &name));
         let Some((stem, extension)) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty()) else {
-            return Ok(None);
+            return Ok(Met::Other(name));
         };
         let folder = folder.trim_start_matches("./");
         let key =
             if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") };
         let extension = extension.to_ascii_lowercase();
-        let Some(kind) = Kind::of(&extension) else { return Ok(None) };
+        let Some(kind) = Kind::of(&extension) else { return Ok(Met::Other(name)) };
         let place = entry.raw_file_position()..entry.raw_file_position() + entry.size();
         // Whether a row has a picture, and which members belong together, is known without their content.
-        let content = match kind {
-            Kind::Picture if !wanted.images => Ok(Vec::new()),
-            _ => content(&mut entry, &name, kind)?,
+        let content = match (kind, link) {
+            (Kind::Picture, _) if !wanted.images => Ok(Vec::new()),
+            (Kind::Caption(_), Some(_)) if !wanted.caption() => Ok(Vec::new()),
+            (Kind::Json, Some(_)) if !wanted.json() => Ok(Vec::new()),
+            (_, Some(what)) => {
+                let detail = format!(
+                    "member `{name}` is {what}; links and sparse files are not followed: write the archive anew with \
+                     the files themselves"
+                );
+                Err(Reject::new(RejectReason::BadEntry, detail))
+            }
+            (_, None) => content(&mut entry, &name, kind)?,
         };
-        Ok(Some(Self { name, key, extension, kind, content, place }))
+        Ok(Met::Member(Self { name, key, extension, kind, content, place, is_link: link.is_some() }))
     }
+}
+
+/// The name of a member, and whether it is a sparse file as newer archives have them: those stand under another name.
+fn name(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<(String, bool)> {
+    let (mut name, mut sparse) = (entry.path_bytes().into_owned(), false);
+    for extension in entry.pax_extensions()?.into_iter().flatten() {
+        let extension = extension?;
+        sparse |= extension.key_bytes().starts_with(b"GNU.sparse.");
+        if extension.key_bytes() == b"GNU.sparse.name" {
+            name = extension.value_bytes().to_vec();
+        }
+    }
+    Ok((String::from_utf8_lossy(&name).into_owned(), sparse))
 }
 
 fn content(
@@ -233,6 +366,8 @@ struct Sample {
     image: ImageRef,
     /// Where the picture lies in the archive.
     place: Range<u64>,
+    /// Members whose content lies elsewhere.
+    links: Vec<(Kind, Reject)>,
     reject: Option<Reject>,
     /// Whether no more members are taken.
     closed: bool,
@@ -250,6 +385,7 @@ impl Sample {
             json_bytes: 0,
             image: ImageRef::Absent,
             place: 0..0,
+            links: Vec::new(),
             reject: None,
             closed: false,
         }
@@ -269,6 +405,10 @@ impl Sample {
     fn add(&mut self, member: Member, pick: &Pick) {
         self.extensions.push(member.extension);
         self.kinds |= member.kind.bit();
+        if member.is_link {
+            self.links.extend(member.content.err().map(|reject| (member.kind, reject)));
+            return;
+        }
         let content = match member.content {
             Ok(content) => content,
             Err(reject) => {
@@ -298,8 +438,19 @@ impl Sample {
         256 + self.key.len() + image + captions.sum::<usize>() + self.json_bytes
     }
 
+    /// Whether nothing but a link is there for a kind of members.
+    fn lacks(&self, kind: Kind) -> bool {
+        match kind {
+            Kind::Picture => self.image == ImageRef::Absent,
+            Kind::Caption(_) => self.captions.is_empty(),
+            Kind::Json => self.json.is_none(),
+        }
+    }
+
     fn into_row(mut self, pick: &Pick) -> RawRow {
         let (row, bytes) = (self.row, self.bytes());
+        let lacking = self.links.iter().find(|(kind, _)| self.lacks(*kind));
+        self.reject = self.reject.or_else(|| lacking.map(|(_, reject)| reject.clone()));
         let image = std::mem::replace(&mut self.image, ImageRef::Absent);
         let key = self.key.clone();
         match self.fields(pick) {
@@ -415,6 +566,65 @@ mod tests {
             rows.iter().map(|row| row.reject.as_ref().map(|reject| reject.reason)).collect();
         assert_eq!(reasons, [None, None, Some(RejectReason::BadEntry)]);
         assert_eq!(rows[2].row, 2);
+    }
+
+    /// What stood behind the end mark of an archive used to vanish.
+    #[tokio::test]
+    async fn archives_that_were_put_together_are_read_on() {
+        let (one, two) = (archive(&[("a.txt", b"one")]), archive(&[("b.txt", b"two")]));
+        let captions = async |pieces: &[&[u8]]| {
+            let rows = read_tar(pieces.concat()).await;
+            let caption = |row: &RawRow| match &row.reject {
+                Some(reject) => format!("{} {}", row.row, reject.reason),
+                None => row.fields["caption"].as_str().expect("a text").to_owned(),
+            };
+            rows.iter().map(caption).collect::<Vec<_>>()
+        };
+        assert_eq!(captions(&[&one, &two]).await, ["one", "two"]);
+        assert_eq!(captions(&[&one, &[0; 10_240], &two, &[0; 300]]).await, ["one", "two"]);
+        assert_eq!(captions(&[&one[..1024], &[0; 100]]).await, ["one"]);
+        for garbage in [&[7; 512][..], b"text\n", &[&[0; 600][..], b"x"].concat()] {
+            assert_eq!(captions(&[&one, garbage]).await, ["one", "1 bad_entry"]);
+        }
+    }
+
+    /// Links were passed over without a word, and sparse files made rows under made-up names.
+    #[tokio::test]
+    async fn a_row_that_needs_a_link_is_refused_and_says_so() {
+        let mut builder = tar::Builder::new(Vec::new());
+        let mut file = |name: &str, content: &[u8], of: tar::EntryType| {
+            let mut header = tar::Header::new_ustar();
+            header.set_entry_type(of);
+            header.set_size(content.len() as u64);
+            if content.is_empty() {
+                builder.append_link(&mut header, name, "x.txt").expect("appends");
+            } else {
+                builder.append_data(&mut header, name, content).expect("appends");
+            }
+        };
+        use tar::EntryType::{Link, Regular, Symlink};
+        file("a.jpg", b"JPEG", Regular);
+        file("a.txt", b"", Link);
+        file("b.jpg", b"", Symlink);
+        file("b.txt", b"two", Regular);
+        file("c.1.txt", b"", Symlink);
+        file("c.txt", b"three", Regular);
+        let sparse = [("GNU.sparse.major", b"1".as_slice()), ("GNU.sparse.name", b"d.jpg")];
+        builder.append_pax_extensions(sparse).expect("appends");
+        let mut header = tar::Header::new_ustar();
+        header.set_size(4);
+        builder.append_data(&mut header, "GNUSparseFile.1/d.jpg", b"hole".as_slice()).expect("appends");
+        let rows = read_tar(builder.into_inner().expect("finishes")).await;
+        let detail =
+            |row: &RawRow| row.reject.as_ref().map(|reject| reject.detail.clone()).unwrap_or_default();
+        let found: Vec<_> = rows.iter().map(|row| (row.fields["key"].clone(), detail(row))).collect();
+        assert_eq!(found.len(), 4, "{found:?}");
+        for (index, what) in
+            [(0, "`a.txt` is a hard link"), (1, "`b.jpg` is a symbolic"), (3, "`d.jpg` is a sparse")]
+        {
+            assert!(found[index].1.contains(what), "{found:?}");
+        }
+        assert_eq!(show(&rows[2]), r#"{"caption":"three","captions":["three"],"key":"c"}"#);
     }
 
     #[test]

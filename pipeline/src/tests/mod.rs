@@ -3,6 +3,7 @@
 mod captions;
 mod columns;
 mod configs;
+mod damage;
 mod estimate;
 pub(crate) mod fixtures;
 mod images;
@@ -17,4 +18,5 @@ mod samples;
 mod sql;
 mod stores;
 mod text;
+mod types;
 mod versions;

@@ -1,7 +1,8 @@
 //! A `.json` file that is one list of objects, element by element.
 //!
 //! The elements are told apart by brackets and quotes alone, so one that is no JSON is a row like any other, and no
-//! more than one element is held. Rows are numbered by their place in the list.
+//! more than one element is held. Rows are numbered by their place in the list. Further lists behind it (files that were
+//! put together) are read on; anything else there is one reject.
 
 use std::io::BufRead;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub(super) fn read(
 ) -> Result<(), PipelineError> {
     let element = RowBuffer::new(memory);
     let mut elements = Elements { reader, place: Place::Before, element, too_long: false };
-    for row in 0.. {
+    let mut row = 0;
+    loop {
         let met = match elements.next() {
             Ok(met) => met,
             Err(error) => return visit(damaged(error, file, row)?).map(|_| ()),
@@ -56,16 +58,31 @@ pub(super) fn read(
         };
         let last = matches!(met, Met::Last);
         let parsed = match parsed {
-            Some(parsed) => parsed,
             // An empty list, or a comma behind the last element.
-            None if last => return Ok(()),
-            None => RawRow::bad(row, RejectReason::InvalidJson, "nothing between two commas"),
+            None if last => None,
+            None => Some(RawRow::bad(row, RejectReason::InvalidJson, "nothing between two commas")),
+            parsed => parsed,
         };
-        if !visit(parsed)? || last {
-            return Ok(());
+        if let Some(parsed) = parsed {
+            row += 1;
+            if !visit(parsed)? {
+                return Ok(());
+            }
+        }
+        if !last {
+            continue;
+        }
+        match elements.behind() {
+            Ok(Behind::List) => {}
+            Ok(Behind::End) => return Ok(()),
+            Ok(Behind::Other) => {
+                let what = "the rest of the file stands behind the end of the list and is no list";
+                let bad = RawRow::bad(row, RejectReason::InvalidJson, what);
+                return visit(bad.showing(&elements.element)).map(|_| ());
+            }
+            Err(error) => return visit(damaged(error, file, row)?).map(|_| ()),
         }
     }
-    Ok(())
 }
 
 /// Where the reader stands.
@@ -90,6 +107,19 @@ enum Met {
     /// The end of the file.
     Cut,
 }
+
+/// What stands behind a list.
+enum Behind {
+    /// Another list, whose bracket has been read.
+    List,
+    /// The end of the file.
+    End,
+    /// Something else, of which the beginning is in the buffer.
+    Other,
+}
+
+/// Bytes of what stands behind a list that are enough to show it.
+const SHOWN_BYTES: usize = 512;
 
 struct Elements {
     reader: Box<dyn BufRead + Send>,
@@ -139,6 +169,27 @@ impl Elements {
                 return Ok(met);
             }
         }
+    }
+
+    /// Looks behind a list. White space is passed over, and the byte order mark of a file that was put behind another.
+    fn behind(&mut self) -> std::io::Result<Behind> {
+        self.element.clear();
+        for byte in std::io::Read::bytes(&mut self.reader) {
+            match byte? {
+                byte if self.element.is_empty() && byte.is_ascii_whitespace() => {}
+                b'[' if self.element.is_empty() => {
+                    self.place = Place::Inside(0);
+                    return Ok(Behind::List);
+                }
+                byte => self.element.extend(&[byte])?,
+            }
+            match &*self.element {
+                BOM => self.element.clear(),
+                shown if shown.len() == SHOWN_BYTES => break,
+                _ => {}
+            }
+        }
+        Ok(if self.element.is_empty() { Behind::End } else { Behind::Other })
     }
 }
 
@@ -206,6 +257,19 @@ mod tests {
         assert_eq!(read_list("[]"), []);
         assert_eq!(read_list("[{\"a\":1},]"), owned(&[(0, "{\"a\":1}")]));
         assert_eq!(read_list("[{\"a\":1},,{\"a\":2}]")[1].1, "invalid_json");
+    }
+
+    /// What stands behind a list used to vanish without a trace.
+    #[test]
+    fn what_stands_behind_a_list_is_read_on_or_refused() {
+        let two = owned(&[(0, "{\"a\":1}"), (1, "{\"a\":2}")]);
+        assert_eq!(read_list("[{\"a\":1}]\n\n[]\u{feff}[{\"a\":2}]\n"), two);
+        for behind in ["{\"a\":2}", "]", "x", ", [{\"a\":2}]", "\u{feff}y"] {
+            let found = read_list(&format!("[{{\"a\":1}}]\n{behind}\n[{{\"a\":3}}]"));
+            assert_eq!(found, owned(&[(0, "{\"a\":1}"), (1, "invalid_json")]), "{behind}");
+        }
+        assert_eq!(read_list("[]\0"), owned(&[(0, "invalid_json")]));
+        assert_eq!(read_list("[{\"a\":1}] [{"), owned(&[(0, "{\"a\":1}"), (1, "bad_entry")]));
     }
 
     #[test]

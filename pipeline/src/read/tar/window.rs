@@ -218,6 +218,7 @@ mod tests {
             kind,
             content: Ok(content),
             place: 512..1512,
+            is_link: false,
         }
     }
 
