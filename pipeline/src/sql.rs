@@ -5,11 +5,15 @@
 //! is wrong with a clause shows here, before a row is read; what is wrong with the value of a row shows in
 //! [`crate::operators::sql`].
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::datatypes::{DataType, Schema};
 use arrow::error::ArrowError;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{DFSchema, SchemaError};
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, Volatility};
 use datafusion::prelude::SessionContext;
 
@@ -51,7 +55,8 @@ impl Clause {
             return Err(self.unusable(format!("it is {of}, expected true or false"), TRUE_OR_FALSE));
         }
         let filtered = frame.filter(condition.clone()).map_err(failed)?;
-        filtered.into_optimized_plan().map_err(failed)?;
+        let plan = filtered.into_optimized_plan().map_err(failed)?;
+        self.check_constants(&plan, &context.state())?;
         Ok(condition)
     }
 
@@ -69,7 +74,7 @@ impl Clause {
             return Err(self.more_rows());
         }
         projection.expr.iter().try_for_each(|column| self.check(column))?;
-        state.optimize(&plan).map_err(failed)?;
+        self.check_constants(&state.optimize(&plan).map_err(failed)?, &state)?;
         Ok((projection.expr.clone(), projection.schema.as_ref().clone()))
     }
 
@@ -106,6 +111,31 @@ impl Clause {
         }
     }
 
+    /// Sees that what depends on no column has a value: it would fail on every row. DataFusion has put values in the place
+    /// of what has one.
+    fn check_constants(&self, plan: &LogicalPlan, state: &SessionState) -> Result<(), PipelineError> {
+        let mut failure = None;
+        let visited = plan.apply(|node| {
+            node.apply_expressions(|expr| {
+                expr.apply(|part| {
+                    match part {
+                        // What a condition or a lambda stands before may never be asked for.
+                        Expr::Case(_) | Expr::HigherOrderFunction(_) => return Ok(TreeNodeRecursion::Jump),
+                        Expr::BinaryExpr(_) | Expr::Cast(_) | Expr::ScalarFunction(_)
+                            if !part.any_column_refs() =>
+                        {
+                            failure = failure.take().or(evaluate(part, state).err());
+                        }
+                        _ => return Ok(TreeNodeRecursion::Continue),
+                    }
+                    Ok(TreeNodeRecursion::Jump)
+                })
+            })
+        });
+        visited.map_err(|error| self.failed(&error))?;
+        failure.map_or(Ok(()), |error| Err(self.unusable(root_cause(&error), TRY_CAST)))
+    }
+
     fn more_rows(&self) -> PipelineError {
         self.unusable("only expressions over the columns of one row are possible".to_owned(), ONE_ROW)
     }
@@ -128,6 +158,13 @@ impl Clause {
     }
 }
 
+/// Computes what depends on no column.
+fn evaluate(constant: &Expr, state: &SessionState) -> Result<(), DataFusionError> {
+    let one = RecordBatchOptions::new().with_row_count(Some(1));
+    let row = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &one)?;
+    state.create_physical_expr(constant.clone(), &DFSchema::empty())?.evaluate(&row).map(|_| ())
+}
+
 /// What an error comes from, in one line, without the steps that it went through.
 pub(crate) fn root_cause(error: &DataFusionError) -> String {
     let said = match error.find_root() {
@@ -142,7 +179,9 @@ pub(crate) fn root_cause(error: &DataFusionError) -> String {
         DataFusionError::Internal(said) => said.clone(),
         other => other.message().into_owned(),
     };
-    let said = said.split(DataFusionError::BACK_TRACE_SEP).next().unwrap_or_default();
+    // A feature is nothing that a person can enable.
+    let ends = [DataFusionError::BACK_TRACE_SEP, " Hint: Please try with"];
+    let said = ends.iter().fold(said.as_str(), |said, end| said.split(end).next().unwrap_or_default());
     // Regular expressions are shown between lines of `~`.
     let is_line = |word: &&str| word.len() > 8 && word.bytes().all(|byte| byte == b'~');
     said.split_whitespace().filter(|word| !is_line(word)).collect::<Vec<_>>().join(" ")

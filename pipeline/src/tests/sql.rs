@@ -5,10 +5,10 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, Int64Array};
 
 use super::fixtures::{
-    Job, batch, config, corpus, counts, documents, files, parquet, reject_lines, rejects, rows, strings,
+    Job, batch, config, corpus, counts, documents, files, parquet, png, reject_lines, rejects, rows, strings,
     texts,
 };
-use crate::{JoinConfig, JoinKeys, PipelineError, PreprocessConfig, SourceConfig};
+use crate::{JoinConfig, JoinKeys, PipelineError, PreprocessConfig, Shape, SourceConfig};
 
 fn source(uri: &str, filter: &str, select: &str) -> SourceConfig {
     let some = |sql: &str| (!sql.is_empty()).then(|| sql.to_owned());
@@ -113,6 +113,26 @@ async fn a_guard_spares_a_row() {
     let guarded = source("in/a.jsonl", "n <> 10 and 100 / (n - 10) > 10", "");
     let report = job.run(config(vec![guarded])).await.expect("runs");
     assert_eq!(counts(&report), [20, 9, 0, 11, 0]);
+}
+
+/// Pairs are refused alike, and what SQL computes beside a picture leaves it as it is.
+#[tokio::test]
+async fn a_pair_that_sql_fails_on_is_refused() {
+    let table: String =
+        (0..70).map(|n| format!("{{\"file_name\":\"a.png\",\"caption\":\"c{n}\",\"n\":{n}}}\n")).collect();
+    let picture = png(16, 16, [7; 3]);
+    let inputs = corpus(&[("in/captions.jsonl", table.as_bytes()), ("in/a.png", &picture)]).await;
+    let job = Job::new(&inputs);
+    let select = "concat(caption, ' ', cast(100 / (n - 40) as varchar)) as caption, image, caption as id";
+    let sql =
+        SourceConfig { shape: Shape::Pair, ..source("in", "height / (n - 3) >= 0 and width = 16", select) };
+    let report = job.run(config(vec![sql])).await.expect("runs");
+    assert_eq!(counts(&report), [70, 65, 2, 3, 0]);
+    let lines = reject_lines(&job.output).await;
+    let found: Vec<_> =
+        lines.iter().map(|line| (line.row, line.id.as_deref(), line.reason.as_str())).collect();
+    assert_eq!(found, [(3, Some("c3"), "sql_error"), (40, Some("c40"), "sql_error")]);
+    assert!(kept(&job).await.iter().any(|(row, text)| *row == 65 && text.contains("c65 4")));
 }
 
 /// A row that fails is no copy of another one.
@@ -243,6 +263,9 @@ async fn errors_say_what_is_wrong_with_the_sql() {
         ("text", "", "it is Utf8, expected true or false", "compare"),
         ("length(text)", "", "it is Int32, expected true or false", "compare"),
         ("n = 'x'", "", "Cast error: Cannot cast string 'x' to value of Int64 type", "try_cast"),
+        ("1 / 0 > 1", "", "Divide by zero error", "nullif"),
+        ("n > 0 and 1 / 0 > n", "", "Divide by zero error", "nullif"),
+        ("", "text, cast('x' || 'y' as int) as id", "Cast error: Cannot cast string 'xy'", "try_cast"),
         ("regexp_like(text, '(')", "", "regex parse error", "cast"),
         ("text ~ '['", "", "regex parse error", "cast"),
         ("n >", "", "sql parser error: Expected: an expression, found: EOF", "single quotes"),
