@@ -127,8 +127,14 @@ fn of_image(row: u64, image: Value, by_image: &HashMap<String, Vec<Value>>) -> R
     };
     let captions =
         fields.get("id").and_then(id).and_then(|id| by_image.get(&id).cloned()).unwrap_or_default();
-    fields.insert("caption".to_owned(), captions.first().cloned().unwrap_or_default());
-    fields.insert("captions".to_owned(), Value::Array(captions));
+    if let Some(first) = captions.first() {
+        fields.insert("caption".to_owned(), first.clone());
+        fields.insert("captions".to_owned(), Value::Array(captions));
+    } else {
+        // An image may carry a caption of its own.
+        fields.entry("caption").or_insert(Value::Null);
+        fields.entry("captions").or_insert(Value::Array(captions));
+    }
     RawRow::good(row, fields, 512)
 }
 

@@ -44,7 +44,7 @@ fn cases() -> Vec<(SourceConfig, &'static str, &'static str)> {
         ),
         (
             SourceConfig { uri: "in/[".to_owned(), ..text() },
-            "`in/[` of source `web` can't be opened",
+            "`source.web.uri` is `in/[`, expected a glob that can be read",
             "check the address",
         ),
         (
