@@ -438,7 +438,7 @@ pub struct SourceConfig {
     pub text: Option<String>,
     /// Column of the caption, or of a list of captions; `caption` by default.
     pub caption: Option<String>,
-    /// What becomes of several captions. Where it is set and `caption` is not, a list in the column `captions` comes
+    /// What becomes of several captions. Where `caption` is not set, a list in the column `captions` comes
     /// before the column `caption`.
     pub captions: Option<CaptionChoice>,
     /// Text around each caption.

@@ -286,6 +286,10 @@ impl<'a> RowSink<'a> {
             (ImageColumns::Many { texts, .. }, Some(numbers)) => {
                 place(&mut fields, texts, images.refs, &numbers)
             }
+            (ImageColumns::Many { texts, .. }, None) => {
+                let text = |place: usize| fields.get(texts).is_none_or(|texts| has_text(texts, place));
+                Ok(without_place_holders(images.refs, text))
+            }
             _ => Ok(images.refs),
         });
         match (row.reject.or(wrong), placed) {
@@ -397,6 +401,23 @@ fn list(from: &ColumnPath, name: &str, fields: &Map<String, Value>) -> Result<Ve
             Err(Reject::new(RejectReason::WrongType, detail))
         }
     }
+}
+
+fn has_text(texts: &Value, place: usize) -> bool {
+    texts.get(place).is_some_and(|text| !text.is_null())
+}
+
+/// Where a text stands, an entry that names no image is there to keep the place, like null.
+pub(super) fn without_place_holders(
+    mut images: Vec<ImageRef>,
+    text: impl Fn(usize) -> bool,
+) -> Vec<ImageRef> {
+    for (place, image) in images.iter_mut().enumerate() {
+        if *image == ImageRef::Nameless && text(place) {
+            *image = ImageRef::Absent;
+        }
+    }
+    images
 }
 
 fn matched_text(image: &Value) -> Matched {

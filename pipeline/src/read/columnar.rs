@@ -15,7 +15,7 @@ use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema};
 use bytes::Bytes;
 use datafusion::common::nested_struct::cast_column;
 
-use super::batch::{Emit, Parts, TEXT_ROWS, Target};
+use super::batch::{Emit, Parts, TEXT_ROWS, Target, without_place_holders};
 use super::nested::column_below;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::ImageColumns;
@@ -288,7 +288,11 @@ fn images(
             let Some(column) = from.column(batch)? else { return Ok(none()) };
             let Some(lists) = column.as_list_opt::<i32>() else { return Ok(none()) };
             let images = many_each(lists);
-            if *matched { place(texts, lists, images, parts) } else { Ok(images) }
+            if *matched {
+                place(texts, lists, images, parts)
+            } else {
+                Ok(beside_texts(parts.scalars.get(texts), images))
+            }
         }
         _ => Ok(none()),
     }
@@ -308,6 +312,18 @@ fn listed_refs(entries: &ArrayRef) -> Vec<ImageRef> {
         }
     }
     images
+}
+
+/// The images of lists whose places are those of the texts.
+fn beside_texts(texts: Option<&ArrayRef>, images: Vec<Vec<ImageRef>>) -> Vec<Vec<ImageRef>> {
+    let texts = texts.and_then(|texts| texts.as_list_opt::<i32>());
+    let has_text = |row: usize, place: usize| {
+        let Some(texts) = texts else { return true };
+        let of_row = texts.is_valid(row).then(|| texts.value(row));
+        of_row.is_some_and(|texts| place < texts.len() && texts.is_valid(place))
+    };
+    let rows = images.into_iter().enumerate();
+    rows.map(|(row, images)| without_place_holders(images, |place| has_text(row, place))).collect()
 }
 
 /// Puts texts and images into the order that the images' numbers of texts say: two lists of one length.

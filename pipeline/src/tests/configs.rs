@@ -45,7 +45,7 @@ fn cases() -> Vec<(SourceConfig, &'static str, &'static str)> {
         (
             SourceConfig { uri: "in/[".to_owned(), ..text() },
             "`source.web.uri` is `in/[`, expected a glob that can be read",
-            "check the address",
+            "set `source.web.uri`",
         ),
         (
             SourceConfig { uri: "in/what.bin".to_owned(), ..text() },

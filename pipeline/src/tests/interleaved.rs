@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, Int64Array, ListArray, ListBuilder, StringArray, StringBuilder, StructArray,
+    Array, ArrayRef, BinaryArray, Float64Array, Int64Array, ListArray, ListBuilder, StringArray,
+    StringBuilder, StructArray,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::Field;
@@ -71,6 +72,9 @@ const MMC4: &[u8] = br#"{"text_list": ["zero ", "one ", "two"], "image_info": [{
 {"text_list": ["x"], "image_info": [{"image_name": "a.png", "matched_text_index": 1}]}
 {"text_list": ["y"], "image_info": [{"image_name": "a.png", "matched_text_index": null}]}
 {"text_list": ["z"], "image_info": [{"image_name": "gone.png", "matched_text_index": 0}]}
+{"text_list": ["float"], "image_info": [{"image_name": "a.png", "matched_text_index": 0.0}]}
+{"text_list": ["half"], "image_info": [{"image_name": "a.png", "matched_text_index": 0.5}]}
+{"text_list": ["nameless"], "image_info": [{"image_name": null, "matched_text_index": 0}]}
 "#;
 
 /// An image stands before the sentence that it was matched to.
@@ -78,11 +82,14 @@ const MMC4: &[u8] = br#"{"text_list": ["zero ", "one ", "two"], "image_info": [{
 async fn images_stand_before_the_sentence_they_are_matched_to() {
     let job = Job::new(&corpus(&[("in/d.jsonl", MMC4), ("in/a.png", &png(16, 16, [0; 3]))]).await);
     let report = job.run(config(vec![interleaved("in/d.jsonl")])).await.expect("runs");
-    assert_eq!(counts(&report), [5, 2, 3, 0, 0]);
-    assert_eq!(shown(documents(&job.output).await), owned(&[(0, "#zero one #two"), (1, "alone")]));
+    assert_eq!(counts(&report), [8, 3, 5, 0, 0]);
+    let expected = [(0, "#zero one #two"), (1, "alone"), (5, "#float")];
+    assert_eq!(shown(documents(&job.output).await), owned(&expected));
     let reasons: Vec<_> =
         rejects(&job.output).await.into_iter().map(|(_, row, reason)| (row, reason)).collect();
-    assert_eq!(reasons, owned(&[(2, "wrong_type"), (3, "wrong_type"), (4, "missing_image")]));
+    let expected =
+        [(2, "wrong_type"), (3, "wrong_type"), (4, "missing_image"), (6, "wrong_type"), (7, "missing_image")];
+    assert_eq!(reasons, owned(&expected));
 }
 
 #[tokio::test]
@@ -109,6 +116,33 @@ async fn matched_images_may_lie_in_a_table_of_columns() {
     assert_eq!(rejects(&job.output).await, [("d.parquet".to_owned(), 2, "wrong_type".to_owned())]);
 }
 
+/// Numbers of texts may be floats, as pandas writes them beside nulls, and an image without bytes is one that is missing.
+#[tokio::test]
+async fn matched_images_of_columns_are_whole_numbers_and_have_bytes() {
+    let picture = png(16, 16, [0; 3]);
+    let info = StructArray::from(vec![
+        (
+            Arc::new(Field::new("bytes", arrow::datatypes::DataType::Binary, true)),
+            Arc::new(BinaryArray::from_iter([Some(&picture), Some(&picture), None])) as ArrayRef,
+        ),
+        (
+            Arc::new(Field::new("matched_text_index", arrow::datatypes::DataType::Float64, true)),
+            Arc::new(Float64Array::from(vec![0.0, 0.5, 0.0])) as ArrayRef,
+        ),
+    ]);
+    let rows: [&[Option<&str>]; 3] = [&[Some("a")], &[Some("b")], &[Some("c")]];
+    let table = batch(vec![
+        ("text_list", lists_of_texts(&rows)),
+        ("image_info", list_of(Arc::new(info), &[1, 1, 1])),
+    ]);
+    let job = Job::new(&corpus(&[("in/d.parquet", &parquet(&[table]))]).await);
+    job.run(config(vec![interleaved("in/d.parquet")])).await.expect("runs");
+    assert_eq!(shown(documents(&job.output).await), owned(&[(0, "#a")]));
+    let reasons: Vec<_> =
+        rejects(&job.output).await.into_iter().map(|(_, row, reason)| (row, reason)).collect();
+    assert_eq!(reasons, owned(&[(1, "wrong_type"), (2, "missing_image")]));
+}
+
 /// A document of which one image can't be had is refused: without it the text would speak of nothing.
 #[tokio::test]
 async fn an_image_that_fails_refuses_its_document() {
@@ -118,6 +152,8 @@ async fn an_image_that_fails_refuses_its_document() {
 {"texts": ["a", null], "images": [null, "https://host/a.png"]}
 {"texts": ["a", null], "images": [null, {"url": "x"}]}
 {"texts": "not a list", "images": [5]}
+{"texts": ["a", null], "images": [null, {"path": null, "bytes": null}]}
+{"texts": ["a", 5], "images": [null, null]}
 "#;
     let files: [(&str, &[u8]); 3] =
         [("in/d.jsonl", table), ("in/ok.png", &png(16, 16, [0; 3])), ("in/broken.png", b"<html>")];
@@ -132,6 +168,8 @@ async fn an_image_that_fails_refuses_its_document() {
         (3, "bad_entry"),
         (4, "wrong_type"),
         (5, "wrong_type"),
+        (6, "missing_image"),
+        (7, "wrong_type"),
     ];
     assert_eq!(reasons, owned(&expected));
 }
@@ -156,5 +194,5 @@ async fn a_tokenizer_learns_from_interleaved_texts() {
     let train = Some(TrainTokenizer { vocabulary: 270, sample_bytes: 1 << 16 });
     let tokenizer = TokenizerConfig { train, ..TokenizerConfig::default() };
     let config = crate::PreprocessConfig { tokenizer, ..config(vec![interleaved("in/d.jsonl")]) };
-    assert_eq!(counts(&job.run(config).await.expect("runs"))[1], 2);
+    assert_eq!(counts(&job.run(config).await.expect("runs"))[1], 3);
 }

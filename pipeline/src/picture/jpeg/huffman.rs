@@ -36,13 +36,17 @@ impl<'a> Bits<'a> {
     /// Makes at least 32 bits valid, those of the padding too.
     #[inline]
     fn fill(&mut self) -> Result<(), Fault> {
-        if self.valid < 32 {
-            let at = self.next / 8;
-            let bytes = self.padded.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
-            let within = self.next % 8;
-            self.word = u64::from_be_bytes(bytes.ok_or(Fault::Ended)?) << within;
-            self.valid = 64 - within as u32;
-        }
+        if self.valid < 32 { self.load() } else { Ok(()) }
+    }
+
+    /// Makes at least 57 bits valid.
+    #[inline]
+    fn load(&mut self) -> Result<(), Fault> {
+        let at = self.next / 8;
+        let bytes = self.padded.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        let within = self.next % 8;
+        self.word = u64::from_be_bytes(bytes.ok_or(Fault::Ended)?) << within;
+        self.valid = 64 - within as u32;
         Ok(())
     }
 
@@ -96,7 +100,7 @@ impl<'a> Bits<'a> {
 pub(super) struct Codes {
     symbols: Vec<u8>,
     /// Length and symbol of the code that begins with so many bits; length 0 where it is longer.
-    look: Vec<(u8, u8)>,
+    look: Box<[(u8, u8); 1 << LOOK]>,
     /// For each length the code behind its last one, and what its codes are away from their symbols' indexes.
     lengths: [(u32, i64); 17],
 }
@@ -106,7 +110,7 @@ impl Codes {
     /// codes are possible.
     pub(super) fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Self> {
         let mut codes =
-            Self { symbols: symbols.to_vec(), look: vec![(0, 0); 1 << LOOK], lengths: [(0, 0); 17] };
+            Self { symbols: symbols.to_vec(), look: Box::new([(0, 0); 1 << LOOK]), lengths: [(0, 0); 17] };
         let (mut code, mut index) = (0u32, 0usize);
         for (length, &count) in (1u32..).zip(counts) {
             let (first, count) = (code, u32::from(count));
@@ -125,6 +129,15 @@ impl Codes {
             code <<= 1;
         }
         Some(codes)
+    }
+
+    /// Passes over a first coefficient: its code says how many bits follow.
+    #[inline]
+    pub(super) fn value(&self, bits: &mut Bits<'_>) -> Result<(), Fault> {
+        bits.load()?;
+        let count = self.symbol(bits)?;
+        bits.pass(count.min(16).into());
+        Ok(())
     }
 
     /// The next symbol.
@@ -156,6 +169,7 @@ impl Codes {
 
 /// As many whole coefficients as begin with the bits of a lookup.
 #[derive(Clone, Copy, Default)]
+#[repr(align(8))]
 struct Leap {
     /// Bits of all of them; 0 where the first code is longer than the lookup.
     bits: u8,
@@ -171,7 +185,7 @@ struct Leap {
 /// The codes of the coefficients of a sequential JPEG, several at a time.
 pub(super) struct Leaps {
     codes: Codes,
-    leaps: Vec<Leap>,
+    leaps: Box<[Leap; 1 << LOOK]>,
 }
 
 /// What ends a block passes all of it.
@@ -188,7 +202,7 @@ fn meaning(symbol: u8) -> (u8, u8) {
 
 impl Leaps {
     pub(super) fn new(codes: Codes) -> Self {
-        let leaps = (0..1 << LOOK).map(|bits| leap(&codes, bits)).collect();
+        let leaps = Box::new(std::array::from_fn(|bits| leap(&codes, bits)));
         Self { codes, leaps }
     }
 
@@ -196,22 +210,26 @@ impl Leaps {
     #[inline]
     pub(super) fn block(&self, bits: &mut Bits<'_>) -> Result<(), Fault> {
         let mut place = 1;
-        while place < u32::from(BLOCK) {
-            bits.fill()?;
-            let leap = self.leaps[bits.peek(LOOK)];
-            if leap.bits == 0 {
-                let (value, passed) = meaning(self.codes.long_symbol(bits)?);
-                bits.skip(u32::from(value))?;
+        loop {
+            bits.load()?;
+            // Two leaps of 25 bits at most are valid; a value of 15 bits stands behind a lookup of 10.
+            for _ in 0..2 {
+                let leap = self.leaps[bits.peek(LOOK)];
+                let (count, passed) = if leap.bits == 0 {
+                    bits.load()?;
+                    meaning(self.codes.long_symbol(bits)?)
+                } else if place + u32::from(leap.before) < u32::from(BLOCK) {
+                    (leap.bits, leap.passed)
+                } else {
+                    (leap.first_bits, leap.first_passed)
+                };
+                bits.pass(count.into());
                 place += u32::from(passed);
-            } else if place + u32::from(leap.before) < u32::from(BLOCK) {
-                bits.pass(u32::from(leap.bits));
-                place += u32::from(leap.passed);
-            } else {
-                bits.pass(u32::from(leap.first_bits));
-                place += u32::from(leap.first_passed);
+                if place >= u32::from(BLOCK) {
+                    return Ok(());
+                }
             }
         }
-        Ok(())
     }
 }
 

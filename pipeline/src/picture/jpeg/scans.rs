@@ -2,10 +2,12 @@
 //!
 //! A decoder fills up what is missing with grey and says nothing, so the codes of each scan are counted before: a scan,
 //! or a piece of it between restart markers, that ends before its last block is a picture that was cut off. Nothing is
-//! computed from the codes, which costs a tenth of decoding them. What is superfluous is let pass (bytes between headers, fill
+//! computed from the codes. What is superfluous is let pass (bytes between headers, fill
 //! bytes, whatever follows the end), and what the decoder refuses by itself is left to it. Of a progressive picture each
 //! scan that is there must be whole, and each component needs one of its first coefficients; that later scans are left
 //! out altogether is a matter of the format.
+
+use std::rc::Rc;
 
 use super::huffman::{Bits, Codes, Fault, Leaps};
 use crate::reject::{Reject, RejectReason};
@@ -129,11 +131,14 @@ impl<'a> Markers<'a> {
     }
 }
 
+/// How many codes of each length a table has, and its symbols.
+type Written = ([u8; 16], Vec<u8>);
+
 /// The tables that scans name, as their segments give them.
 #[derive(Default)]
 struct Tables {
     /// Of first coefficients, then of the others.
-    codes: [[Option<([u8; 16], Vec<u8>)>; 4]; 2],
+    codes: [[Option<Written>; 4]; 2],
     /// Units between restart markers, 0 for none.
     restart: usize,
 }
@@ -162,6 +167,17 @@ impl Tables {
             segment = &rest[16 + total..];
         }
         Some(())
+    }
+
+    /// The tables of each component; components often share theirs.
+    fn pairs(&self, indexes: impl Iterator<Item = u8>) -> Option<Vec<Rc<(Codes, Leaps)>>> {
+        let mut known: Vec<(u8, Rc<(Codes, Leaps)>)> = Vec::new();
+        for index in indexes {
+            let same = known.iter().find(|(other, _)| *other == index).map(|(_, pair)| pair.clone());
+            let made = || Some(Rc::new((self.table(0, index >> 4)?, Leaps::new(self.table(1, index & 15)?))));
+            known.push((index, same.or_else(made)?));
+        }
+        Some(known.into_iter().map(|(_, pair)| pair).collect())
     }
 
     fn table(&self, class: usize, index: u8) -> Option<Codes> {
@@ -231,13 +247,13 @@ struct Scan {
 /// The codes of a scan.
 enum Reader {
     /// All coefficients, the tables of each component.
-    Sequential(Vec<(Codes, Leaps)>),
+    Sequential(Vec<Rc<(Codes, Leaps)>>),
     /// First coefficients.
     Direct(Vec<Codes>),
     /// One bit of each first coefficient.
     DirectBits,
     /// Further coefficients of one component.
-    Further(Codes),
+    Further(Box<Codes>),
 }
 
 impl Scan {
@@ -250,16 +266,13 @@ impl Scan {
         let index = |id: u8| frame.components.iter().position(|component| component.id == id);
         let components = parts().map(|part| index(part[0])).collect::<Option<Vec<_>>>()?;
         let refines = bits >> 4 != 0;
-        let mut direct = parts().map(|part| tables.table(0, part[1] >> 4));
+        let direct = parts().map(|part| tables.table(0, part[1] >> 4));
         let mut further = parts().map(|part| tables.table(1, part[1] & 15));
         let reader = match (frame.progressive, first) {
-            (false, _) => {
-                let both = direct.zip(further.map(|codes| codes.map(Leaps::new)));
-                Reader::Sequential(both.map(|(direct, leaps)| direct.zip(leaps)).collect::<Option<_>>()?)
-            }
+            (false, _) => Reader::Sequential(tables.pairs(parts().map(|part| part[1]))?),
             (true, 0) if refines => Reader::DirectBits,
-            (true, 0) => Reader::Direct(direct.by_ref().collect::<Option<_>>()?),
-            (true, _) => Reader::Further(further.next()??),
+            (true, 0) => Reader::Direct(direct.collect::<Option<_>>()?),
+            (true, _) => Reader::Further(Box::new(further.next()??)),
         };
         let fits = !components.is_empty() && first <= last && last < 64;
         let alone = components.len() == 1 || !matches!(reader, Reader::Further(_));
@@ -340,13 +353,11 @@ impl Frame {
         let counts: Vec<usize> = scan.components.iter().map(count).collect();
         match &scan.reader {
             Reader::Sequential(tables) => each_unit(bits, units, &counts, |bits, part| {
-                let (direct, leaps) = &tables[part];
-                bits_of_value(direct, bits)?;
+                let (direct, leaps) = &*tables[part];
+                direct.value(bits)?;
                 leaps.block(bits)
             }),
-            Reader::Direct(tables) => {
-                each_unit(bits, units, &counts, |bits, part| bits_of_value(&tables[part], bits))
-            }
+            Reader::Direct(tables) => each_unit(bits, units, &counts, |bits, part| tables[part].value(bits)),
             Reader::DirectBits => each_unit(bits, units, &counts, |bits, _| bits.skip(1)),
             Reader::Further(codes) => {
                 let component = &mut self.components[scan.components[0]];
@@ -374,13 +385,6 @@ fn each_unit(
         bits.within()?;
     }
     Ok(())
-}
-
-/// Passes over a first coefficient: its code says how many bits follow.
-#[inline]
-fn bits_of_value(codes: &Codes, bits: &mut Bits<'_>) -> Result<(), Fault> {
-    let count = codes.symbol(bits)?;
-    bits.skip(count.min(16).into())
 }
 
 /// Further coefficients of a progressive picture (ITU-T T.81, G.1.2.2 and G.1.2.3).
@@ -432,14 +436,15 @@ impl Further<'_, '_> {
     fn behind_zeros(&self, place: u32, mut zeros: u32, nonzero: u64) -> (u32, u32) {
         let (mut at, mut passed) = (place, 0);
         while at <= self.scan.last {
-            if nonzero >> at & 1 != 0 {
-                passed += 1;
-            } else if zeros == 0 {
-                break;
-            } else {
-                zeros -= 1;
+            let empty = (nonzero >> at).trailing_zeros();
+            if zeros < empty {
+                return (at + zeros, passed);
             }
-            at += 1;
+            zeros -= empty;
+            at += empty;
+            let full = (nonzero & band(at, self.scan.last)).checked_shr(at).unwrap_or(0).trailing_ones();
+            passed += full;
+            at += full;
         }
         (at, passed)
     }
