@@ -350,7 +350,7 @@ proptest! {
     fn what_an_encoder_writes_is_whole_and_its_beginnings_are_not(
         width in 1..50u32, height in 1..50u32, quality in 1..=100u8, noise in any::<u32>(), grey in any::<bool>(),
     ) {
-        let value = |x: u32, y: u32| ((x * 31 ^ y * 17).wrapping_mul(noise | 1) >> 7) as u8;
+        let value = |x: u32, y: u32| (((x * 31) ^ (y * 17)).wrapping_mul(noise | 1) >> 7) as u8;
         let picture = RgbImage::from_fn(width, height, |x, y| Rgb([value(x, y), value(y, x), value(x + 9, y)]));
         let mut bytes = Vec::new();
         let mut encoder = JpegEncoder::new_with_quality(&mut bytes, quality);
