@@ -705,6 +705,11 @@ mod tests {
             message(PreprocessConfig { max_reject_share: 1.5, ..config(vec![source("a")]) })
                 .contains("max-reject-share")
         );
+        let zero = |codec: CodecConfig| {
+            message(PreprocessConfig { codec: Some(codec), ..config(vec![source("a")]) })
+        };
+        assert!(zero(CodecConfig { patch: 0, ..CodecConfig::default() }).contains("`codec.patch` is 0"));
+        assert!(zero(CodecConfig { batch: 0, ..CodecConfig::default() }).contains("`codec.batch` is 0"));
         let neither = PreprocessConfig { tokenizer: TokenizerConfig::default(), ..config(vec![source("a")]) };
         assert!(message(neither).contains("tokenizer.model"));
     }
