@@ -1,8 +1,8 @@
 //! A table with further columns for a source's rows: the key `join` of a source.
 //!
-//! It is a left outer join by DataFusion inside the source's own table, so `where` and `select` see its columns like
-//! any others. The joined table is the build side and is read once for all units; the source's rows stream past it and
-//! keep their order and their partitions. Where none of its columns is asked for there is no join: a key has one row
+//! It is a left outer join inside the source's own table, so `where` and `select` see its columns like any others. The
+//! joined table is held in memory and is read once for all units; the source's rows stream past it and keep their order
+//! and their partitions. Where none of its columns is asked for there is no join: a key has one row
 //! at most, so a row is neither lost nor doubled by it.
 //!
 //! When the job is planned the table is gone through for its columns (JSON and CSV, whose files don't say them), for its
@@ -14,12 +14,10 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
-use datafusion::common::{JoinType, NullEquality};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, cast, lit};
 use datafusion::physical_expr::expressions::{col, try_cast};
-use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode};
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, ident};
 use futures::StreamExt;
 
@@ -27,8 +25,9 @@ use crate::commit::Location;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::error::PipelineError;
 use crate::memory::Memory;
+use crate::operators::lookup::{Lookup, key_hash};
 use crate::operators::unit_read::describe;
-use crate::plan::session;
+use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
@@ -244,45 +243,19 @@ impl Join {
         let kept = self.rows().await?.filter(ident(KIND).eq(lit(Kind::Row as u8)))?;
         let table = kept.select(self.keys().into_iter().chain(wanted).collect::<Vec<_>>())?;
         let table = table.create_physical_plan().await?;
-        let (left, right) = (table.schema(), source.schema());
-        let mut on = Vec::with_capacity(self.on.len());
-        for (index, key) in self.own_keys().enumerate() {
-            // What is no text is like no key.
-            let own = try_cast(col(key, &right)?, &right, DataType::Utf8)?;
-            on.push((col(&key_name(index), &left)?, own));
-        }
-        if source.output_ordering().is_none() {
-            let what = "a join needs to know of an order of the rows, or it gives matched ones first";
-            return Err(DataFusionError::Internal(what.to_owned()).into());
-        }
-        let join = HashJoinExec::try_new(
-            table,
-            source,
-            on,
-            None,
-            &JoinType::Right,
-            None,
-            PartitionMode::CollectLeft,
-            NullEquality::NullEqualsNothing,
-            false,
-        )?;
-        Ok(Arc::new(join))
+        let right = source.schema();
+        // What is no text is like no key.
+        let own = |key: &str| try_cast(col(key, &right)?, &right, DataType::Utf8);
+        let own = self.own_keys().map(own).collect::<datafusion::error::Result<Vec<_>>>()?;
+        let named = (self.name().to_owned(), self.own_keys().map(str::to_owned).collect());
+        let (memory, handle) = (self.input.memory.clone(), self.input.handle.clone());
+        Ok(stage(Lookup::new(named, (own, right.clone()), table, memory, handle), source))
     }
 }
 
 /// A name that no column of a file has.
 fn key_name(index: usize) -> String {
     format!("{OWN}join_key_{index}")
-}
-
-fn key_hash(keys: &[&str]) -> u128 {
-    let mut hasher = blake3::Hasher::new();
-    for key in keys {
-        hasher.update(&(key.len() as u64).to_le_bytes()).update(key.as_bytes());
-    }
-    let mut hash = [0; 16];
-    hasher.finalize_xof().fill(&mut hash);
-    u128::from_le_bytes(hash)
 }
 
 /// The columns that are taken: those that are asked for, or all but the keys, which the source has.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use schemas::manifest_version;
 
 use crate::braces::expand;
 use crate::commit::{Location, blocking};
@@ -148,7 +149,10 @@ pub(crate) async fn list(
         source: error,
     })?;
     if let Some(output) = output.filter(|output| is_elsewhere_than_root(output, &*store)) {
-        metas.retain(|meta| !meta.location.prefix_matches(&output.prefix));
+        metas.retain(|meta| {
+            !is_written(&below(&output.prefix, &meta.location))
+                || !meta.location.prefix_matches(&output.prefix)
+        });
     }
     let nearby = || metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
     let nothing =
@@ -162,6 +166,13 @@ pub(crate) async fn list(
                 expected: format!("a glob that can be read ({})", error.msg),
                 found: format!("`{}`", source.uri),
             },
+            Unmatched::TooMany => PipelineError::Config {
+                key: format!("source.{}.uri", source.name),
+                expected: format!(
+                    "braces that stand for at most {MOST_GLOBS} patterns with `*`, `?` or `[..]`"
+                ),
+                found: format!("`{}`", source.uri),
+            },
             Unmatched::Name(name) => no_file(source, &pattern, &name, nearby()),
         })?
     };
@@ -172,6 +183,16 @@ pub(crate) async fn list(
     Ok(Listing { store, pattern, files: sorted(files.collect::<Result<_, _>>()?) })
 }
 
+/// Whether a path below a dataset is that of a file which a job writes there.
+fn is_written(path: &str) -> bool {
+    const FOLDERS: [&str; 4] = ["shards", "commits", "rejects", "validation"];
+    const FILES: [&str; 5] = ["job.json", "lease.json", ".lock", "tokenizer.json", "tokenizer.model"];
+    match path.split_once('/') {
+        Some((folder, _)) => FOLDERS.contains(&folder),
+        None => FILES.contains(&path) || manifest_version(path).is_some(),
+    }
+}
+
 /// Whether a job writes to a folder of the store, not to all of it.
 fn is_elsewhere_than_root(output: &Location, store: &dyn ObjectStore) -> bool {
     !output.prefix.as_ref().is_empty() && output.store.to_string() == store.to_string()
@@ -179,8 +200,13 @@ fn is_elsewhere_than_root(output: &Location, store: &dyn ObjectStore) -> bool {
 
 fn sorted(mut files: Vec<InputFile>) -> Vec<InputFile> {
     files.sort_by(|a, b| a.below.as_bytes().cmp(b.below.as_bytes()));
+    // Braces may name one twice.
+    files.dedup_by(|a, b| a.below == b.below);
     files
 }
+
+/// Patterns that one address may stand for by its braces.
+const MOST_GLOBS: usize = 1000;
 
 /// Why a glob leads to no files.
 enum Unmatched {
@@ -188,6 +214,8 @@ enum Unmatched {
     Pattern(glob::PatternError),
     /// A file that its braces name is not there.
     Name(String),
+    /// Each of its choices would have to be compared with each file.
+    TooMany,
 }
 
 /// A file that is named by the braces of an address and is not there.
@@ -207,6 +235,9 @@ fn matching(metas: &[ObjectMeta], prefix: &Path, patterns: &[String]) -> Result<
     let (globs, names): (Vec<&String>, Vec<&String>) =
         patterns.iter().partition(|pattern| pattern.contains(GLOB));
     let mut names: HashMap<&str, bool> = names.into_iter().map(|name| (name.as_str(), false)).collect();
+    if globs.len() > MOST_GLOBS {
+        return Err(Unmatched::TooMany);
+    }
     let globs = globs
         .into_iter()
         .map(|pattern| glob::Pattern::new(&pattern.replace("[^", "[!")).map_err(Unmatched::Pattern))
@@ -600,6 +631,7 @@ mod tests {
         for (uri, expected) in [
             ("a/x-{09..10}.tar", &["x-09.tar", "x-10.tar"][..]),
             ("a/{x-08.tar,b.txt}", &["b.txt", "x-08.tar"]),
+            ("a/{x-08,x-08,x-*}.tar", &["x-08.tar", "x-09.tar", "x-10.tar"]),
             ("a/*.{txt,csv,jsonl}", &["b.txt", "c.jsonl"]),
             ("{a/x-08,a/c}.{tar,jsonl}", &[]),
         ] {
@@ -615,6 +647,8 @@ mod tests {
         assert_eq!(error.to_string(), "source `s` has no files: nothing matches `a/x-11.tar`");
         let error = list(&source("a/x-{0..99999999}.tar"), &resolver, None).await.expect_err("too many");
         assert!(format!("{error:?}").contains("TooMany"), "{error:?}");
+        let error = list(&source("a/x-{0..2000}*.tar"), &resolver, None).await.expect_err("too many");
+        assert!(error.to_string().contains("at most 1000 patterns"), "{error}");
     }
 
     #[tokio::test]
@@ -663,7 +697,7 @@ mod tests {
         let web = Web(resolver);
         let listing = list(&source("https://host/x.jsonl"), &web, None).await.expect("lists");
         assert_eq!(names(&listing), ["x.jsonl"]);
-        let listing = list(&source("https://host/d/p-{1..0}.jsonl"), &web, None).await.expect("lists");
+        let listing = list(&source("https://host/d/p-{1,0,1}.jsonl"), &web, None).await.expect("lists");
         assert_eq!(names(&listing), ["p-0.jsonl", "p-1.jsonl"]);
         for (uri, expected) in [
             ("https://host/*.jsonl", "the exact address of one file"),

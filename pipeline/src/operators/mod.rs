@@ -10,7 +10,7 @@
 //!             PictureRowsExec     small batches, only where a source has images
 //!               SelectExec        what `select` computes
 //!                 WhereExec       `where`
-//!                   HashJoinExec  only with `join`: the joined table, and
+//!                   LookupExec    columns of the joined table, only with `join`
 //!                     UnitReadExec  lines, text, archives, Parquet, Arrow
 //!                       DataSourceExec  what to read, one partition a unit
 //! ```
@@ -23,6 +23,7 @@ pub(crate) mod deduplicate;
 pub(crate) mod documents;
 pub(crate) mod encode;
 pub(crate) mod items;
+pub(crate) mod lookup;
 pub(crate) mod pack;
 pub(crate) mod picture_rows;
 pub(crate) mod sql;

@@ -186,7 +186,9 @@ impl Packing {
     ) -> Result<(), PipelineError> {
         let operator = &self.operator;
         let unit = self.unit.get_or_insert_with(|| UnitState::new(documents.unit(row), operator));
-        if let Some(warnings) = documents.warnings(row) {
+        if documents.counts(row)
+            && let Some(warnings) = documents.warnings(row)
+        {
             let counts = &mut unit.report.statistics[0].warnings;
             *counts.entry(warnings.to_owned()).or_default() += 1;
         }

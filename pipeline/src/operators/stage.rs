@@ -33,11 +33,6 @@ pub(crate) trait Operator: fmt::Debug + Send + Sync + 'static {
     /// The columns that it gives.
     fn schema(&self) -> SchemaRef;
 
-    /// A column that the rows of a partition are sorted by, if they are.
-    fn sorted_by(&self) -> Option<&'static str> {
-        None
-    }
-
     /// Batches that its input may be ahead of it, at most.
     fn ahead(&self) -> usize {
         0
@@ -79,7 +74,7 @@ pub(crate) struct StageExec {
 
 impl StageExec {
     pub(crate) fn new(operator: Arc<dyn Operator>, input: Arc<dyn ExecutionPlan>) -> Self {
-        let properties = properties(&input, operator.schema(), operator.sorted_by());
+        let properties = properties(&input, operator.schema());
         Self { operator, input, properties, metrics: ExecutionPlanMetricsSet::new() }
     }
 

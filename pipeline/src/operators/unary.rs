@@ -4,20 +4,14 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_expr::expressions::col;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalSortExpr};
+use datafusion::physical_expr::EquivalenceProperties;
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, PlanProperties};
 
-/// Properties of a node with the partitions of its input and columns of its own, sorted by the one that is named.
-pub(super) fn properties(
-    input: &Arc<dyn ExecutionPlan>,
-    schema: SchemaRef,
-    sorted_by: Option<&str>,
-) -> Arc<PlanProperties> {
-    let sorted = sorted_by.and_then(|name| col(name, &schema).ok()).map(PhysicalSortExpr::new_default);
+/// Properties of a node with the partitions of its input and columns of its own.
+pub(super) fn properties(input: &Arc<dyn ExecutionPlan>, schema: SchemaRef) -> Arc<PlanProperties> {
     Arc::new(PlanProperties::new(
-        EquivalenceProperties::new_with_orderings(schema, sorted.map(|column| [column])),
+        EquivalenceProperties::new(schema),
         input.output_partitioning().clone(),
         EmissionType::Incremental,
         Boundedness::Bounded,

@@ -20,7 +20,7 @@ use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::config::Format;
 use crate::read::batch::{BATCH_BYTES, RowSink, Target};
-use crate::read::table::{Table, UNIT, is_own};
+use crate::read::table::{Table, is_own};
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 
@@ -156,12 +156,6 @@ impl Operator for UnitRead {
 
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-
-    /// The rows of a partition are those of one unit, so they are sorted by its name. DataFusion's joins keep rows in their
-    /// order where they are told of one, whichever it is, and else give matched rows first.
-    fn sorted_by(&self) -> Option<&'static str> {
-        Some(UNIT)
     }
 
     fn start(&self) -> Box<dyn Work> {

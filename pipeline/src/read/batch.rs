@@ -1,6 +1,8 @@
 //! Rows of a file as record batches of the plan.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -11,6 +13,7 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::arrow::json::ReaderBuilder;
+use futures::TryStreamExt;
 use serde_json::{Map, Value};
 
 use super::buffer::{LARGE_ROW, RowMemory, column_of_one};
@@ -19,7 +22,7 @@ use super::infer::{conform, kind_name, spelled};
 use super::nested::ColumnPath;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
-use super::{ImageRef, Input, RawRow, pictures};
+use super::{ImageRef, Input, MAX_ROW_BYTES, RawRow, pictures};
 use crate::PipelineError;
 use crate::config::{ColumnType, Format};
 use crate::picture::PictureRules;
@@ -30,8 +33,8 @@ pub(crate) const TEXT_ROWS: usize = 512;
 pub(crate) const PICTURE_ROWS: usize = 32;
 pub(crate) const BATCH_BYTES: usize = 4 << 20;
 
-/// Encoded pictures of a batch, at most: a column of bytes can't hold more than two gigabytes.
-const BATCH_PICTURE_BYTES: usize = 1 << 30;
+/// Bytes of encoded pictures that a batch is closed at.
+const BATCH_PICTURE_BYTES: usize = 8 << 20;
 
 /// Takes a batch on; `false` ends the reading.
 pub(crate) type Emit<'a> = dyn FnMut(RecordBatch) -> Result<bool, PipelineError> + 'a;
@@ -60,6 +63,20 @@ pub(crate) struct Parts {
     pub(crate) scalars: HashMap<String, ArrayRef>,
 }
 
+impl Parts {
+    /// Some of the rows, with these images.
+    fn part(&self, rows: Range<usize>, images: Vec<Vec<Option<Bytes>>>) -> Self {
+        let slice =
+            |(name, column): (&String, &ArrayRef)| (name.clone(), column.slice(rows.start, rows.len()));
+        Self {
+            rows: self.rows[rows.clone()].to_vec(),
+            rejects: self.rejects[rows.clone()].to_vec(),
+            images,
+            scalars: self.scalars.iter().map(slice).collect(),
+        }
+    }
+}
+
 impl Target {
     fn wants_images(&self) -> bool {
         self.table.wants_images(&self.schema)
@@ -83,35 +100,54 @@ impl Target {
         if self.wants_images() { PICTURE_ROWS } else { TEXT_ROWS }
     }
 
-    /// Fetches the images of rows; a row whose image can't be had is a reject.
-    pub(crate) fn fetch(
+    /// Fetches the images of rows and gives the rows on, in as many batches as their images fill; a row whose image can't be
+    /// had is a reject.
+    pub(crate) fn give(
         &self,
         input: &Input,
+        mut parts: Parts,
         images: Vec<Vec<ImageRef>>,
-        rejects: &mut [Option<Reject>],
-    ) -> Result<Vec<Vec<Option<Bytes>>>, PipelineError> {
+        emit: &mut Emit<'_>,
+    ) -> Result<bool, PipelineError> {
+        if !self.wants_images() {
+            return emit(self.assemble(&parts)?);
+        }
         let lengths: Vec<usize> = images.iter().map(Vec::len).collect();
         let flat = images.into_iter().flatten().collect();
-        let mut fetched = pictures::resolve(input, &self.folder, flat)?.into_iter();
-        let mut total = 0;
-        let row = |(length, reject): (usize, &mut Option<Reject>)| {
-            let mut images = Vec::with_capacity(length);
-            for image in fetched.by_ref().take(length) {
-                total += image.as_ref().map_or(0, |image| image.as_ref().map_or(0, Bytes::len));
-                match image {
-                    Ok(_) if total > BATCH_PICTURE_BYTES => {
-                        let detail = "pictures of neighbouring rows take too much memory together";
-                        reject.get_or_insert_with(|| Reject::new(RejectReason::RowTooLarge, detail));
+        let mut fetched = pin!(pictures::fetched(input, &self.folder, flat));
+        let (mut first, mut pending, mut bytes) = (0, Vec::new(), 0);
+        for (row, &length) in lengths.iter().enumerate() {
+            let (mut images, mut of_row) = (Vec::with_capacity(length), 0);
+            for _ in 0..length {
+                match input.handle.block_on(fetched.try_next())? {
+                    Some(Ok(image)) => {
+                        of_row += image.as_ref().map_or(0, Bytes::len);
+                        if of_row <= MAX_ROW_BYTES {
+                            images.push(image);
+                        }
                     }
-                    Ok(image) => images.push(image),
-                    Err(error) => {
-                        reject.get_or_insert(error);
+                    Some(Err(error)) => {
+                        parts.rejects[row].get_or_insert(error);
                     }
+                    None => {}
                 }
             }
-            images
-        };
-        Ok(lengths.into_iter().zip(rejects).map(row).collect())
+            if of_row > MAX_ROW_BYTES {
+                images.clear();
+                let detail = format!("its pictures have {of_row} bytes, the limit is {MAX_ROW_BYTES}");
+                parts.rejects[row].get_or_insert_with(|| Reject::new(RejectReason::RowTooLarge, detail));
+            }
+            bytes += of_row;
+            pending.push(images);
+            if bytes >= BATCH_PICTURE_BYTES || row + 1 == lengths.len() {
+                let part = parts.part(first..row + 1, std::mem::take(&mut pending));
+                if !emit(self.assemble(&part)?)? {
+                    return Ok(false);
+                }
+                (first, bytes) = (row + 1, 0);
+            }
+        }
+        Ok(true)
     }
 
     /// The batch of these rows.
@@ -269,12 +305,8 @@ impl<'a> RowSink<'a> {
             images.push(images_of_row);
             parts.rejects.push(reject);
         }
-        if self.target.wants_images() {
-            parts.images = self.target.fetch(self.input, images, &mut parts.rejects)?;
-        }
         parts.scalars = scalars(&self.schema, fields, memory)?;
-        let batch = self.target.assemble(&parts)?;
-        (self.emit)(batch)
+        self.target.give(self.input, parts, images, &mut *self.emit)
     }
 
     /// The fields of a row, each in the type of its column, its images in their order, and why it can't be used. Of a

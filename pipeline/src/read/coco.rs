@@ -11,10 +11,12 @@ use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
+use super::buffer::LARGE_ROW;
 use super::infer::kind_name;
 use super::json::BOM;
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
 use crate::PipelineError;
+use crate::memory::Memory;
 use crate::reject::{RejectReason, json_beginning};
 use crate::units::InputFile;
 
@@ -74,9 +76,13 @@ fn id(value: &Value) -> Option<String> {
 pub(crate) fn read(
     reader: Box<dyn BufRead + Send>,
     file: &InputFile,
+    memory: &Memory,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     let mut text = Vec::new();
+    // A file is read as a whole, and takes several times its size as values.
+    let expected = usize::try_from(file.bytes).unwrap_or(usize::MAX).saturating_mul(4);
+    let _memory = (expected > LARGE_ROW).then(|| memory.rows.take(expected));
     if let Err(error) = reader.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut text) {
         return visit(damaged(error, file, 0)?).map(|_| ());
     }

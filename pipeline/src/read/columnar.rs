@@ -220,7 +220,8 @@ pub(crate) fn convert(
     target: &Target,
     batch: &RecordBatch,
     numbers: Vec<u64>,
-) -> Result<RecordBatch, PipelineError> {
+    emit: &mut Emit<'_>,
+) -> Result<bool, PipelineError> {
     let rows = batch.num_rows();
     let mut parts = Parts {
         rows: numbers,
@@ -241,10 +242,7 @@ pub(crate) fn convert(
         }
     }
     let images = images(target, batch, &mut parts)?;
-    if target.table.wants_images(&target.schema) {
-        parts.images = target.fetch(input, images, &mut parts.rejects)?;
-    }
-    target.assemble(&parts)
+    target.give(input, parts, images, emit)
 }
 
 /// Refuses rows whose bytes are no text: the cast makes null of them.

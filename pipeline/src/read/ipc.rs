@@ -234,7 +234,7 @@ impl Reading<'_, '_> {
             let (chosen, numbers) = self.target.asked_for(&slice, self.row)?;
             self.row += slice.num_rows() as u64;
             self.read += numbers.len() as u64;
-            if !numbers.is_empty() && !(self.emit)(convert(self.input, self.target, &chosen, numbers)?)? {
+            if !numbers.is_empty() && !convert(self.input, self.target, &chosen, numbers, self.emit)? {
                 return Ok(false);
             }
         }

@@ -202,7 +202,7 @@ pub(crate) fn read_rows(
             let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };
             tar::read(reader, file, &wanted, visit)
         }
-        Format::Coco => coco::read(reader, file, visit),
+        Format::Coco => coco::read(reader, file, &input.memory, visit),
         // These files have columns and are read by modules of their own.
         Format::Parquet | Format::Arrow => Ok(()),
     }

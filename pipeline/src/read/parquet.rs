@@ -146,6 +146,9 @@ fn group_rows(group: &RowGroupMetaData) -> Option<u64> {
     u64::try_from(rows).ok().filter(|_| fits)
 }
 
+/// Rows of a damaged group that are refused one by one. A footer that speaks of more is not to be trusted.
+const MOST_LOST: u64 = 1 << 24;
+
 /// How far a file is read.
 struct Reading<'a, 'e> {
     input: &'a Input,
@@ -183,7 +186,8 @@ impl Reading<'_, '_> {
         };
         let detail = format!("row group {index} is damaged from this row or one before it on: {what}");
         let reject = Reject::new(RejectReason::BadEntry, detail);
-        let (read, more) = refused_rows(self.target, self.row..end, &reject, self.emit)?;
+        let lost = if end - self.row > MOST_LOST { self.row..self.row + 1 } else { self.row..end };
+        let (read, more) = refused_rows(self.target, lost, &reject, self.emit)?;
         (self.row, self.read) = (end, self.read + read);
         Ok(more)
     }
@@ -193,7 +197,7 @@ impl Reading<'_, '_> {
         let (chosen, numbers) = self.target.asked_for(batch, self.row)?;
         self.row += rows;
         self.read += numbers.len() as u64;
-        if !numbers.is_empty() && !(self.emit)(convert(self.input, self.target, &chosen, numbers)?)? {
+        if !numbers.is_empty() && !convert(self.input, self.target, &chosen, numbers, self.emit)? {
             return Ok(false);
         }
         if let Some(sample) = &self.input.sample {

@@ -6,7 +6,7 @@
 use std::io;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{Stream, StreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
@@ -21,13 +21,12 @@ const REQUESTS: usize = 8;
 type Fetched = Result<Option<Bytes>, Reject>;
 
 /// The bytes of each image, in order.
-pub(crate) fn resolve(
+pub(crate) fn fetched(
     input: &Input,
     folder: &str,
     images: Vec<ImageRef>,
-) -> Result<Vec<Fetched>, PipelineError> {
-    let fetched = stream::iter(images).map(|image| fetch(input, folder, image)).buffered(REQUESTS);
-    input.handle.block_on(fetched.try_collect())
+) -> impl Stream<Item = Result<Fetched, PipelineError>> {
+    stream::iter(images).map(move |image| fetch(input, folder, image)).buffered(REQUESTS)
 }
 
 async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Fetched, PipelineError> {

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use futures::StreamExt;
 use schemas::Order;
 
 use super::fixtures::{
     AveragePool, Job, OneStore, config, corpus, documents, manifest, pairs, png, rejects, rows,
 };
+use crate::source::Columns;
 use crate::{
     Environment, LatentKind, PictureConfig, PictureRequest, PipelineError, PreprocessConfig, PreprocessPlan,
     Shape, Silent, SourceConfig, TokenizerConfig, TrainTokenizer, pictures, preprocess,
@@ -310,4 +312,26 @@ async fn every_image_of_a_row_has_its_own_draw() {
     assert_eq!(found[0].len(), 3);
     assert!(found[0][0] != found[0][1] && found[0][1] != found[0][2]);
     assert!(found.iter().all(|images| *images == found[0]));
+}
+
+/// Pictures that a table names are fetched a few megabytes at a time, however many rows a batch could have.
+#[tokio::test]
+async fn large_pictures_by_path_make_small_batches() {
+    let mut inputs: Vec<(String, Vec<u8>)> =
+        (0..12_u8).map(|row| (format!("in/{row}.bin"), vec![row; 3 << 20])).collect();
+    let table: String =
+        (0..12).map(|row| format!("{{\"file_name\":\"{row}.bin\",\"caption\":\"c\"}}\n")).collect();
+    inputs.push(("in/captions.jsonl".to_owned(), table.into_bytes()));
+    let borrowed: Vec<_> = inputs.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice())).collect();
+    let job = Job::new(&corpus(&borrowed).await);
+    let plan = job.plan(config(vec![pairs("pics", "in")])).await.expect("a plan");
+    let rows = plan.sources[0].rows(&plan.sources[0].units, Columns::Document).await.expect("a plan");
+    let mut batches = rows.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
+    let mut counts = Vec::new();
+    while let Some(batch) = batches.next().await {
+        let batch = batch.expect("reads");
+        assert!(batch.get_array_memory_size() < 24 << 20, "{} bytes", batch.get_array_memory_size());
+        counts.push(batch.num_rows());
+    }
+    assert_eq!(counts, [3, 3, 3, 3, 1], "four batches and the end of the unit");
 }

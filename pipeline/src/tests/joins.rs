@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BinaryArray, Int64Array};
+use futures::StreamExt;
 use object_store::ObjectStore;
 
 use super::fixtures::{
     Job, arrow_file, batch, config, corpus, counts, documents, files, pairs, parquet, png, rows, strings,
     texts,
 };
+use crate::source::Columns;
 use crate::{CaptionChoice, JoinConfig, JoinKeys, PipelineError, PreprocessConfig, SourceConfig, Template};
 
 fn lines(count: usize) -> Vec<u8> {
@@ -350,8 +352,28 @@ async fn the_plan_shows_the_join_only_where_it_is_asked_for() {
     let job = Job::new(&with_table(name, bytes).await);
     let mut source = joined("side/scores.parquet", on("key"));
     let text = job.plan(config(vec![source.clone()])).await.expect("a plan").explain().await.expect("text");
-    assert!(!text.contains("HashJoinExec"), "nobody asks for its columns: {text}");
+    assert!(!text.contains("LookupExec"), "nobody asks for its columns: {text}");
     source.filter = Some("score > 1".to_owned());
     let text = job.plan(config(vec![source])).await.expect("a plan").explain().await.expect("text");
-    assert!(text.contains("HashJoinExec: mode=CollectLeft, join_type=Right"), "{text}");
+    assert!(text.contains("LookupExec: table=scores.parquet, on=[key], columns=[score]"), "{text}");
+}
+
+/// Long rows leave a join one by one: none waits for the memory of another that waits for it.
+#[tokio::test]
+async fn long_rows_pass_a_join_as_they_come() {
+    let line = |row: usize| format!("{{\"text\":\"{}\",\"key\":{row}}}\n", "word ".repeat(1_900_000));
+    let lines: String = (0..3).map(line).collect();
+    for table in ["key,score\n", "key,score\n1,5\n"] {
+        let inputs = corpus(&[("in/a.jsonl", lines.as_bytes()), ("side/t.csv", table.as_bytes())]).await;
+        let mut source = joined("side/t.csv", on("key"));
+        source.filter = Some("score is null or score = '5'".to_owned());
+        let plan = Job::new(&inputs).plan(config(vec![source])).await.expect("a plan");
+        let rows = plan.sources[0].rows(&plan.sources[0].units, Columns::Document).await.expect("a plan");
+        let mut batches = rows.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
+        let mut counts = Vec::new();
+        while let Some(batch) = batches.next().await {
+            counts.push(batch.expect("reads").num_rows());
+        }
+        assert_eq!(counts, [1, 1, 1, 1], "three rows and the end of the unit");
+    }
 }

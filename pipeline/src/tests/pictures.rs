@@ -10,7 +10,7 @@ use super::fixtures::{
     Job, archive, batch, config, corpus, counts, manifest, pairs, parquet, rejects, rows, strings, structs,
 };
 use crate::picture::tests::{encoded, exif, flat_jpeg, jpeg, quarters, with_exif};
-use crate::{PictureConfig, PreprocessConfig};
+use crate::{CaptionChoice, PictureConfig, PreprocessConfig, SourceConfig};
 
 /// A Parquet file as Hugging Face datasets writes it, one row a picture.
 fn table(pictures: &[Vec<u8>]) -> Vec<u8> {
@@ -72,6 +72,19 @@ async fn an_exif_fraction_over_zero_is_a_warning_and_not_a_reject() {
     assert_eq!(report.sources[0].statistics.warnings.get("exif_bad"), Some(&1));
     let found = latents(&job).await;
     assert_eq!(found[0].1, found[1].1, "the pixels are the same");
+}
+
+/// A row counts once, however many documents its captions make.
+#[tokio::test]
+async fn a_warning_is_of_a_row_and_not_of_its_documents() {
+    let odd = with_exif(&jpeg(&quarters()), &exif(&[(0x011A, 5, 26)]));
+    let table = b"{\"file_name\":\"a.jpg\",\"captions\":[\"x\",\"y\",\"z\"]}\n";
+    let job = Job::new(&corpus(&[("in/captions.jsonl", table), ("in/a.jpg", &odd)]).await);
+    let source = SourceConfig { captions: Some(CaptionChoice::Each), ..pairs("pics", "in") };
+    let report = job.run(config(vec![source])).await.expect("runs");
+    let statistics = &report.sources[0].statistics;
+    assert_eq!((statistics.kept, statistics.documents), (1, 3));
+    assert_eq!(statistics.warnings.get("exif_bad"), Some(&1));
 }
 
 #[tokio::test]

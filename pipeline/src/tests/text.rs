@@ -366,6 +366,12 @@ async fn the_output_is_never_read_as_input() {
         assert_eq!(job.run(config.clone()).await.expect("runs").sources[0].statistics.read, 2);
         assert!(job.run(config).await.expect("nothing is new").already_complete, "{uri}");
     }
+    // The other way round it is: only what a job writes is left out.
+    let inputs = corpus(&[("data/raw/a.jsonl", lines.as_bytes())]).await;
+    let mut job = Job::new(&inputs);
+    job.output = crate::Location { store: inputs.clone(), prefix: Path::from("data"), local: None };
+    let config = PreprocessConfig { max_reject_share: 1.0, ..config(vec![texts("web", "data/raw/*.jsonl")]) };
+    assert_eq!(job.run(config).await.expect("runs").sources[0].statistics.read, 2);
 }
 
 #[tokio::test]

@@ -30,6 +30,8 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), Reject> {
                 scans += 1;
                 walk.scan(segment, scans)?;
             }
+            // What the picture's header was checked for is the first.
+            0xC0..=0xC2 if walk.frame.is_some() => return Err(super::undecodable("more than one frame")),
             0xC0..=0xC2 => walk.frame = Frame::new(marker, segment),
             _ => walk.tables.read(marker, segment).unwrap_or_default(),
         }

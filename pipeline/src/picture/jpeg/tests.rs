@@ -451,3 +451,18 @@ fn coding_that_nobody_reads_is_named() {
         assert_eq!((reject.reason, reject.detail.as_str()), (RejectReason::ImageUndecodable, expected));
     }
 }
+
+/// The header of a file is checked by its first frame; a larger one behind a scan would be believed.
+#[test]
+fn a_second_frame_is_refused() {
+    let mut bytes = jpeg(&quarters());
+    let frame = bytes.windows(2).position(|pair| pair == [0xFF, 0xC0]).expect("a frame");
+    let length = usize::from(u16::from_be_bytes([bytes[frame + 2], bytes[frame + 3]])) + 2;
+    let mut second = bytes[frame..frame + length].to_vec();
+    second[1] = 0xC2;
+    second[5..9].fill(0xFF);
+    let end = bytes.len() - 2;
+    bytes.splice(end..end, second);
+    let reject = scans::check(&bytes).expect_err("two frames");
+    assert!(reject.detail.contains("more than one frame"), "{}", reject.detail);
+}
