@@ -1,6 +1,6 @@
 //! Pictures a second of decoding, orienting, resizing and cropping.
 //!
-//! `cargo bench -p transfusion-pipeline --bench picture -- FOLDER [SIZE]`
+//! `cargo bench --bench picture -- FOLDER [SIZE]`
 //!
 //! Every picture of the folder, again and again for three seconds, on one core.
 #![allow(clippy::print_stdout)]

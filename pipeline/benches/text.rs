@@ -1,6 +1,6 @@
 //! Tokens a second of text, from JSON lines on the disk to shards on the disk.
 //!
-//! `cargo bench -p transfusion-pipeline --bench text -- TOKENIZER FOLDER [--threads N] [--memory BYTES]`
+//! `cargo bench --bench text -- TOKENIZER FOLDER [--threads N] [--memory BYTES]`
 //!
 //! The whole job runs, as `transfusion preprocess` runs it: reading, parsing, tokenizing, packing, writing, syncing.
 #![allow(clippy::print_stdout)]

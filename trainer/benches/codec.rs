@@ -1,6 +1,6 @@
 //! Milliseconds of a codec's training step and of encoding.
 //!
-//! `cargo bench -p transfusion-trainer --bench codec -- [PRESET] [SIZE] [BATCH] [STEPS]`
+//! `cargo bench --bench codec -- [PRESET] [SIZE] [BATCH] [STEPS]`
 #![allow(clippy::print_stdout)]
 
 use std::{error::Error, sync::Mutex, time::Instant};

@@ -2,7 +2,7 @@
 //! anew in every step.
 //!
 //! ```text
-//! cargo bench -p transfusion-trainer --bench denoise
+//! cargo bench --bench denoise
 //! ```
 //!
 //! Cost by positions alone would make the ratio of drawing `(prefix + image) / image`, less what reading the prefix once costs. The

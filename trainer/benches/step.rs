@@ -1,6 +1,6 @@
 //! Milliseconds of a training step with the kernels of this crate, and of the same step made of ordinary tensor operations.
 //!
-//! `cargo bench -p transfusion-trainer --bench step -- [demo|small|long]... [rounds=N] [own]`, threads by `RAYON_NUM_THREADS`. Rounds of both kinds
+//! `cargo bench --bench step -- [demo|small|long]... [rounds=N] [own]`, threads by `RAYON_NUM_THREADS`. Rounds of both kinds
 //! alternate; the median is printed, and the least for a machine that does other things too. Then follows where the time of our own
 //! step goes, one operation at a time, by the least of as many rounds. With `own` only our own steps run, for a profiler.
 #![allow(clippy::print_stdout, missing_docs)]
