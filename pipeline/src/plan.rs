@@ -10,6 +10,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::functions::datetime::planner::DatetimeFunctionPlanner;
+use datafusion::functions::unicode::planner::UnicodeFunctionPlanner;
+use datafusion::logical_expr::registry::FunctionRegistry;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use object_store::ObjectStoreExt;
@@ -569,5 +572,9 @@ fn make_session(
     if let Some(pool) = pool {
         runtime = runtime.with_memory_pool(pool);
     }
-    Ok(SessionContext::new_with_config_rt(config, runtime.build_arc()?))
+    let mut context = SessionContext::new_with_config_rt(config, runtime.build_arc()?);
+    // The functions are there by default; these turn `substr`, `position` and `extract` into them.
+    context.register_expr_planner(Arc::new(UnicodeFunctionPlanner))?;
+    context.register_expr_planner(Arc::new(DatetimeFunctionPlanner))?;
+    Ok(context)
 }

@@ -321,3 +321,26 @@ async fn the_plan_shows_the_sql() {
     assert!(places.is_sorted(), "{text}");
     assert!(!text.contains("FilterExec") && !text.contains("ProjectionExec"), "{text}");
 }
+
+/// What people filter by, in the ways in which SQL lets them write it.
+#[tokio::test]
+async fn the_usual_functions_are_there() {
+    let inputs =
+        corpus(&[("in/a.jsonl", "{\"text\":\"Hello wörld\",\"n\":3,\"day\":\"2020-01-02\"}\n".as_bytes())])
+            .await;
+    let conditions = [
+        "substr(text, 1, 4) = 'Hell'",
+        "substring(text from 7 for 2) = 'wö'",
+        "position('w' in text) = 7",
+        "extract(year from cast(day as date)) = 2020",
+        "left(text, 1) = 'H' and length(text) = 11",
+        "text ilike '%WÖR%' and text ~ '^H' and regexp_like(text, 'd$')",
+        "split_part(lower(trim(text)), ' ', 1) = 'hello'",
+        "n between 1 and 4 and n in (1, 3) and coalesce(n, 0) > 1",
+    ];
+    for condition in conditions {
+        let job = Job::new(&inputs);
+        job.run(config(vec![source("in/a.jsonl", condition, "")])).await.expect(condition);
+        assert_eq!(kept(&job).await.len(), 1, "{condition}");
+    }
+}
