@@ -111,6 +111,9 @@ pub struct TokenizerConfig {
 /// Pieces of a vocabulary that is trained: the largest in use have a quarter of that.
 const MOST_VOCABULARY: u32 = 1 << 20;
 
+/// Copies of a document, at most.
+const MOST_WEIGHT: f64 = 1e6;
+
 /// Open rows, at most: beyond some hundred they leave no less padding.
 const MOST_WINDOW: usize = 1 << 16;
 
@@ -531,8 +534,10 @@ impl PreprocessConfig {
         if !(1..=MOST_WINDOW).contains(&self.window) {
             return Err(wrong("window", self.window, format!("1 to {MOST_WINDOW} open rows")));
         }
-        if self.unit_bytes == 0 || self.shard_bytes == 0 {
-            return Err(wrong("unit-bytes, shard-bytes", 0, "at least 1"));
+        for (key, bytes) in [("unit-bytes", self.unit_bytes), ("shard-bytes", self.shard_bytes)] {
+            if bytes == 0 {
+                return Err(wrong(key, 0, "at least 1"));
+            }
         }
         if self.memory_bytes < LEAST_MEMORY {
             return Err(wrong("memory-bytes", self.memory_bytes, format!("at least {LEAST_MEMORY}")));
@@ -580,8 +585,8 @@ impl SourceConfig {
         if self.uri.is_empty() {
             return Err(self.wrong("uri", "empty", "an address or a path"));
         }
-        if !(self.weight.is_finite() && self.weight > 0.0) {
-            return Err(self.wrong("weight", self.weight, "a number over 0"));
+        if !(self.weight > 0.0 && self.weight <= MOST_WEIGHT) {
+            return Err(self.wrong("weight", self.weight, format!("a number over 0, at most {MOST_WEIGHT}")));
         }
         self.check_keys()?;
         self.check_template()?;

@@ -12,7 +12,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, cast, lit};
@@ -25,7 +25,7 @@ use crate::commit::Location;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::error::PipelineError;
 use crate::memory::Memory;
-use crate::operators::lookup::{Lookup, key_hash};
+use crate::operators::lookup::{Lookup, key_of};
 use crate::operators::unit_read::describe;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
@@ -172,6 +172,12 @@ impl Join {
         self.on.iter().enumerate().map(key).collect()
     }
 
+    /// Which keys of the table are floats.
+    fn floats(&self) -> Vec<bool> {
+        let key = |(_, key): &(String, String)| self.table.schema.field_with_name(key).is_ok_and(is_float);
+        self.on.iter().map(key).collect()
+    }
+
     /// Sees that every row can be used and that no key is there twice.
     async fn check_rows(&self) -> Result<(), PipelineError> {
         let own = [FILE, ROW, KIND, REASON, DETAIL].map(ident);
@@ -222,13 +228,11 @@ impl Join {
             Kind::Row | Kind::Duplicate | Kind::Aside => {}
         }
         let keys: Vec<_> = (5..batch.num_columns()).map(text).collect();
-        if keys.iter().any(|key| key.is_null(row)) {
+        let Some(hash) = key_of(&keys, &self.floats(), row) else { return Ok(()) };
+        if seen.insert(hash) {
             return Ok(());
         }
         let keys: Vec<&str> = keys.iter().map(|key| key.value(row)).collect();
-        if seen.insert(key_hash(&keys)) {
-            return Ok(());
-        }
         let what = format!("{} has the key `{}`, which is there before", place(), keys.join("`, `"));
         Err(self.wrong(what, "keep one row of each key in the table"))
     }
@@ -248,9 +252,15 @@ impl Join {
         let own = |key: &str| try_cast(col(key, &right)?, &right, DataType::Utf8);
         let own = self.own_keys().map(own).collect::<datafusion::error::Result<Vec<_>>>()?;
         let named = (self.name().to_owned(), self.own_keys().map(str::to_owned).collect());
+        let own_floats = self.own_keys().map(|key| right.field_with_name(key).is_ok_and(is_float)).collect();
+        let floats = [own_floats, self.floats()];
         let (memory, handle) = (self.input.memory.clone(), self.input.handle.clone());
-        Ok(stage(Lookup::new(named, (own, right.clone()), table, memory, handle), source))
+        Ok(stage(Lookup::new(named, (own, right.clone()), floats, table, memory, handle), source))
     }
+}
+
+fn is_float(field: &Field) -> bool {
+    field.data_type().is_floating()
 }
 
 /// A name that no column of a file has.

@@ -290,7 +290,7 @@ fn named(config: &SourceConfig) -> HashSet<String> {
     let defaults: &[&str] = match config.shape {
         Shape::Text => &["text"],
         Shape::Pair => &["caption", "captions"],
-        Shape::Interleaved => &["texts", "images"],
+        Shape::Interleaved => &["texts", "images", "text_list", "image_info", "matched_text_index"],
     };
     let join = config.join.iter().flat_map(|join| join.on.pairs()).map(|(own, _)| own);
     sql.chain(keys).chain(defaults.iter().copied()).map(str::to_owned).chain(join).collect()
@@ -435,9 +435,18 @@ impl SourcePlan {
         let Some(select) = self.select() else { return self.named_by_keys(wanted) };
         let clause = self.clause("select");
         let (given, schema) = clause.columns(select, context).await?;
+        let place = |name: &str| schema.fields().iter().position(|field| field.name() == name);
+        // The list stands before the caption where it is asked for.
+        let is_list = |at: &usize| can_be("texts", schema.field(*at).data_type());
+        let list = self.config.captions.and_then(|_| place("captions")).filter(is_list);
         let mut exprs = Vec::with_capacity(wanted.len());
         for name in wanted {
-            let Some(at) = schema.fields().iter().position(|field| field.name() == name) else {
+            let at = match (*name, list) {
+                ("caption", Some(list)) => Some(list),
+                (SINGLE_CAPTION, Some(_)) => place("caption"),
+                _ => place(name),
+            };
+            let Some(at) = at else {
                 if ["id", SINGLE_CAPTION].contains(name) {
                     continue;
                 }
@@ -450,7 +459,11 @@ impl SourcePlan {
                 let what = format!("its column `{name}` is {of}, which is no {}", meant(name));
                 return Err(clause.unusable(what, "make another of it with an expression"));
             }
-            exprs.push(given[at].clone());
+            exprs.push(if schema.field(at).name() == name {
+                given[at].clone()
+            } else {
+                given[at].clone().alias(*name)
+            });
         }
         Ok(exprs)
     }

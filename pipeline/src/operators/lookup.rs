@@ -32,6 +32,8 @@ pub(crate) struct Lookup {
     pub(crate) keys: Vec<String>,
     /// The keys of a row of the source, as texts.
     pub(crate) own: Vec<Arc<dyn PhysicalExpr>>,
+    /// Which keys of the source, and of the table, are floats.
+    floats: [Vec<bool>; 2],
     /// The table in one partition: as many columns of keys, then those that are asked for.
     pub(crate) table: Arc<dyn ExecutionPlan>,
     pub(crate) memory: Arc<Memory>,
@@ -60,6 +62,7 @@ impl Lookup {
     pub(crate) fn new(
         (name, keys): (String, Vec<String>),
         (own, source): (Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
+        floats: [Vec<bool>; 2],
         table: Arc<dyn ExecutionPlan>,
         memory: Arc<Memory>,
         handle: Handle,
@@ -69,7 +72,7 @@ impl Lookup {
             given.fields()[own.len()..].iter().map(|field| field.as_ref().clone().with_nullable(true));
         let fields = source.fields().iter().map(|field| field.as_ref().clone()).chain(further);
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { name, keys, own, table, memory, handle, schema, loaded: Arc::default() }
+        Self { name, keys, own, floats, table, memory, handle, schema, loaded: Arc::default() }
     }
 
     /// The table, which whoever comes first loads. Blocks.
@@ -92,7 +95,7 @@ impl Lookup {
             let keys: Vec<&StringArray> =
                 (0..self.own.len()).map(|column| batch.column(column).as_string::<i32>()).collect();
             for place in 0..batch.num_rows() {
-                if let Some(key) = key_of(&keys, place) {
+                if let Some(key) = key_of(&keys, &self.floats[1], place) {
                     places.insert(key, row + place as u32);
                 }
             }
@@ -113,14 +116,18 @@ impl Lookup {
 }
 
 /// The hash of a row's keys, if it has them all.
-fn key_of(keys: &[&StringArray], row: usize) -> Option<u128> {
-    let values: Option<Vec<&str>> =
-        keys.iter().map(|key| key.is_valid(row).then(|| key.value(row))).collect();
-    values.map(|values| key_hash(&values))
+pub(crate) fn key_of(keys: &[&StringArray], floats: &[bool], row: usize) -> Option<u128> {
+    let mut values = Vec::with_capacity(keys.len());
+    for (key, is_float) in keys.iter().zip(floats) {
+        let value = key.is_valid(row).then(|| key.value(row))?;
+        // Whole numbers are floats where a column has nulls too, as pandas writes them.
+        values.push(value.strip_suffix(".0").filter(|_| *is_float).unwrap_or(value));
+    }
+    Some(key_hash(&values))
 }
 
 /// What stands for the keys of a row.
-pub(crate) fn key_hash(keys: &[&str]) -> u128 {
+fn key_hash(keys: &[&str]) -> u128 {
     let mut hasher = blake3::Hasher::new();
     for key in keys {
         hasher.update(&(key.len() as u64).to_le_bytes()).update(key.as_bytes());
@@ -157,7 +164,7 @@ impl Work for Lookup {
         let own = self.own.iter().map(|key| key.evaluate(&batch)?.into_array(batch.num_rows()));
         let own = own.collect::<datafusion::error::Result<Vec<_>>>()?;
         let own: Vec<&StringArray> = own.iter().map(|key| key.as_string::<i32>()).collect();
-        let place = |row| key_of(&own, row).and_then(|key| table.places.get(&key).copied());
+        let place = |row| key_of(&own, &self.floats[0], row).and_then(|key| table.places.get(&key).copied());
         let places: UInt32Array = (0..batch.num_rows()).map(place).collect();
         let mut columns = batch.columns().to_vec();
         for column in table.rows.columns() {

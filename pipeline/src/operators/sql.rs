@@ -6,6 +6,7 @@
 //! never the reason for anything: where the SQL fails on it, its value is null.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -262,6 +263,13 @@ fn is_row(kind: u8) -> bool {
     Kind::of(kind) == Kind::Row
 }
 
+/// A function that panics, as one does that is to pad a text to a length below 0, fails on the row like any other.
 fn evaluate(expr: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> PlanResult<ArrayRef> {
-    expr.evaluate(batch)?.into_array(batch.num_rows())
+    let values = || expr.evaluate(batch)?.into_array(batch.num_rows());
+    let panicked = |what: Box<dyn std::any::Any + Send>| {
+        let said = what.downcast_ref::<String>().map(String::as_str);
+        let said = said.or_else(|| what.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+        Err(DataFusionError::Execution(format!("a function can't do that: {said}")))
+    };
+    catch_unwind(AssertUnwindSafe(values)).unwrap_or_else(panicked)
 }

@@ -13,7 +13,7 @@ use super::columnar::list_of;
 use super::nested::ColumnPath;
 use super::place::MATCHED;
 use crate::PipelineError;
-use crate::config::SourceConfig;
+use crate::config::{ColumnType, SourceConfig};
 use crate::document::Shape;
 
 /// How the names of our own columns begin. Columns of files that begin so are not seen.
@@ -201,7 +201,9 @@ impl Table {
         let mut parts = vec![(part, text.clone())];
         parts.extend(naming.single_caption(&text));
         parts.extend(images.part());
-        let mut table = Self::new(scalars, images, parts, text);
+        // Where the source says that its type is text, whatever stands there is made into one.
+        let strict = if source.types.get(&text) == Some(&ColumnType::Varchar) { String::new() } else { text };
+        let mut table = Self::new(scalars, images, parts, strict);
         table.parts.extend(id_column(source, &table.schema));
         Ok(table)
     }

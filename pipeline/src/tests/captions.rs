@@ -364,3 +364,29 @@ async fn captions_of_a_source_are_all_different_when_each_is_taken() {
     let found = texts_of(documents(&job.output).await);
     assert_eq!(found.iter().collect::<BTreeSet<_>>().len(), 30);
 }
+
+/// A list that `select` gives stands before its caption where lists are asked for.
+#[tokio::test]
+async fn select_may_give_the_list_of_captions() {
+    let table = br#"{"file_name": "a.png", "captions": ["a", "b"], "caption": "c"}
+{"file_name": "a.png", "captions": ["q"]}
+{"file_name": "a.png", "caption": "alone"}
+"#;
+    let inputs = corpus(&[("in/captions.jsonl", table), ("in/a.png", &png(16, 16, [1; 3]))]).await;
+    for (select, expected) in [
+        ("*", &["a\nb", "q", "alone"][..]),
+        ("image, captions, caption", &["a\nb", "q", "alone"]),
+        ("image, captions", &["a\nb", "q"]),
+    ] {
+        let source = SourceConfig {
+            select: Some(select.to_owned()),
+            captions: Some(CaptionChoice::All),
+            ..pairs("pics", "in")
+        };
+        let job = Job::new(&inputs);
+        job.run(config(vec![source])).await.expect(select);
+        let found: Vec<String> = documents(&job.output).await.into_iter().map(|(_, _, text)| text).collect();
+        let found: Vec<&str> = found.iter().map(|text| text.trim_matches('#')).collect();
+        assert_eq!(found, expected, "{select}");
+    }
+}

@@ -196,3 +196,18 @@ async fn a_tokenizer_learns_from_interleaved_texts() {
     let config = crate::PreprocessConfig { tokenizer, ..config(vec![interleaved("in/d.jsonl")]) };
     assert_eq!(counts(&job.run(config).await.expect("runs"))[1], 3);
 }
+
+/// One odd row among the first does not make another kind of documents of the others.
+#[tokio::test]
+async fn one_odd_row_leaves_the_others_their_places() {
+    let good = r#"{"text_list":["a","b"],"image_info":[{"image_name":"a.png","matched_text_index":0}]}"#;
+    for odd in [r#""x""#, r#"{"image_name":"a.png"}"#, "5", "[5]", r#"["a.png"]"#] {
+        let lines = format!("{good}\n{good}\n{{\"text_list\":[\"a\"],\"image_info\":{odd}}}\n{good}\n");
+        let job =
+            Job::new(&corpus(&[("in/d.jsonl", lines.as_bytes()), ("in/a.png", &png(16, 16, [0; 3]))]).await);
+        job.run(config(vec![interleaved("in/d.jsonl")])).await.expect(odd);
+        let found = shown(documents(&job.output).await);
+        assert_eq!(found, owned(&[(0, "#ab"), (1, "#ab"), (3, "#ab")]), "{odd}");
+        assert_eq!(rejects(&job.output).await.len(), 1, "{odd}");
+    }
+}

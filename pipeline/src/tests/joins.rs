@@ -377,3 +377,18 @@ async fn long_rows_pass_a_join_as_they_come() {
         assert_eq!(counts, [1, 1, 1, 1], "three rows and the end of the unit");
     }
 }
+
+/// pandas writes whole numbers as floats where a column has nulls too.
+#[tokio::test]
+async fn a_whole_float_is_the_key_that_a_whole_number_is() {
+    let keys: ArrayRef = Arc::new(arrow::array::Float64Array::from(vec![Some(7.0), None, Some(8.5)]));
+    let scores: ArrayRef = Arc::new(Int64Array::from(vec![70, 0, 85]));
+    let table = parquet(&[batch(vec![("key", keys), ("score", scores)])]);
+    let inputs = corpus(&[("in/1.jsonl", &lines(10)), ("side/t.parquet", &table)]).await;
+    let job = Job::new(&inputs);
+    let mut source = joined("side/t.parquet", on("key"));
+    source.filter = Some("score = 70".to_owned());
+    job.run(config(vec![source])).await.expect("runs");
+    let kept: Vec<_> = documents(&job.output).await.into_iter().map(|(_, row, _)| row).collect();
+    assert_eq!(kept, [7]);
+}

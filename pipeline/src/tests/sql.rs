@@ -322,6 +322,16 @@ async fn the_plan_shows_the_sql() {
     assert!(!text.contains("FilterExec") && !text.contains("ProjectionExec"), "{text}");
 }
 
+/// A function of DataFusion's that panics is a failure like any other.
+#[tokio::test]
+async fn a_function_that_panics_fails_on_its_row() {
+    let lines = b"{\"text\":\"a\",\"n\":2}\n{\"text\":\"b\",\"n\":-1}\n{\"text\":\"c\",\"n\":1}\n";
+    let job = Job::new(&corpus(&[("in/a.jsonl", lines)]).await);
+    job.run(config(vec![source("in/a.jsonl", "lpad(text, n) is not null", "")])).await.expect("runs");
+    assert_eq!(kept(&job).await, owned(&[(0, "a"), (2, "c")]));
+    assert_eq!(rejects(&job.output).await, [("a.jsonl".to_owned(), 1, "sql_error".to_owned())]);
+}
+
 /// What people filter by, in the ways in which SQL lets them write it.
 #[tokio::test]
 async fn the_usual_functions_are_there() {

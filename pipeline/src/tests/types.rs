@@ -141,3 +141,15 @@ async fn types_that_can_not_be_given_are_refused() {
     let said = read.expect_err("no such type").to_string();
     assert!(said.contains("`float`, expected one of `boolean`, `bigint`, `double`, `varchar`"), "{said}");
 }
+
+/// Where the text column's own type is said to be text, whatever stands there is written as one.
+#[tokio::test]
+async fn a_text_column_may_be_made_text() {
+    let lines = b"{\"text\":5}\n{\"text\":\"a\"}\n{\"text\":[1,\"b\"]}\n";
+    let job = Job::new(&corpus(&[("in/a.jsonl", lines)]).await);
+    let types = [("text".to_owned(), ColumnType::Varchar)].into();
+    let source = SourceConfig { types, ..texts("web", "in/a.jsonl") };
+    job.run(config(vec![source])).await.expect("runs");
+    let found: Vec<String> = documents(&job.output).await.into_iter().map(|(_, _, text)| text).collect();
+    assert_eq!(found, ["5", "a", "[1,\"b\"]"]);
+}
