@@ -279,7 +279,8 @@ mod tests {
         assert_eq!(stores.place("FILE:///data/x").unwrap().path.as_ref(), "data/x");
         let place = stores.place("HTTPS://example.org/x").unwrap();
         assert_eq!(place.path.as_ref(), "x");
-        // Nothing is asked of the store, so that there are no credentials matters to nobody but S3.
+        // Only S3 asks for credentials before anything is asked of it.
+        assert_eq!(stores.place("gs://bucket/qu?/#1 a=b.jsonl").unwrap().path.as_ref(), "qu?/#1 a=b.jsonl");
         let error = format!("{:#}", stores.place("s3://bucket/a?b=c").unwrap_err());
         assert!(error.contains("a query"), "{error}");
     }

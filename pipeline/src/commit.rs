@@ -15,7 +15,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use object_store::path::Path;
 use object_store::{Error as StoreError, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutOptions};
-use schemas::{RejectsRecord, ShardRecord};
+use schemas::{RejectsRecord, ShardRecord, manifest_version};
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
 
@@ -37,6 +37,23 @@ pub struct Location {
     pub prefix: Path,
     /// Its path on this machine's disk, where it lies on one.
     pub local: Option<PathBuf>,
+}
+
+/// Whether a path below a dataset is that of a file which a job writes there.
+pub fn is_written(path: &str) -> bool {
+    const NAMES: [&str; 9] = [
+        "shards",
+        "commits",
+        "rejects",
+        "validation",
+        "job.json",
+        "lease.json",
+        ".lock",
+        "tokenizer.json",
+        "tokenizer.model",
+    ];
+    let first = path.split('/').next().unwrap_or_default();
+    NAMES.contains(&first) || manifest_version(path).is_some()
 }
 
 /// What is committed of a unit: `commits/UNIT.json`.

@@ -48,7 +48,7 @@ mod train;
 mod units;
 mod version;
 
-pub use commit::Location;
+pub use commit::{Location, is_written};
 pub use config::{
     CaptionChoice, CodecConfig, ColumnType, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
     PreprocessConfig, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,

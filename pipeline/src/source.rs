@@ -41,8 +41,10 @@ use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::{United, repeated, wider};
 use crate::read::infer::Looked;
+use crate::read::place::MATCHED;
 use crate::read::table::{
-    Found, KIND, Kind, SINGLE_CAPTION, Table, pictures_type, system_fields, texts_type, visible,
+    Found, IMAGES_NAMES, KIND, Kind, SINGLE_CAPTION, TEXTS_NAMES, Table, pictures_type, system_fields,
+    texts_type, visible,
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::sql::Clause;
@@ -287,13 +289,13 @@ fn named(config: &SourceConfig) -> HashSet<String> {
     let sql = sql.flat_map(|sql| sql.split(|c: char| !(c.is_alphanumeric() || c == '_')));
     let keys = [&config.text, &config.caption, &config.image, &config.id, &config.texts, &config.images];
     let keys = keys.into_iter().flatten().flat_map(|key| [key.as_str()].into_iter().chain(key.split('.')));
-    let defaults: &[&str] = match config.shape {
-        Shape::Text => &["text"],
-        Shape::Pair => &["caption", "captions"],
-        Shape::Interleaved => &["texts", "images", "text_list", "image_info", "matched_text_index"],
+    let defaults = match config.shape {
+        Shape::Text => vec!["text"],
+        Shape::Pair => vec!["caption", "captions"],
+        Shape::Interleaved => [TEXTS_NAMES.as_slice(), &IMAGES_NAMES, &[MATCHED]].concat(),
     };
     let join = config.join.iter().flat_map(|join| join.on.pairs()).map(|(own, _)| own);
-    sql.chain(keys).chain(defaults.iter().copied()).map(str::to_owned).chain(join).collect()
+    sql.chain(keys).chain(defaults).map(str::to_owned).chain(join).collect()
 }
 
 /// Which columns of a source are asked for.

@@ -15,10 +15,9 @@ use std::sync::Arc;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
-use schemas::manifest_version;
 
 use crate::braces::expand;
-use crate::commit::{Location, blocking};
+use crate::commit::{Location, blocking, is_written};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
@@ -181,16 +180,6 @@ pub(crate) async fn list(
     }
     let files = chosen.into_iter().map(|meta| input_file(source, &prefix, meta));
     Ok(Listing { store, pattern, files: sorted(files.collect::<Result<_, _>>()?) })
-}
-
-/// Whether a path below a dataset is that of a file which a job writes there.
-fn is_written(path: &str) -> bool {
-    const FOLDERS: [&str; 4] = ["shards", "commits", "rejects", "validation"];
-    const FILES: [&str; 5] = ["job.json", "lease.json", ".lock", "tokenizer.json", "tokenizer.model"];
-    match path.split_once('/') {
-        Some((folder, _)) => FOLDERS.contains(&folder),
-        None => FILES.contains(&path) || manifest_version(path).is_some(),
-    }
 }
 
 /// Whether a job writes to a folder of the store, not to all of it.

@@ -4,12 +4,9 @@ use std::collections::{BTreeMap, HashSet};
 
 use anyhow::anyhow;
 use futures::{StreamExt, TryStreamExt};
-use pipeline::RejectTable;
+use pipeline::{RejectTable, is_written};
 use schemas::shard::Shard;
-use schemas::{
-    DatasetStatistics, Manifest, Modality, RejectsRecord, ShardRecord, Tokenizer, content_hash,
-    manifest_version,
-};
+use schemas::{DatasetStatistics, Manifest, Modality, RejectsRecord, ShardRecord, Tokenizer, content_hash};
 
 use super::Verdict;
 use crate::dataset::{ManifestFile, open_shard};
@@ -359,8 +356,6 @@ async fn note_orphans(place: &Place, manifest: &Manifest, verdict: &mut Verdict)
 
 /// Whether a file other than a shard is one of a dataset's own.
 fn belongs(name: &str, manifest: &Manifest) -> bool {
-    let folder = name.split('/').next().unwrap_or_default();
-    name == manifest.tokenizer.path
-        || manifest_version(name).is_some()
-        || matches!(folder, "commits" | "rejects" | "validation" | "job.json" | "lease.json" | ".lock")
+    let is_other = name.starts_with("shards/") || name.starts_with("tokenizer.");
+    name == manifest.tokenizer.path || is_written(name) && !is_other
 }

@@ -159,8 +159,8 @@ pub(crate) struct Table {
 }
 
 const IMAGE_NAMES: [&str; 5] = ["image", "file_name", "jpg", "png", "path"];
-const TEXTS_NAMES: [&str; 2] = ["texts", "text_list"];
-const IMAGES_NAMES: [&str; 2] = ["images", "image_info"];
+pub(crate) const TEXTS_NAMES: [&str; 2] = ["texts", "text_list"];
+pub(crate) const IMAGES_NAMES: [&str; 2] = ["images", "image_info"];
 
 /// The type of a list of texts.
 pub(crate) fn texts_type() -> DataType {

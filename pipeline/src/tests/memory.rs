@@ -197,7 +197,8 @@ async fn large_rows_of_many_units_wait_for_each_other() {
     let config = PreprocessConfig { unit_bytes: 1 << 20, ..with_bpe(vec![source]) };
     let report = job.run(config).await.expect("runs");
     assert_eq!((report.units, report.statistics.documents), (4, 4));
-    assert!(report.peak_memory <= 1 << 30);
+    // One row's share, which is a quarter of the memory, and the ordinary work of four units.
+    assert!(report.peak_memory <= (256 << 20) + 4 * (96 << 20), "{} bytes were reserved", report.peak_memory);
     assert_eq!(manifest(&job.output).await.shards.len(), 4);
 }
 

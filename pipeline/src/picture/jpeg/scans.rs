@@ -2,8 +2,7 @@
 //!
 //! A decoder fills up what is missing with grey and says nothing, so the codes of each scan are counted before: a scan,
 //! or a piece of it between restart markers, that ends before its last block is a picture that was cut off. Nothing is
-//! computed from the codes: this takes about a seventh of the time of decoding and resizing a small photo, up to a
-//! quarter for a dense or a progressive one.
+//! computed from the codes, so this takes a small part of the time of decoding them.
 //!
 //! What is superfluous is let pass (bytes between headers, fill bytes, whatever follows the end), and what the decoder
 //! refuses by itself is left to it. Of a progressive picture each scan that is there must be whole, and each component
