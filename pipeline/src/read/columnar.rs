@@ -9,11 +9,13 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, AsArray, ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder, StructArray,
+    new_null_array,
 };
 use arrow::compute::CastOptions;
 use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema};
 use bytes::Bytes;
 use datafusion::common::nested_struct::cast_column;
+use datafusion::error::DataFusionError;
 
 use super::batch::{Emit, Parts, TEXT_ROWS, Target, without_place_holders};
 use super::nested::column_below;
@@ -61,7 +63,12 @@ fn cast_to(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, PipelineErr
     if column.data_type() == wanted {
         return Ok(column.clone());
     }
-    Ok(cast_column(column, wanted, &CastOptions::default())?)
+    match cast_column(column, wanted, &CastOptions::default()) {
+        // Files were united by what they say first. One that says something else further on, because it is damaged,
+        // lacks what was asked for: a struct has none of the fields.
+        Err(DataFusionError::Plan(_)) => Ok(new_null_array(wanted, column.len())),
+        cast => Ok(cast?),
+    }
 }
 
 /// The columns of several files, each with the first file that has it.
@@ -433,6 +440,17 @@ fn plain_image(column: &ArrayRef, row: usize) -> ImageRef {
 mod tests {
     use super::*;
     use crate::config::Format;
+
+    /// A footer and a batch of a damaged file may name the fields of a struct differently.
+    #[test]
+    fn a_struct_without_the_fields_that_are_wanted_is_null() {
+        let of = |name: &str| DataType::Struct(Fields::from(vec![Field::new(name, DataType::Utf8, true)]));
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["x", "y"]));
+        let DataType::Struct(fields) = of("a") else { unreachable!() };
+        let column: ArrayRef = Arc::new(StructArray::new(fields, vec![texts], None));
+        let cast = cast_to(&column, &of("b")).expect("nulls");
+        assert_eq!((cast.data_type(), cast.null_count()), (&of("b"), 2));
+    }
 
     fn file(below: &str) -> InputFile {
         InputFile {
