@@ -27,9 +27,9 @@ pub(crate) struct Global {
     /// Cores to use [default: all]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
-    /// Device that computes
-    #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
-    pub(crate) device: String,
+    /// Device that computes [default: the config's, else cpu]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
     /// Log more on stderr; twice for debug, three times for all
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,

@@ -13,6 +13,7 @@ mod demo;
 mod draw;
 mod errors;
 mod inspect;
+mod machine;
 mod preprocess;
 mod printer;
 mod progress;

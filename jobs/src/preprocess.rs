@@ -107,7 +107,7 @@ async fn open_codec(
     let needed = config.sources.iter().any(|source| source.shape.has_images());
     match &config.codec {
         Some(codec) if needed && !codec.path.is_empty() => {
-            let device = codec.device.as_deref().unwrap_or(&session.device);
+            let device = session.device_over(codec.device.as_deref());
             crate::codec::open(&codec.path, device, session).await.map(Some)
         }
         _ => Ok(None),
