@@ -17,7 +17,7 @@ use crate::dataset::{Dataset, Found, read_tokenizer, row_of};
 use crate::draw::{RowView, count, drawn, row_json, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::session::Session;
-use crate::store::Place;
+use crate::store::{self, Place};
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs, session: &Session) -> anyhow::Result<Outcome> {
@@ -29,8 +29,9 @@ async fn inspect(args: &InspectArgs, session: &Session) -> anyhow::Result<()> {
     if let Some(reason) = &args.rejects {
         return rejects::show(&session.stores.place(&args.uri)?, reason, session).await;
     }
+    let html = args.html.as_ref().map(|path| store::local_file("--html", path)).transpose()?;
     let found = Found::open(session.stores.place(&args.uri)?).await?;
-    if let Some(path) = &args.html {
+    if let Some(path) = &html {
         return write_page(args, path, &found, session).await;
     }
     match (args.row, &args.sql) {
@@ -102,7 +103,7 @@ async fn write_page(args: &InspectArgs, path: &Path, found: &Found, session: &Se
         let drawn = find_row(args, found, index, session).await?;
         page.row(index, &drawn.place, &drawn.view(args));
     }
-    std::fs::write(path, page.finish()).with_context(|| format!("cannot write `{}`", path.display()))?;
+    store::write_file(path, page.finish())?;
     session.printer.note(&format!("page: {}", path.display()));
     Ok(())
 }

@@ -375,7 +375,9 @@ impl Observer for Watcher {
 
 impl Resolver for Stores {
     fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
-        let place = self.place(uri).map_err(BoxError::from)?;
+        // Plain boxing would hide the type that carries the hint.
+        let place =
+            self.place(uri).map_err(anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace)?;
         Ok((place.store, place.path))
     }
 }

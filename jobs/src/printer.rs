@@ -1,10 +1,12 @@
-//! The only place that prints: stdout is data, stderr is for people.
+//! The only place that prints: stdout is data, stderr is for people. What is told to people and what is told of a job
+//! passes [`without_secrets`]; what was asked for of a dataset is printed as it is.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use schemas::address::without_secrets;
 use serde::Serialize;
 
 use crate::cli::{Global, When};
@@ -99,7 +101,10 @@ impl Printer {
 
     /// One JSON event a line on stdout, with `--json` only.
     pub(crate) fn event(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        if self.settings.json { self.data(&format!("{}\n", serde_json::to_string(value)?)) } else { Ok(()) }
+        if !self.settings.json {
+            return Ok(());
+        }
+        self.data(&format!("{}\n", without_secrets(&serde_json::to_string(value)?)))
     }
 
     /// A line for people.
@@ -129,7 +134,8 @@ impl Printer {
 
     fn say(&self, line: &str) {
         // A closed stderr is no reason to fail: nobody is there to read it.
-        let _ = self.bars.suspend(|| write_all(&mut io::stderr().lock(), &format!("{line}\n")));
+        let line = format!("{}\n", without_secrets(line));
+        let _ = self.bars.suspend(|| write_all(&mut io::stderr().lock(), &line));
     }
 }
 
