@@ -74,7 +74,7 @@ impl Printer {
         &self.bars
     }
 
-    /// Columns of stdout, 100 where it is no terminal.
+    /// Columns of the terminal: those that `COLUMNS` names, else those of stdout or stderr, 80 where neither is one.
     pub(crate) fn width(&self) -> usize {
         self.settings.width
     }
@@ -145,6 +145,11 @@ fn write_all(output: &mut impl Write, text: &str) -> io::Result<()> {
 }
 
 fn terminal_width() -> usize {
-    let measured = terminal_size::terminal_size_of(io::stdout());
-    measured.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 160)
+    let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.trim().parse().ok());
+    let measured = || {
+        terminal_size::terminal_size_of(io::stdout())
+            .or_else(|| terminal_size::terminal_size_of(io::stderr()))
+    };
+    let columns = named.or_else(|| measured().map(|(width, _)| usize::from(width.0)));
+    columns.unwrap_or(80).clamp(40, 160)
 }

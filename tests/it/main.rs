@@ -15,3 +15,4 @@ mod skipped;
 mod sources;
 mod support;
 mod versions;
+mod words;
