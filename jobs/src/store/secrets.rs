@@ -44,12 +44,13 @@ pub(crate) fn refuse_in_arguments(arguments: impl Iterator<Item = OsString>) -> 
 }
 
 fn check_argument(flag: &str, value: &str) -> anyhow::Result<()> {
-    match value.split_once('=') {
-        Some((key, _)) if flag == "--set" && is_text(key.rsplit('.').next().unwrap_or_default()) => Ok(()),
-        Some((key, value)) if flag == "--set" && address::carries_secret(unquoted(value)) => {
-            Err(refused(&format!("`--set {}=...`", address::without_secrets(key))))
+    match value.split_once('=').filter(|_| flag == "--set") {
+        Some((key, _)) if address::carries_secret(key) => Err(refused("the key of a `--set`")),
+        Some((key, _)) if is_text(key.rsplit('.').next().unwrap_or_default()) => Ok(()),
+        Some((key, value)) if address::carries_secret(unquoted(value)) => {
+            Err(refused(&format!("`--set {key}=...`")))
         }
-        _ if address::carries_secret(value) => {
+        None if address::carries_secret(value) => {
             Err(refused(&format!("the argument `{}`", address::shown(value))))
         }
         _ => Ok(()),
@@ -71,22 +72,26 @@ fn is_text(key: &str) -> bool {
 ///
 /// If one does; the error names its key.
 pub(crate) fn refuse_in_table(table: &Table, origin: &str) -> anyhow::Result<()> {
-    let entries = table.iter().filter(|(key, _)| !is_text(key));
-    entries.into_iter().try_for_each(|(key, value)| refuse_in_value(value, key, origin))
+    table.iter().try_for_each(|(key, value)| refuse_in_entry(key, value, key, origin))
+}
+
+fn refuse_in_entry(key: &str, value: &Value, path: &str, origin: &str) -> anyhow::Result<()> {
+    match is_text(key) {
+        _ if address::carries_secret(key) => Err(refused(&format!("{origin}: a key"))),
+        true => Ok(()),
+        false => refuse_in_value(value, path, origin),
+    }
 }
 
 fn refuse_in_value(value: &Value, path: &str, origin: &str) -> anyhow::Result<()> {
     match value {
-        Value::String(text) if address::carries_secret(text) => {
-            Err(refused(&format!("{origin}: `{}`", address::without_secrets(path))))
-        }
+        Value::String(text) if address::carries_secret(text) => Err(refused(&format!("{origin}: `{path}`"))),
         Value::Array(items) => items.iter().enumerate().try_for_each(|(index, item)| {
             refuse_in_value(item, &format!("{path}.{}", label(item, index)), origin)
         }),
         Value::Table(table) => table
             .iter()
-            .filter(|(key, _)| !is_text(key))
-            .try_for_each(|(key, value)| refuse_in_value(value, &format!("{path}.{key}"), origin)),
+            .try_for_each(|(key, value)| refuse_in_entry(key, value, &format!("{path}.{key}"), origin)),
         _ => Ok(()),
     }
 }
