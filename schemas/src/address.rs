@@ -148,9 +148,11 @@ fn query(word: &str) -> Option<usize> {
     let is_query = |place: usize| {
         let behind = &text[place + 1..];
         let has_value = behind.split(['/', '*', '?']).next().is_some_and(|part| part.contains('='));
-        match scheme {
-            Some(scheme) if is_web(scheme) && word[place..].starts_with('?') => true,
-            Some(_) => has_value,
+        match scheme.map(is_web) {
+            Some(true) if word[place..].starts_with('?') => true,
+            Some(true) => has_value,
+            // In the names of a store's objects `#` is a letter.
+            Some(false) => has_value && text[place..].starts_with('?'),
             None => names_secret(behind),
         }
     };
@@ -259,7 +261,7 @@ mod tests {
     fn what_is_no_secret_stays() {
         for address in [
             "s3://bucket/raw/*.tar",
-            "s3://bucket/qu?/#1 a.jsonl",
+            "s3://bucket/qu?/#1 a=b.jsonl",
             "s3://bucket/dt=2020-0?-??/{a,b}.jsonl",
             "s3://bucket/img@2x.png",
             "gs://bucket/a:b.jsonl",

@@ -60,7 +60,12 @@ fn cases() -> Vec<Case> {
             "broken.toml:3:1: unknown key `contxt`",
             "did you mean `context`?",
         ),
-        ("another type", top("context = \"long\""), "broken.toml:2:11: invalid type", "TOML"),
+        (
+            "another type",
+            top("context = \"long\""),
+            "broken.toml:2:11: found the text \"long\", expected a whole number",
+            "TOML",
+        ),
         (
             "a row too short",
             top("context = 2"),

@@ -104,7 +104,7 @@ fn check_folder(folder: &Path) -> anyhow::Result<()> {
     if !there.is_dir() {
         return Err(hinted(
             anyhow!("`{}` is no folder", there.display()),
-            "name another place, or move what stands there",
+            "name another folder, or move the file that stands there",
         ));
     }
     let tried = tempfile::Builder::new().prefix(".transfusion-").tempfile_in(there);
