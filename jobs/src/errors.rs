@@ -163,10 +163,14 @@ pub(crate) fn report(printer: &Printer, error: &anyhow::Error) -> ExitCode {
 
 /// Whether the hint of an error is for whatever may have caused it.
 fn is_general(error: &PipelineError) -> bool {
-    matches!(
-        error,
-        PipelineError::Address { .. } | PipelineError::Tokenizer { .. } | PipelineError::List { .. }
-    )
+    use object_store::Error::{PermissionDenied, Unauthenticated};
+    match error {
+        PipelineError::Address { .. } | PipelineError::Tokenizer { .. } | PipelineError::List { .. } => true,
+        PipelineError::Store { source, .. } | PipelineError::Read { source, .. } => {
+            matches!(source, PermissionDenied { .. } | Unauthenticated { .. })
+        }
+        _ => false,
+    }
 }
 
 fn is_full(cause: &(dyn std::error::Error + 'static)) -> bool {

@@ -30,10 +30,12 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
     let config: PreprocessConfig = settings::load(Kind::Preprocess, &args.config, &args.set)?;
     let stop = Stop::listen()?;
     if args.dry_run || args.explain {
-        session.runtime.block_on(async {
+        let is_local = is_local(&config, session);
+        let shown = session.runtime.block_on(async {
             let plan = plan(config, args.retry_rejects, session, &stop).await?;
             foresee::show(&plan, args, &session.printer).await
-        })?;
+        });
+        shown.map_err(|error| with_roots(error, is_local))?;
         return Ok(Outcome::Done);
     }
     let output = config.output.clone();
@@ -64,7 +66,8 @@ pub(crate) fn pack(
     stop: &Stop,
 ) -> anyhow::Result<Report> {
     check_output(&config, session)?;
-    session.runtime.block_on(async {
+    let is_local = is_local(&config, session);
+    let packed = session.runtime.block_on(async {
         let plan = plan(config, retry_rejects, session, stop).await?;
         let watcher = Arc::new(Watcher::new(&session.printer));
         let report = pipeline::preprocess(plan, watcher.clone()).await;
@@ -74,7 +77,24 @@ pub(crate) fn pack(
             session.printer.note(&format!("preprocess took {}", duration(watcher.progress.elapsed())));
         }
         Ok(report)
-    })
+    });
+    packed.map_err(|error| with_roots(error, is_local))
+}
+
+/// Whether all files of a job lie on this machine's disk.
+fn is_local(config: &PreprocessConfig, session: &Session) -> bool {
+    let uris = config.sources.iter().map(|source| &source.uri).chain([&config.output]);
+    let is_local = |uri: &String| session.stores.place(uri).is_ok_and(|place| place.local.is_some());
+    uris.into_iter().all(is_local)
+}
+
+/// An error with whole paths.
+fn with_roots(error: anyhow::Error, is_local: bool) -> anyhow::Error {
+    match error.downcast::<PipelineError>() {
+        Ok(error) if is_local => error.on_disk().into(),
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
 }
 
 /// Shows before anything is read that a local output can't be written. A store tells when it is asked.

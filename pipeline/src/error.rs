@@ -447,6 +447,26 @@ impl PipelineError {
         Some(hint)
     }
 
+    /// The error of a job whose files all lie on a disk. In a store of the whole disk, paths have no leading `/`.
+    pub fn on_disk(mut self) -> Self {
+        match &mut self {
+            Self::UnknownFormat { path, .. }
+            | Self::Unreadable { path, .. }
+            | Self::Repeated { path, .. }
+            | Self::LargeBatch { path, .. }
+            | Self::Store { path, .. }
+            | Self::Read { path, .. }
+            | Self::Io { operation: "read", path, .. }
+            | Self::Changed { path, .. }
+                if !path.starts_with('/') =>
+            {
+                path.insert(0, '/');
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// As an error of DataFusion, to travel through a plan.
     pub(crate) fn into_plan(self) -> DataFusionError {
         DataFusionError::External(Box::new(self))

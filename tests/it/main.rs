@@ -14,5 +14,6 @@ mod secrets;
 mod skipped;
 mod sources;
 mod support;
+mod tutorial;
 mod versions;
 mod words;

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::dataset::Dataset;
 use crate::draw::{
-    self, Counted, Palette, bars, bytes, count, percent, short, table, thousands, visible, wrapped,
+    self, Counted, Palette, bars, bytes, count, elided, percent, short, table, thousands, visible, wrapped,
 };
 use crate::store::Place;
 
@@ -78,7 +78,7 @@ pub(super) fn dataset_text(dataset: &Dataset, palette: Palette, width: usize) ->
         ));
     }
     for (title, entries) in manifest.sources.iter().flat_map(histograms) {
-        text.push_str(&format!("\n{}\n{}", palette.bold(&title), bars(&entries, width)));
+        text.push_str(&format!("\n{}\n{}", palette.bold(&elided(&title, width)), bars(&entries, width)));
     }
     text.push_str(&format!(
         "\n{}\n{}",
