@@ -3,7 +3,8 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
+use schemas::address::without_secrets;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Global;
@@ -69,14 +70,16 @@ fn start_log(global: &Global, printer: &Printer) {
     let _ = subscriber.with_target(false).with_ansi(printer.live()).try_init();
 }
 
-/// Writes log lines to stderr without tearing a progress bar.
+/// Writes log lines to stderr, free of secrets and without tearing a progress bar. A line comes whole.
 struct LogWriter {
     bars: indicatif::MultiProgress,
 }
 
 impl std::io::Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.bars.suspend(|| std::io::stderr().lock().write(bytes))
+        let text = String::from_utf8_lossy(bytes);
+        self.bars.suspend(|| std::io::stderr().lock().write_all(without_secrets(&text).as_bytes()))?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use schemas::address::shown;
 use serde_json::{Value, json};
 use trainer::config::{ModelChoice, TrainConfig};
 use trainer::model::Transfusion;
@@ -20,6 +21,7 @@ use crate::progress::{Progress, Unit};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
+use crate::store;
 
 /// Runs the command.
 pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome> {
@@ -55,6 +57,10 @@ fn foresee(plan: &TrainPlan, session: &Session) {
 /// Whatever keeps the run from starting.
 pub(crate) fn plan(mut config: TrainConfig, resume: bool, session: &Session) -> anyhow::Result<TrainPlan> {
     config.device = session.device_over(Some(&config.device)).to_owned();
+    config.run = store::local_folder("run", &config.run)?;
+    config.codec = config.codec.map(|path| store::local_input("codec", path)).transpose()?;
+    config.stream.cache =
+        config.stream.cache.map(|path| store::local_folder("stream.cache", path)).transpose()?;
     if let Some(codec) = config.codec.as_deref().filter(|path| !path.is_dir()) {
         let missing = anyhow!("`codec` is `{}`, and there is no such folder", codec.display());
         return Err(hinted(
@@ -84,7 +90,8 @@ pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop, look: Look<
 }
 
 fn location(uri: &str, session: &Session) -> anyhow::Result<Location> {
-    let place = session.stores.place(uri).with_context(|| format!("cannot open the dataset `{uri}`"))?;
+    let place =
+        session.stores.place(uri).with_context(|| format!("cannot open the dataset `{}`", shown(uri)))?;
     if place.local.is_none() {
         // Tells a missing or closed bucket from a missing dataset.
         session.runtime.block_on(place.join("manifest.json").read_if_there())?;

@@ -43,7 +43,7 @@ use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
 use crate::vae::VaeConfig;
-use crate::{machine, preprocess, train, vae};
+use crate::{machine, preprocess, store, train, vae};
 
 /// Marks a folder as a demo's, whose parts a later demo may replace.
 const MARK: &str = "demo.json";
@@ -57,15 +57,16 @@ const BURN: &str = "0.22.1";
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs, session: &Session) -> anyhow::Result<Outcome> {
     let recipe = if args.quick { Recipe::quick(args.seed) } else { Recipe::full(args.seed) };
-    claim(&args.output)?;
+    let folder = store::local_folder("--output", &args.output)?;
+    claim(&folder)?;
     let stop = Stop::listen()?;
-    let mut demo = Demo { recipe, folder: Folder(&args.output), session, stop: &stop, stages: vec![] };
+    let mut demo = Demo { recipe, folder: Folder(&folder), session, stop: &stop, stages: vec![] };
     demo.announce()?;
     match demo.run() {
         Ok(()) => Ok(Outcome::Done),
         Err(error) => match stop.signal() {
             Some(signal) => {
-                session.printer.note(&format!("stopped; what is finished lies in {}", args.output.display()));
+                session.printer.note(&format!("stopped; what is finished lies in {}", folder.display()));
                 Ok(Outcome::Stopped(signal))
             }
             None => Err(error),

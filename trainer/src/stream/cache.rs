@@ -96,7 +96,7 @@ impl Cache {
             Some(folder) => (folder.to_owned(), None),
             None => {
                 let made = tempfile::Builder::new().prefix("transfusion-cache-").tempdir();
-                let made = made.map_err(io(&std::env::temp_dir()))?;
+                let made = made.map_err(io(Path::new("a temporary folder")))?;
                 (made.path().to_owned(), Some(made))
             }
         };
