@@ -145,7 +145,7 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint, if there is one
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Show resolved config, data and memory, write nothing
+    /// Show model, memory and data, with --verbose the resolved config too; write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -197,7 +197,7 @@ pub(crate) struct SampleArgs {
     /// Text to draw, or with --text to continue; repeatable
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Vec<String>,
-    /// File with one prompt a line
+    /// File with one prompt a line; empty lines are passed over
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) prompts: Option<String>,
     /// Picture to describe, or to put before each prompt; repeatable
@@ -207,34 +207,34 @@ pub(crate) struct SampleArgs {
     #[arg(long)]
     pub(crate) text: bool,
     /// Samples a prompt
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) count: usize,
-    /// Folder for PNG files and samples.json [default: RUN/samples/STEP]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) count: u32,
+    /// Folder without samples for PNG files and samples.json, a path or s3:// [default: RUN/samples/STEP-1, -2, ...]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) output: Option<PathBuf>,
+    pub(crate) output: Option<String>,
     /// Denoising steps of a picture
     #[arg(long, value_name = "N", default_value_t = 250)]
     pub(crate) steps: u32,
-    /// Weight of classifier-free guidance; 1 is none
-    #[arg(long, value_name = "W", default_value_t = 3.0)]
+    /// Weight of classifier-free guidance, 0 to 100; 1 is none
+    #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]
     pub(crate) guidance: f64,
     /// How to go from one denoising step to the next
     #[arg(long, value_name = "METHOD", default_value = "ddpm")]
     pub(crate) method: Method,
     /// Temperature of text; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     pub(crate) temperature: f64,
-    /// Share of the probability that text is drawn from
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    /// Share of the probability that text is drawn from, above 0 to 1
+    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
     pub(crate) top_p: f64,
-    /// New tokens at most [default: 256, 0 behind a drawn picture]
+    /// New tokens at most [default: 256 or what fits a row, 0 behind a drawn picture]
     #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<usize>,
+    pub(crate) max_tokens: Option<u32>,
     /// Seed of every draw
     #[arg(long, value_name = "SEED", default_value_t = 0)]
     pub(crate) seed: u64,
     /// Side of the pictures in pixels [default: that of the run's dataset]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) size: Option<u32>,
     /// Folder of the codec [default: the checkpoint's copy]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]

@@ -6,6 +6,7 @@
 
 mod aws;
 mod explain;
+mod write;
 
 use std::collections::HashMap;
 use std::path::{Component, Path as FsPath, PathBuf};

@@ -79,6 +79,8 @@ pub struct Companions {
     pub codec_fingerprint: Option<String>,
     /// Side in pixels of the pictures that the latents were made from.
     pub picture_size: Option<u32>,
+    /// Positions of the longest rows of the datasets.
+    pub context: Option<u32>,
     /// Files of the codec by name, if they are kept.
     pub codec: BTreeMap<String, Vec<u8>>,
 }
@@ -259,6 +261,7 @@ fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<(), CheckpointE
         eos: companions.markers.map(|(_, eos)| eos),
         codec: companions.codec_fingerprint.clone(),
         picture_size: companions.picture_size,
+        context: companions.context,
         files: std::mem::take(&mut writer.files),
     };
     writer.write(STATE, &state.to_bytes())
@@ -428,6 +431,20 @@ impl Checkpoint {
         self.tensors(OPTIMIZER)
     }
 
+    /// What the model is built from.
+    ///
+    /// # Errors
+    ///
+    /// If the config says nothing that can be built.
+    pub fn plan(&self) -> Result<ModelPlan, CheckpointError> {
+        let wrong = |source| CheckpointError::Model { path: self.folder.clone(), source };
+        let config = self.config.model.config().map_err(|error| CheckpointError::State {
+            path: self.folder.join(CONFIG),
+            what: error.to_string(),
+        })?;
+        ModelPlan::from_resolved(&config).map_err(wrong)
+    }
+
     /// The model, ready for use on `device`.
     ///
     /// # Errors
@@ -439,12 +456,7 @@ impl Checkpoint {
             Some(average) => (AVERAGE, average),
             None => (MODEL, self.weights()?),
         };
-        let wrong = |source| CheckpointError::Model { path: self.folder.clone(), source };
-        let config = self.config.model.config().map_err(|error| CheckpointError::State {
-            path: self.folder.join(CONFIG),
-            what: error.to_string(),
-        })?;
-        let plan = ModelPlan::from_resolved(&config).map_err(wrong)?;
+        let plan = self.plan()?;
         let misfit = |source| CheckpointError::Weights { path: self.folder.join(name), source };
         let (expected, found) =
             (plan.parameters().total(), tensors.values().map(|tensor| tensor.values.len() as u64).sum());

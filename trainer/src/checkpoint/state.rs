@@ -33,6 +33,9 @@ pub struct CheckpointState {
     /// Side in pixels of the pictures that the latents were made from.
     #[serde(default)]
     pub picture_size: Option<u32>,
+    /// Positions of the longest rows that it was trained on.
+    #[serde(default)]
+    pub context: Option<u32>,
     /// BLAKE3 of every other file, by path below the folder.
     pub files: BTreeMap<String, String>,
 }
