@@ -190,6 +190,7 @@ pub(crate) struct VerifyArgs {
 
 /// Draw prompts and describe pictures from a checkpoint
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub(crate) struct SampleArgs {
     /// A run (its newest whole checkpoint) or a step folder in it
     #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::DirPath)]
@@ -216,16 +217,16 @@ pub(crate) struct SampleArgs {
     #[arg(long, value_name = "N", default_value_t = 250)]
     pub(crate) steps: u32,
     /// Weight of classifier-free guidance, 0 to 100; 1 is none
-    #[arg(long, value_name = "W", default_value_t = 3.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", default_value_t = 3.0)]
     pub(crate) guidance: f64,
     /// How to go from one denoising step to the next
     #[arg(long, value_name = "METHOD", default_value = "ddpm")]
     pub(crate) method: Method,
     /// Temperature of text; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
     pub(crate) temperature: f64,
     /// Share of the probability that text is drawn from, above 0 to 1
-    #[arg(long, value_name = "P", default_value_t = 1.0, allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
     pub(crate) top_p: f64,
     /// New tokens at most [default: 256 or what fits a row, 0 behind a drawn picture]
     #[arg(long, value_name = "N")]

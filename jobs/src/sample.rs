@@ -32,7 +32,7 @@ pub(crate) fn run(args: &SampleArgs, session: &Session) -> anyhow::Result<Outcom
     let texts = request::texts(args, session)?;
     let sampler = Sampler::of_checkpoint(&checkpoint, args.codec.as_deref(), args.size, session)?;
     sampler.plan(&settings(args)).map_err(|error| of_flag(&error))?;
-    let output = Output::claim(args.output.as_deref(), &checkpoint, &settings(args), session)?;
+    let output = Output::claim(args, &checkpoint, &settings(args), session)?;
     let mut command = Command { args, session, stop: &stop, sampler, output };
     let drawn = command.draw(&checkpoint, &texts);
     command.finish(drawn)
@@ -135,7 +135,7 @@ impl Command<'_> {
             self.sampler.remark().iter().for_each(|remark| printer.warn(remark));
         }
         if asks.images == 0 && self.args.count > 1 && self.args.temperature == 0.0 {
-            printer.warn("the likeliest token is taken each time, so the texts of a prompt are all the same");
+            printer.warn("at temperature 0 the samples of a prompt are all the same");
             printer.note("hint: `--temperature 1` draws others");
         }
     }

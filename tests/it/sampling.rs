@@ -359,7 +359,7 @@ fn prompts_are_exact_or_refused() {
     };
     let long = "circle ".repeat(300);
     let (nothing, latin) = (file("nothing.txt", b"\xef\xbb\xbf\r\n\r\n"), file("latin.txt", b"a\nb\xe9\n"));
-    let refused: [(&[&str], &str); 19] = [
+    let refused: [(&[&str], &str); 20] = [
         (&["--prompt", ""], "a `--prompt` is empty"),
         (&["--prompt", "a", "--prompt", " \t"], "a `--prompt` is empty"),
         (&["--prompts", text(&nothing)], "holds no prompt"),
@@ -379,6 +379,7 @@ fn prompts_are_exact_or_refused() {
         (&["--prompt", "a", "--top-p", "1.5"], "`--top-p` is `1.5`"),
         (&["--prompt", "a", "--guidance", "inf"], "`--guidance` is `inf`"),
         (&["--prompt", "a", "--seed", "-1"], "--seed"),
+        (&["--prompt", "a", "--count", "-1"], "--count"),
     ];
     let output = folder.path().join("drawn");
     for (arguments, expected) in refused {

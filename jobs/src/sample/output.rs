@@ -14,8 +14,9 @@ use trainer::checkpoint::Checkpoint;
 use trainer::sample::{End, SampleConfig};
 
 use super::sampler::{Ask, Made, Piece};
+use crate::cli::SampleArgs;
 use crate::codec::png;
-use crate::draw::{visible, wrap};
+use crate::draw::{NARROW, visible, wrap};
 use crate::errors::hinted;
 use crate::session::Session;
 use crate::store::Place;
@@ -38,20 +39,20 @@ pub(super) struct Output<'a> {
 }
 
 impl<'a> Output<'a> {
-    /// Claims the folder at `uri`; without one, a fresh folder of the checkpoint's run.
+    /// Claims the folder of `--output`; without it, a fresh folder of the checkpoint's run.
     ///
     /// # Errors
     ///
     /// If it can't be written to, or holds samples already.
     pub(super) fn claim(
-        uri: Option<&str>,
+        args: &SampleArgs,
         checkpoint: &Checkpoint,
         settings: &SampleConfig,
         session: &'a Session,
     ) -> anyhow::Result<Self> {
-        let (place, is_new) = match uri {
+        let (place, is_new) = match &args.output {
             Some(uri) => given(uri, session)?,
-            None => (fresh(checkpoint, session)?, true),
+            None => (fresh(&args.checkpoint, checkpoint, session)?, true),
         };
         let head = json!({
             "checkpoint": checkpoint.folder(), "step": checkpoint.state().step, "output": place.uri,
@@ -106,7 +107,11 @@ impl<'a> Output<'a> {
         }
         let entry = entry(ask, made, &names);
         if !self.session.printer.json() {
-            self.session.printer.data(&lines(&entry, &self.place, self.session.printer.width()))?;
+            self.session.printer.data(&lines(
+                &entry,
+                &self.place,
+                self.session.printer.width().min(NARROW),
+            ))?;
         }
         self.entries.push(entry);
         if self.entries.len() - self.listed > self.listed / 8 {
@@ -205,10 +210,11 @@ fn holds_samples(folder: &Path) -> std::io::Result<bool> {
 }
 
 /// `samples/step-00000200-1` in the run of the checkpoint, or the first number behind it that is free. A checkpoint
-/// outside a run has its samples in the current folder.
-fn fresh(checkpoint: &Checkpoint, session: &Session) -> anyhow::Result<Place> {
-    let parent = checkpoint.folder().parent();
-    let run = parent.filter(|parent| parent.ends_with("checkpoints")).and_then(Path::parent);
+/// outside a run, `given` by itself, has its samples in the current folder.
+fn fresh(given: &str, checkpoint: &Checkpoint, session: &Session) -> anyhow::Result<Place> {
+    let (given, parent) = (Path::new(given), checkpoint.folder().parent());
+    let around = parent.filter(|parent| parent.ends_with("checkpoints")).and_then(Path::parent);
+    let run = if given.join("checkpoints").is_dir() { Some(given) } else { around };
     let samples = run.unwrap_or(Path::new("")).join("samples");
     let refused = |path: &Path| {
         let shown = path.display().to_string();

@@ -173,13 +173,13 @@ impl Sampler {
     ///
     /// If nothing says it, or the patches don't fit.
     pub(crate) fn pixels(&self) -> anyhow::Result<u32> {
+        let latent = self.codec()?.downsampling() as u32;
         let side = self.side.ok_or_else(|| {
             hinted(
                 anyhow!("nothing says how large the pictures are"),
                 "give the side in pixels with `--size`, as in the dataset's `codec.size`",
             )
         })?;
-        let latent = self.codec()?.downsampling() as u32;
         let patch = self.image.as_ref().map_or(1, |image| image.patch as u32);
         let step = latent * patch;
         if side > 0 && side.is_multiple_of(step) {
@@ -243,8 +243,12 @@ impl Sampler {
         if goal.draw {
             prompt = prompt.draw();
         }
+        // Each picture stands between BOI and EOI; BOI of one that is drawn first is in the prompt already.
+        let pictures = if goal.images > 0 { goal.images * (self.patches()? + 2) } else { 0 };
+        let patch = self.image.as_ref().map_or(1, |image| image.patch);
+        let used = prompt.positions(patch) + pictures - usize::from(goal.draw);
         let name = name_of(text.or(image.map(|(uri, _)| uri)));
-        let tokens = self.tokens(&prompt, goal).with_context(|| format!("{name} does not fit the model"))?;
+        let tokens = self.tokens(used, goal).with_context(|| format!("{name} does not fit the model"))?;
         Ok(Ask {
             text: text.map(str::to_owned),
             image: image.map(|(uri, _)| uri.to_owned()),
@@ -252,13 +256,9 @@ impl Sampler {
         })
     }
 
-    /// New tokens that a prompt may have, so that it stays within the rows that the model was trained on.
-    fn tokens(&self, prompt: &Prompt, goal: Goal) -> anyhow::Result<usize> {
-        let patch = self.image.as_ref().map_or(1, |image| image.patch);
-        // Each picture stands between BOI and EOI.
-        let pictures = if goal.images > 0 { goal.images * (self.patches()? + 2) } else { 0 };
-        // BOI of a picture that is drawn first stands in the prompt already.
-        let used = prompt.positions(patch) + pictures - usize::from(goal.draw);
+    /// New tokens that a prompt may have which takes `used` positions with its pictures, so that it stays within the rows
+    /// that the model was trained on.
+    fn tokens(&self, used: usize, goal: Goal) -> anyhow::Result<usize> {
         let default = SampleConfig::default().max_tokens;
         let Some(context) = self.context else { return Ok(goal.tokens.unwrap_or(default)) };
         let left = context.checked_sub(used).ok_or_else(|| {
@@ -268,7 +268,7 @@ impl Sampler {
                     count(used as u64, "position"),
                     thousands(context as u64)
                 ),
-                if pictures > 0 { "shorten the text, or ask for a smaller picture" } else { "shorten it" },
+                if goal.images > 0 { "shorten the text, or ask for a smaller picture" } else { "shorten it" },
             )
         })?;
         match goal.tokens {
