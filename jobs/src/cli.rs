@@ -148,7 +148,7 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint, if there is one
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Show resolved config, data and memory, write nothing
+    /// Show model, memory and data, with --verbose the resolved config too; write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -193,6 +193,7 @@ pub(crate) struct VerifyArgs {
 
 /// Draw prompts and describe pictures from a checkpoint
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub(crate) struct SampleArgs {
     /// A run (its newest whole checkpoint) or a step folder in it
     #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::DirPath)]
@@ -200,7 +201,7 @@ pub(crate) struct SampleArgs {
     /// Text to draw, or with --text to continue; repeatable
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Vec<String>,
-    /// File with one prompt a line
+    /// File with one prompt a line; empty lines are passed over
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) prompts: Option<String>,
     /// Picture to describe, or to put before each prompt; repeatable
@@ -210,16 +211,16 @@ pub(crate) struct SampleArgs {
     #[arg(long)]
     pub(crate) text: bool,
     /// Samples a prompt
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<usize>(1..=1_000_000))]
-    pub(crate) count: usize,
-    /// Folder for PNG files and samples.json [default: RUN/samples/STEP]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<u32>(1..=1_000_000))]
+    pub(crate) count: u32,
+    /// Folder without samples for PNG files and samples.json, a path or s3:// [default: RUN/samples/STEP-1, -2, ...]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) output: Option<PathBuf>,
+    pub(crate) output: Option<String>,
     /// Denoising steps of a picture
     #[arg(long, value_name = "N", default_value_t = 250, value_parser = within::<u32>(1..=1_000_000))]
     pub(crate) steps: u32,
-    /// Weight of classifier-free guidance; 1 is none
-    #[arg(long, value_name = "W", default_value_t = 3.0, value_parser = between(-1000.0..=1000.0))]
+    /// Weight of classifier-free guidance, 0 to 100; 1 is none
+    #[arg(long, value_name = "W", default_value_t = 3.0, value_parser = between(0.0..=100.0))]
     pub(crate) guidance: f64,
     /// How to go from one denoising step to the next
     #[arg(long, value_name = "METHOD", default_value = "ddpm")]
@@ -227,12 +228,12 @@ pub(crate) struct SampleArgs {
     /// Temperature of text; 0 takes the likeliest token
     #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = between(0.0..=1000.0))]
     pub(crate) temperature: f64,
-    /// Share of the probability that text is drawn from
+    /// Share of the probability that text is drawn from, above 0 to 1
     #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = between(0.0..=1.0))]
     pub(crate) top_p: f64,
-    /// New tokens at most [default: 256, 0 behind a drawn picture]
-    #[arg(long, value_name = "N", value_parser = within::<usize>(0..=16_777_216))]
-    pub(crate) max_tokens: Option<usize>,
+    /// New tokens at most [default: 256 or what fits a row, 0 behind a drawn picture]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(0..=16_777_216))]
+    pub(crate) max_tokens: Option<u32>,
     /// Seed of every draw
     #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = within::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,

@@ -4,7 +4,7 @@ mod counts;
 mod row;
 
 pub(crate) use counts::{Counted, balance, counts, refused};
-pub(crate) use row::{RowView, content, drawn, name_of, origin, row_json, summary};
+pub(crate) use row::{RowView, content, drawn, name_of, origin, row_json, summary, wrap};
 
 /// Colours, or none. Every use marks what is readable without them too.
 #[derive(Clone, Copy, Debug)]
@@ -215,6 +215,26 @@ fn bar(value: u64, most: u64, room: usize) -> String {
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
 }
 
+/// Columns of the narrowest terminal that lines for people are made for.
+pub(crate) const NARROW: usize = 80;
+
+/// A line in pieces of at most [`NARROW`] columns, broken at spaces, the later ones indented. A word that is longer stays whole,
+/// so that a path can be copied.
+pub(crate) fn folded(line: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in line.split(' ') {
+        let last = lines.last_mut().expect("there is a first line");
+        if last.is_empty() {
+            last.push_str(word);
+        } else if columns_of(last) + 1 + columns_of(word) <= NARROW {
+            last.push_str(&format!(" {word}"));
+        } else {
+            lines.push(format!("  {word}"));
+        }
+    }
+    lines
+}
+
 /// Columns that a text takes in a terminal.
 pub(crate) fn columns_of(text: &str) -> usize {
     unicode_width::UnicodeWidthStr::width(text)
@@ -259,6 +279,17 @@ mod tests {
         let lengths: Vec<usize> =
             text.lines().map(|line| line.chars().filter(|c| !c.is_ascii()).count()).collect();
         assert_eq!(lengths, [15, 8, 1, 0]);
+    }
+
+    #[test]
+    fn long_lines_are_folded_at_spaces() {
+        assert_eq!(folded("a short line"), ["a short line"]);
+        let line = format!("data: {} b c", "x".repeat(90));
+        assert_eq!(folded(&line), ["data:".to_owned(), format!("  {}", "x".repeat(90)), "  b c".to_owned()]);
+        let words = "word ".repeat(40);
+        let lines = folded(words.trim_end());
+        assert!(lines.iter().all(|line| line.len() <= NARROW) && lines.len() == 3, "{lines:?}");
+        assert_eq!(lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "), words.trim_end());
     }
 
     #[test]

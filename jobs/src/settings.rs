@@ -17,11 +17,17 @@ use crate::store;
 
 /// `CONFIG --set ...` as it was given, quoted for a shell, for messages that say how to go on.
 pub(crate) fn spelled(config: &str, sets: &[String]) -> String {
-    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,".contains(c));
-    let quoted =
-        |text: &str| if plain(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) };
-    let sets = sets.iter().map(|set| format!(" --set {}", quoted(set)));
-    format!("{}{}", quoted(config), sets.collect::<String>())
+    let sets = sets.iter().map(|set| format!(" --set {}", shell(set)));
+    format!("{}{}", shell(config), sets.collect::<String>())
+}
+
+/// An argument as a shell reads it back.
+pub(crate) fn shell(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// What a config is for: the folder of `configs/` that its presets lie in.

@@ -8,6 +8,7 @@ mod aws;
 mod explain;
 mod output;
 mod secrets;
+mod write;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -11,6 +11,7 @@ mod demo;
 mod kills;
 mod preprocess;
 mod runs;
+mod sampling;
 mod secrets;
 mod skipped;
 mod sources;

@@ -11,6 +11,7 @@ use crate::limits::{self, Outside, Reals, STEPS};
 use crate::model::{ModelConfig, presets};
 use crate::objective::ObjectiveConfig;
 use crate::optimizer::OptimizerConfig;
+use crate::sample::{Method, SampleConfig};
 use crate::schedule::ScheduleConfig;
 use crate::stream::{Retry, Shuffle, StreamSettings};
 
@@ -62,7 +63,7 @@ pub struct TrainConfig {
     /// How rows are read.
     pub stream: StreamConfig,
     /// What is sampled on the way.
-    pub sample: SampleConfig,
+    pub sample: SamplingConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -89,7 +90,7 @@ impl Default for TrainConfig {
             diffusion: ObjectiveConfig::default(),
             checkpoint: CheckpointConfig::default(),
             stream: StreamConfig::default(),
-            sample: SampleConfig::default(),
+            sample: SamplingConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -240,23 +241,58 @@ impl Default for StreamConfig {
     }
 }
 
-/// The `[sample]` table: samples that the caller draws while the run goes on.
+/// The `[sample]` table: what is drawn into the run's folder while it goes on. It changes nothing that is learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct SampleConfig {
-    /// Steps from one look to the next; 0 for none.
+pub struct SamplingConfig {
+    /// Steps from one time to the next; 0 for none.
     pub every: u64,
-    /// Captions to draw pictures for.
+    /// Captions to draw pictures for; a model of text alone goes on with them. Without any, one document from nothing.
     pub prompts: Vec<String>,
     /// Denoising steps of a picture.
     pub steps: u32,
+    /// How to go from one denoising step to the next.
+    pub method: Method,
     /// Guidance of a picture.
     pub guidance: f64,
+    /// New tokens at most: behind a picture that was asked for none if not set, elsewhere 256 or what fits a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Temperature of text; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Share of the probability that text is drawn from.
+    pub top_p: f64,
 }
 
-impl Default for SampleConfig {
+impl Default for SamplingConfig {
     fn default() -> Self {
-        Self { every: 0, prompts: Vec::new(), steps: 50, guidance: 3.0 }
+        Self {
+            every: 0,
+            prompts: Vec::new(),
+            steps: 50,
+            method: Method::default(),
+            guidance: 3.0,
+            max_tokens: None,
+            temperature: 0.0,
+            top_p: 1.0,
+        }
+    }
+}
+
+impl SamplingConfig {
+    /// The settings of the sampler. The noise is the same each time: it comes from `seed`.
+    pub fn settings(&self, seed: u64) -> SampleConfig {
+        let default = SampleConfig::default();
+        SampleConfig {
+            seed,
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            temperature: self.temperature,
+            top_p: self.top_p,
+            steps: self.steps,
+            method: self.method,
+            guidance: self.guidance,
+            ..default
+        }
     }
 }
 

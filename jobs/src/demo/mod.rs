@@ -32,16 +32,18 @@ use trainer::device::device;
 use self::artist::{Artist, from_planes};
 use self::drawing::{Corpus, Subset};
 use self::evaluation::{Answers, Questions, ScoreLine};
-use self::progress::Looks;
+use self::progress::Growth;
 use self::recipe::{Folder, Recipe};
 use self::report::{Curve, Report, RowDrawing, Score, Stage, Timeline, duration};
 use crate::cli::DemoArgs;
 use crate::dataset::{Dataset, row_of};
 use crate::draw::{bytes, count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::sample::Made;
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
+use crate::train::Sampling;
 use crate::vae::VaeConfig;
 use crate::{machine, preprocess, store, train, vae};
 
@@ -131,7 +133,7 @@ impl Demo<'_> {
         let codec = self.train_codec()?;
         self.pack()?;
         let (row, tokenizer) = self.session.runtime.block_on(self.packed_row(&codec))?;
-        let (checkpoint, timeline) = self.train_model(&codec, tokenizer.clone())?;
+        let (checkpoint, timeline) = self.train_model()?;
         let (answers, parameters) = self.ask(&codec, &tokenizer, &checkpoint)?;
         let seconds = begin.elapsed().as_secs_f64();
         let scores = answers.scores();
@@ -272,15 +274,16 @@ impl Demo<'_> {
         Ok((drawing.context("the codec failed")?, tokenizer))
     }
 
-    fn train_model(&mut self, codec: &Codec, tokenizer: Tokenizer) -> anyhow::Result<(Checkpoint, Timeline)> {
+    fn train_model(&mut self) -> anyhow::Result<(Checkpoint, Timeline)> {
         let config = self.folder.shown("train.toml");
         self.stage("model", Some(format!("transfusion train {config}")), |demo| {
             let settings: TrainConfig = settings::load(Kind::Train, &config, &[])?;
             let plan = train::plan(settings, false, demo.session)?;
-            let (described, objective) = (plan.describe(), plan.config().diffusion.plan()?);
-            let (printer, folder) = (&demo.session.printer, demo.folder.0.join("samples"));
-            let looks = Looks::new(printer, tokenizer, codec, objective, demo.recipe.seed, folder)?;
-            let ended = train::train(plan, demo.session, demo.stop, &|step, model| looks.look(step, model))?;
+            let (described, sampling) = (plan.describe(), Sampling::new(&plan, demo.session)?);
+            let folder = demo.folder.0.join("samples");
+            let growth = Growth::new(&demo.session.printer, demo.recipe.seed, folder)?;
+            let seen = |step, made: &[Made]| growth.add(step, made);
+            let ended = train::train(plan, sampling, demo.session, demo.stop, &seen)?;
             if ended.stopped {
                 return Err(anyhow!("stopped at step {}", ended.step));
             }
@@ -292,7 +295,7 @@ impl Demo<'_> {
                 described.datasets.first().map_or(0.0, |data| data.epochs)
             );
             let (checkpoint, _) = Checkpoint::open(&ended.checkpoint)?;
-            Ok(((checkpoint, looks.finish()?), what))
+            Ok(((checkpoint, growth.finish()?), what))
         })
     }
 

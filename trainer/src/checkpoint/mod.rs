@@ -200,6 +200,20 @@ impl Checkpoint {
         self.tensors(OPTIMIZER)
     }
 
+    /// What the model is built from.
+    ///
+    /// # Errors
+    ///
+    /// If the config says nothing that can be built.
+    pub fn plan(&self) -> Result<ModelPlan, CheckpointError> {
+        let wrong = |source| CheckpointError::Model { path: self.folder.clone(), source };
+        let config = self.config.model.config().map_err(|error| CheckpointError::State {
+            path: self.folder.join(CONFIG),
+            what: error.to_string(),
+        })?;
+        ModelPlan::from_resolved(&config).map_err(wrong)
+    }
+
     /// The model, ready for use on `device`.
     ///
     /// # Errors
@@ -211,12 +225,7 @@ impl Checkpoint {
             Some(average) => (AVERAGE, average),
             None => (MODEL, self.weights()?),
         };
-        let wrong = |source| CheckpointError::Model { path: self.folder.clone(), source };
-        let config = self.config.model.config().map_err(|error| CheckpointError::State {
-            path: self.folder.join(CONFIG),
-            what: error.to_string(),
-        })?;
-        let plan = ModelPlan::from_resolved(&config).map_err(wrong)?;
+        let plan = self.plan()?;
         let misfit = |source| CheckpointError::Weights { path: self.folder.join(name), source };
         let (expected, found) =
             (plan.parameters().total(), tensors.values().map(|tensor| tensor.values.len() as u64).sum());

@@ -50,6 +50,8 @@ pub struct Companions {
     pub codec_fingerprint: Option<String>,
     /// Side in pixels of the pictures that the latents were made from.
     pub picture_size: Option<u32>,
+    /// Positions of the longest rows of the datasets.
+    pub context: Option<u32>,
     /// Files of the codec by name, if they are kept.
     pub codec: BTreeMap<String, Vec<u8>>,
 }
@@ -89,6 +91,7 @@ fn state(snapshot: &Snapshot<'_>, files: BTreeMap<String, String>) -> Checkpoint
         codec: companions.codec_fingerprint.clone(),
         picture_size: companions.picture_size,
         computed_on: snapshot.computed_on.cloned(),
+        context: companions.context,
         files,
     }
 }

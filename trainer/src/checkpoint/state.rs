@@ -38,6 +38,9 @@ pub struct CheckpointState {
     /// What the last step was computed on; absent in the states of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub computed_on: Option<ComputedOn>,
+    /// Positions of the longest rows that it was trained on.
+    #[serde(default)]
+    pub context: Option<u32>,
     /// BLAKE3 of every other file, by path below the folder.
     pub files: BTreeMap<String, String>,
 }

@@ -61,6 +61,8 @@ pub struct Outcome {
 pub fn train(plan: TrainPlan, observer: &dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
     let folder = RunFolder::lock(&plan.config.run)?;
     let mut run = Run::start(&plan, &folder, observer)?;
+    // A run that was stopped while it sampled has its step, but not its samples.
+    run.sample_if_due()?;
     while run.step < plan.config.steps && !stop.load(Ordering::Relaxed) {
         run.make_step()?;
     }
@@ -201,9 +203,13 @@ impl<'a> Run<'a> {
         }
         self.observer.event(&Event::Step(&report));
         self.last = Some(report);
+        self.sample_if_due()
+    }
+
+    fn sample_if_due(&self) -> Result<(), TrainError> {
         let every = self.plan.config.sample.every;
-        if every > 0 && self.step.is_multiple_of(every) {
-            self.observer.look(self.step, &self.shown()?);
+        if every > 0 && self.step > 0 && self.step.is_multiple_of(every) {
+            self.observer.sample(self.step, &self.shown()?);
         }
         Ok(())
     }

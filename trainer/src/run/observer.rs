@@ -20,8 +20,9 @@ pub trait Observer {
         None
     }
 
-    /// Called every `sample.every` steps with the model as it would be saved (averaged, where the run keeps an average).
-    fn look(&self, step: u64, model: &Transfusion) {
+    /// Called every `sample.every` steps with the model as it would be saved (averaged, where the run keeps an average). A run
+    /// that goes on from such a step calls it again.
+    fn sample(&self, step: u64, model: &Transfusion) {
         let _ = (step, model);
     }
 }

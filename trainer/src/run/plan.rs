@@ -76,7 +76,8 @@ impl TrainPlan {
         }
         let schedule = config.schedule.curve(config.steps);
         let objective = config.diffusion.plan()?;
-        let companions = companions(first, config.codec.as_deref())?;
+        let context = ingredients.iter().map(|one| one.dataset.manifest().context).max();
+        let companions = companions(first, context, config.codec.as_deref())?;
         let mut init = None;
         if let Some(start) = &start {
             warnings.extend(rate_jump(start, &schedule));
@@ -103,6 +104,21 @@ impl TrainPlan {
     /// The config with every value settled, as it is written to `config.toml`.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// The model.
+    pub fn model(&self) -> &ModelPlan {
+        &self.model
+    }
+
+    /// Tokenizer and codec, as they are kept in each checkpoint.
+    pub fn companions(&self) -> &Companions {
+        &self.companions
+    }
+
+    /// The checkpoint that the run goes on from.
+    pub fn start(&self) -> Option<&Checkpoint> {
+        self.start.as_ref()
     }
 
     /// The step that the run goes on from; 0 for a new one.
@@ -276,7 +292,11 @@ fn check_unchanged(config: &TrainConfig, saved: &TrainConfig, done: u64) -> Resu
     }
 }
 
-fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, TrainError> {
+fn companions(
+    dataset: &Dataset,
+    context: Option<u32>,
+    codec: Option<&Path>,
+) -> Result<Companions, TrainError> {
     let manifest = dataset.manifest();
     let name = manifest.tokenizer.path.rsplit('/').next().unwrap_or_default().to_owned();
     let made_by = manifest.codec.as_ref();
@@ -291,6 +311,7 @@ fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, Tra
         markers: Some((manifest.tokenizer.bos, manifest.tokenizer.eos)),
         codec_fingerprint: made_by.map(|record| record.fingerprint.clone()),
         picture_size: made_by.map(|record| record.size),
+        context,
         codec,
     })
 }

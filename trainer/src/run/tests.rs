@@ -17,7 +17,7 @@ use crate::stream::Location;
 struct Witness {
     steps: RefCell<Vec<StepReport>>,
     warnings: RefCell<Vec<String>>,
-    looks: RefCell<Vec<u64>>,
+    sampled: RefCell<Vec<u64>>,
     stop: AtomicBool,
     stop_at: Cell<Option<u64>>,
 }
@@ -38,8 +38,8 @@ impl Observer for Witness {
         Duration::ZERO
     }
 
-    fn look(&self, step: u64, _: &Transfusion) {
-        self.looks.borrow_mut().push(step);
+    fn sample(&self, step: u64, _: &Transfusion) {
+        self.sampled.borrow_mut().push(step);
     }
 }
 
@@ -221,7 +221,7 @@ fn a_run_learns_and_reports_its_parts() {
     assert!((first.image_loss.unwrap() - 1.0).abs() < 0.2);
     assert!((first.loss - first.text_loss.unwrap() - 5.0 * first.image_loss.unwrap()).abs() < 1e-9);
     assert!(steps.iter().any(|step| step.image_error_by_order.image_first.is_some()));
-    assert_eq!(*witness.looks.borrow(), [25, 50]);
+    assert_eq!(*witness.sampled.borrow(), [25, 50]);
 }
 
 #[test]
