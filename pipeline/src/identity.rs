@@ -32,11 +32,7 @@ pub(crate) fn portable_config(
 ) -> Result<Value, PipelineError> {
     let images = config.sources.iter().any(|source| source.shape.has_images());
     let mut config = serde_json::to_value(config).map_err(|error| PipelineError::Format(Box::new(error)))?;
-    for key in ["output", "max-reject-share", "memory-bytes"] {
-        if let Some(config) = config.as_object_mut() {
-            config.shift_remove(key);
-        }
-    }
+    remove_unbound(&mut config);
     if let Some(tokenizer) = tokenizer {
         config["tokenizer"]["model"] = tokenizer.fingerprint().into();
     }
@@ -46,7 +42,6 @@ pub(crate) fn portable_config(
             config["codec"]["path"] = info.fingerprint.clone().into();
             config["codec"]["device"] = info.device.clone().into();
             if let Some(codec) = config["codec"].as_object_mut() {
-                codec.shift_remove("batch");
                 // Datasets made before the choice existed hold means and can still grow.
                 if codec.get("latent").is_some_and(|latent| latent == "mean") {
                     codec.shift_remove("latent");
@@ -59,6 +54,29 @@ pub(crate) fn portable_config(
         source.make_portable(&mut config["source"][index]);
     }
     Ok(config)
+}
+
+/// Takes out what no dataset depends on.
+fn remove_unbound(config: &mut Value) {
+    let remove = |table: Option<&mut Value>, keys: &[&str]| {
+        if let Some(table) = table.and_then(Value::as_object_mut) {
+            keys.iter().for_each(|key| drop(table.shift_remove(*key)));
+        }
+    };
+    remove(config.get_mut("codec"), &["batch"]);
+    for source in config.get_mut("source").and_then(Value::as_array_mut).into_iter().flatten() {
+        remove(Some(source), &["folder"]);
+    }
+    remove(Some(config), &["output", "max-reject-share", "memory-bytes"]);
+}
+
+/// A configuration with the defaults of the keys that it does not have, so that one from before a key was there is
+/// still the same. What this program can't read stays as it is.
+fn completed(config: &Value) -> Value {
+    let read = PreprocessConfig::deserialize(config).and_then(serde_json::to_value);
+    let mut config = read.unwrap_or_else(|_| config.clone());
+    remove_unbound(&mut config);
+    config
 }
 
 /// Makes the output this configuration's, or finds that it is.
@@ -84,10 +102,11 @@ pub(crate) async fn claim(output: &Location, config: &Value) -> Result<(), Pipel
 
 /// Refuses a configuration that is not the one of the output.
 pub(crate) fn check_same(output: &Location, there: &Value, here: &Value) -> Result<(), PipelineError> {
+    let (there, here) = (completed(there), completed(here));
     if there == here {
         return Ok(());
     }
-    let (key, there, here) = first_difference("", there, here);
+    let (key, there, here) = first_difference("", &there, &here);
     Err(PipelineError::OtherConfig { output: output.show(""), key, there, here })
 }
 
