@@ -140,3 +140,103 @@ fn first_difference(key: &str, there: &Value, here: &Value) -> (String, String, 
         _ => (key.to_owned(), format!("`{there}`"), format!("`{here}`")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{CodecConfig, JoinConfig, JoinKeys, SourceConfig, TrainTokenizer};
+    use crate::tests::fixtures::memory_output;
+
+    fn whole() -> PreprocessConfig {
+        let join = JoinConfig { on: JoinKeys::Same("key".to_owned()), ..JoinConfig::default() };
+        let mut config = PreprocessConfig {
+            codec: Some(CodecConfig::default()),
+            sources: vec![SourceConfig { join: Some(join), ..SourceConfig::default() }],
+            ..PreprocessConfig::default()
+        };
+        config.tokenizer.train = Some(TrainTokenizer { vocabulary: 300, sample_bytes: 1 });
+        config
+    }
+
+    fn portable() -> Value {
+        let mut config = serde_json::to_value(whole()).expect("JSON");
+        remove_unbound(&mut config);
+        config
+    }
+
+    fn at<'a>(config: &'a mut Value, path: &str) -> &'a mut serde_json::Map<String, Value> {
+        config.pointer_mut(path).and_then(Value::as_object_mut).expect("a table")
+    }
+
+    /// A dataset from before a key was there used to be refused as one of another configuration.
+    #[test]
+    fn keys_that_are_not_there_have_their_defaults() {
+        let output = memory_output();
+        let mut before = portable();
+        for (path, keys) in [
+            ("", &["packing", "deduplicate", "pictures", "split"] as &[&str]),
+            ("/codec", &["latent", "device"]),
+            ("/source/0", &["captions", "template", "join", "document"]),
+        ] {
+            keys.iter().for_each(|key| drop(at(&mut before, path).shift_remove(*key).expect("a key")));
+        }
+        let mut now = portable();
+        now["source"][0]["join"] = Value::Null;
+        check_same(&output, &before, &now).expect("the same");
+        check_same(&output, &now, &before).expect("the same");
+        // What no dataset depends on may stand there or not.
+        at(&mut before, "").insert("memory-bytes".to_owned(), json!(1));
+        at(&mut before, "/source/0").insert("folder".to_owned(), json!("x"));
+        check_same(&output, &before, &now).expect("the same");
+    }
+
+    #[test]
+    fn what_differs_is_named() {
+        let difference = |path: &str, key: &str, value: Value| {
+            let mut before = portable();
+            at(&mut before, path).insert(key.to_owned(), value);
+            match check_same(&memory_output(), &before, &portable()) {
+                Err(PipelineError::OtherConfig { key, there, here, .. }) => (key, there, here),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (key, there, here) = difference("/source/0", "document", json!("line"));
+        assert_eq!(
+            (key.as_str(), there.as_str(), here.as_str()),
+            ("source.0.document", "`\"line\"`", "`\"file\"`")
+        );
+        // A later program wrote it: who knows what it does.
+        let (key, ..) = difference("/split", "unheard-of", json!(1));
+        assert_eq!(key, "split.unheard-of");
+    }
+
+    fn keys(config: &Value, below: &str, found: &mut BTreeSet<String>) {
+        match config {
+            Value::Object(table) => {
+                table.iter().for_each(|(key, value)| keys(value, &format!("{below}.{key}"), found));
+            }
+            Value::Array(values) => values.iter().for_each(|value| keys(value, below, found)),
+            _ => drop(found.insert(below.trim_start_matches('.').to_owned())),
+        }
+    }
+
+    /// The configuration stands in the manifest. A key that is new must be left out of it where it has its default
+    /// (`skip_serializing_if`), or the same inputs and configuration would give other bytes than before.
+    #[test]
+    fn a_manifest_has_the_keys_that_it_always_had() {
+        let mut found = BTreeSet::new();
+        keys(&portable(), "", &mut found);
+        let expected = "caption-first-share codec.device codec.latent codec.patch codec.path codec.size compression \
+                        context deduplicate packing pictures.background pictures.max-pixels pictures.min-side \
+                        pictures.orientation seed shard-bytes source.caption source.captions source.document \
+                        source.format source.id source.image source.images source.join.format source.join.on \
+                        source.join.uri source.name source.select source.shape source.template source.text \
+                        source.texts source.uri source.weight source.where split.validation tokenizer.model \
+                        tokenizer.train.sample-bytes tokenizer.train.vocabulary unit-bytes window";
+        assert_eq!(found.into_iter().collect::<Vec<_>>().join(" "), expected);
+    }
+}
