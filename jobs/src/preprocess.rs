@@ -10,8 +10,8 @@ use object_store::ObjectStore;
 use object_store::path::Path;
 use pipeline::codec::ImageCodec;
 use pipeline::{
-    BoxError, Environment, Event, Location, Observer, OperatorReport, PipelineError, PreprocessConfig,
-    PreprocessPlan, Report, Resolver,
+    BoxError, Environment, Event, Location, Observer, OperatorReport, PreprocessConfig, PreprocessPlan,
+    Report, Resolver,
 };
 use serde_json::{Value, json};
 
@@ -31,27 +31,21 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
     let stop = Stop::listen()?;
     if args.dry_run || args.explain {
         let is_local = is_local(&config, session);
-        let shown = session.runtime.block_on(async {
+        let shown = session.runtime.block_on(stop.pipeline().until(async {
             let plan = plan(config, args.retry_rejects, session, &stop).await?;
             foresee::show(&plan, args, &session.printer).await
-        });
-        shown.map_err(|error| with_roots(error, is_local))?;
-        return Ok(Outcome::Done);
+        }));
+        let shown = shown.map_err(|error| with_roots(error, is_local));
+        return stop.outcome(shown, |error| session.printer.note(&format!("{error}; nothing was written")));
     }
     let output = config.output.clone();
-    match pack(config, args.retry_rejects, session, &stop) {
-        Err(error) if stopped(&error) && stop.signal().is_some() => {
-            let again = settings::spelled(&args.config, &args.set);
-            let retry = if args.retry_rejects { " --retry-rejects" } else { "" };
-            session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}{retry}"));
-            Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
-        }
-        Err(error) => Err(error),
-        Ok(report) => {
-            finish(&report, &output, session)?;
-            Ok(Outcome::Done)
-        }
-    }
+    let packed = pack(config, args.retry_rejects, session, &stop);
+    let packed = packed.and_then(|report| finish(&report, &output, session));
+    stop.outcome(packed, |error| {
+        let again = settings::spelled(&args.config, &args.set);
+        let retry = if args.retry_rejects { " --retry-rejects" } else { "" };
+        session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}{retry}"));
+    })
 }
 
 /// Packs a dataset, or with `retry_rejects` only rows that were refused before.
@@ -68,7 +62,7 @@ pub(crate) fn pack(
     check_output(&config, session)?;
     let is_local = is_local(&config, session);
     let packed = session.runtime.block_on(async {
-        let plan = plan(config, retry_rejects, session, stop).await?;
+        let plan = stop.pipeline().until(plan(config, retry_rejects, session, stop)).await?;
         let watcher = Arc::new(Watcher::new(&session.printer));
         let report = pipeline::preprocess(plan, watcher.clone()).await;
         watcher.progress.finish();
@@ -123,7 +117,7 @@ async fn plan(
     output.join("manifest.json").read_if_there().await.context("cannot use the output")?;
     let output = Location { store: output.store, prefix: output.path, local: output.local };
     let mut environment = Environment::new(session.stores.clone(), output, session.threads);
-    environment.stop = stop.flag();
+    environment.stop = stop.pipeline().clone();
     environment.retry_rejects = retry_rejects;
     environment.codec = open_codec(&config, session).await?;
     Ok(PreprocessPlan::try_new(config, environment).await?)
@@ -142,10 +136,6 @@ async fn open_codec(
         }
         _ => Ok(None),
     }
-}
-
-fn stopped(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<PipelineError>(), Some(PipelineError::Stopped { .. }))
 }
 
 fn finish(report: &Report, output: &str, session: &Session) -> anyhow::Result<()> {

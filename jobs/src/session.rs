@@ -1,7 +1,9 @@
 //! What every job is handed: printer, threads, runtime, stores.
 
+use std::future::Future;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use schemas::address::without_secrets;
@@ -27,7 +29,36 @@ pub(crate) struct Session {
     /// The stores that URIs lead to.
     pub(crate) stores: Arc<Stores>,
     /// Runs what waits for stores.
-    pub(crate) runtime: tokio::runtime::Runtime,
+    pub(crate) runtime: Runtime,
+}
+
+/// Runs what waits for stores.
+#[derive(Debug)]
+pub(crate) struct Runtime(Option<tokio::runtime::Runtime>);
+
+/// What threads get to end by themselves when a job is over: those of a job that was stopped see it in the next bytes
+/// that they read. What computes on, such as the training of a tokenizer, ends with the process.
+const GRACE: Duration = Duration::from_secs(2);
+
+impl Runtime {
+    fn try_new(threads: usize) -> std::io::Result<Self> {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+        runtime.map(|runtime| Self(Some(runtime)))
+    }
+
+    /// Waits for the end of `work`.
+    pub(crate) fn block_on<T>(&self, work: impl Future<Output = T>) -> T {
+        self.0.as_ref().expect("it is there until it is dropped").block_on(work)
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_timeout(GRACE);
+        }
+    }
 }
 
 impl Session {
@@ -41,9 +72,7 @@ impl Session {
             .num_threads(threads)
             .build_global()
             .context("cannot start threads")?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
-        let runtime = runtime.context("cannot start the runtime")?;
+        let runtime = Runtime::try_new(threads).context("cannot start the runtime")?;
         let (verbose, named_device) = (global.verbose > 0, global.device.clone());
         let device = named_device.clone().unwrap_or_else(|| trainer::device::CPU.to_owned());
         Ok(Self { printer, verbose, threads, device, named_device, stores: Arc::default(), runtime })

@@ -21,6 +21,7 @@ use tempfile::NamedTempFile;
 
 use crate::PipelineError;
 use crate::operators::pack::{SPLITS, UnitReport};
+use crate::stop::Stop;
 
 /// Bytes of a part of a multipart upload, and the size up to which one put is enough.
 const PART_BYTES: usize = 8 << 20;
@@ -243,8 +244,14 @@ impl Location {
         Ok(true)
     }
 
-    /// Gives a finished temporary file its place. Its content decides its name, so it may exist.
-    pub(crate) async fn put_file(&self, name: &str, file: Temporary) -> Result<(), PipelineError> {
+    /// Gives a finished temporary file its place. Its content decides its name, so it may exist. Of an upload that is
+    /// stopped no part is left.
+    pub(crate) async fn put_file(
+        &self,
+        name: &str,
+        file: Temporary,
+        stop: &Stop,
+    ) -> Result<(), PipelineError> {
         let mut source = match file {
             Temporary::Named(file) => {
                 let (location, name) = (self.clone(), name.to_owned());
@@ -262,7 +269,7 @@ impl Location {
         }
         let failed = |error| self.store_error("write", name, error);
         let mut upload = self.store.put_multipart(&self.path(name)).await.map_err(failed)?;
-        match self.upload(&mut *upload, first, source, name).await {
+        match stop.until(self.upload(&mut *upload, first, source, name)).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 // The first error is the one that says what happened.

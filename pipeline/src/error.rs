@@ -300,11 +300,11 @@ pub enum PipelineError {
         what: String,
     },
     /// Asked to stop.
-    #[error("stopped after {done} of {total} units")]
+    #[error("stopped{}", after(*done, *total))]
     Stopped {
         /// Units that are done.
         done: usize,
-        /// Units of the job.
+        /// Units of the job; 0 where it had not come to them.
         total: usize,
     },
     /// A shard or manifest can't be written.
@@ -313,6 +313,10 @@ pub enum PipelineError {
     /// DataFusion's own complaint.
     #[error("plan failed")]
     Plan(#[source] DataFusionError),
+}
+
+fn after(done: usize, total: usize) -> String {
+    if total == 0 { String::new() } else { format!(" after {done} of {total} units") }
 }
 
 fn quoted(names: &[String]) -> String {

@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::TaskContext;
@@ -33,7 +33,7 @@ use crate::meter::Meter;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
-use crate::plan::{PreprocessPlan, Tools};
+use crate::plan::{Environment, PreprocessPlan, Tools};
 use crate::rejects::{RejectLine, RejectTable};
 use crate::report::{OperatorReport, Report, RetryReport, operators};
 use crate::source::SourcePlan;
@@ -48,14 +48,18 @@ use crate::version::{Commits, Version, compose};
 /// If the output belongs to another configuration or another process, a store or the codec fails, too many rows are
 /// refused, or the job is told to stop. What was finished is kept and used by the next start.
 pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Result<Report, PipelineError> {
-    let output = &plan.environment.output;
-    let lease = Lease::take(output, plan.environment.lease_period, &observer).await?;
-    let done = tokio::select! {
-        done = run(&plan, &observer) => done,
-        lost = lease.lost() => Err(lost),
+    let Environment { output, lease_period, stop, .. } = &plan.environment;
+    let tally = Tally::default();
+    let lease = tally.told(stop.until(Lease::take(output, *lease_period, &observer)).await)?;
+    let work = async {
+        tokio::select! {
+            done = run(&plan, &observer, &tally) => done,
+            lost = lease.lost() => Err(lost),
+        }
     };
+    let done = stop.until(work).await;
     lease.release().await;
-    match done {
+    match tally.told(done) {
         Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, .. }) => {
             let first = first_refused(&plan).await.map(Box::new);
             Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, first })
@@ -76,7 +80,36 @@ async fn first_refused(plan: &PreprocessPlan) -> Option<RejectLine> {
     None
 }
 
-async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Report, PipelineError> {
+/// How many units are done, for the message of a job that is stopped.
+#[derive(Debug, Default)]
+struct Tally {
+    done: AtomicUsize,
+    total: AtomicUsize,
+}
+
+impl Tally {
+    fn is(&self, done: usize, total: usize) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// The same outcome, with the counts in the message of a stop.
+    fn told<T>(&self, outcome: Result<T, PipelineError>) -> Result<T, PipelineError> {
+        outcome.map_err(|error| match error {
+            PipelineError::Stopped { .. } => PipelineError::Stopped {
+                done: self.done.load(Ordering::Relaxed),
+                total: self.total.load(Ordering::Relaxed),
+            },
+            other => other,
+        })
+    }
+}
+
+async fn run(
+    plan: &PreprocessPlan,
+    observer: &Arc<dyn Observer>,
+    tally: &Tally,
+) -> Result<Report, PipelineError> {
     let outputs = plan.outputs();
     outputs.iter().try_for_each(Location::remove_unfinished)?;
     claim(&outputs[0], &plan.portable).await?;
@@ -85,7 +118,7 @@ async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Repo
         return unchanged(plan, base, &outputs, RetryReport::default()).await;
     }
     let tokenizer = tokenizer(plan, &outputs, observer).await?;
-    let (done, operators) = run_units(plan, &tokenizer, observer).await?;
+    let (done, operators) = run_units(plan, &tokenizer, observer, tally).await?;
     let retried = retry_report(&done);
     let commits: Commits<'_> = (done.iter().filter(|(_, done)| !done.commit.is_in_vain()))
         .map(|(unit, done)| (unit.as_str(), &done.commit))
@@ -236,8 +269,10 @@ async fn run_units(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
     observer: &Arc<dyn Observer>,
+    tally: &Tally,
 ) -> Result<(HashMap<String, Done>, Vec<OperatorReport>), PipelineError> {
     let mut done = committed(plan).await?;
+    tally.is(done.len(), plan.unit_count());
     let mut watch = Watch::new(plan);
     watch.look(&done)?;
     let context = plan.session()?.task_ctx();
@@ -260,13 +295,9 @@ async fn run_units(
     });
     let mut running = std::pin::pin!(running.buffer_unordered(plan.units_at_once()));
     while let Some((unit, result)) = running.next().await {
-        match result.and_then(|commits| checked(unit, commits)) {
-            Ok(commit) => done.insert(unit.id.clone(), Done { commit, reused: false }),
-            Err(PipelineError::Stopped { .. }) => {
-                return Err(PipelineError::Stopped { done: done.len(), total });
-            }
-            Err(error) => return Err(error),
-        };
+        let commit = result.and_then(|commits| checked(unit, commits))?;
+        done.insert(unit.id.clone(), Done { commit, reused: false });
+        tally.is(done.len(), total);
         progress.finished(unit);
         watch.look(&done)?;
     }

@@ -42,6 +42,7 @@ mod retry;
 pub(crate) mod samples;
 mod source;
 mod sql;
+mod stop;
 #[cfg(test)]
 mod tests;
 mod train;
@@ -62,4 +63,5 @@ pub use pictures::{PictureRequest, PictureSet, pictures};
 pub use plan::{Environment, PreprocessPlan, UnitSummary};
 pub use rejects::{RejectLine, RejectTable};
 pub use report::{OperatorReport, Report, RetryReport, SourceReport};
+pub use stop::Stop;
 pub use units::Resolver;

@@ -25,12 +25,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
 use serde_json::Value;
 
-use crate::commit::{Location, blocking};
+use crate::commit::blocking;
 use crate::config::{ColumnType, Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
 use crate::join::{Join, with_joined};
-use crate::memory::Memory;
 use crate::operators::decode::Decode;
 use crate::operators::items::Captioning;
 use crate::operators::picture_rows::PictureRowsExec;
@@ -48,7 +47,7 @@ use crate::read::table::{
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::sql::Clause;
-use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
+use crate::units::{InputFile, Listing, Planning, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
 
 /// A source with its files, columns and units.
@@ -96,10 +95,9 @@ pub(crate) async fn plan_source(
     index: u16,
     config: &SourceConfig,
     unit_bytes: u64,
-    memory: &Arc<Memory>,
-    resolver: &dyn Resolver,
+    planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
-    let mut source = plan_columns(index, config, memory, resolver, None).await?;
+    let mut source = plan_columns(index, config, planning).await?;
     let (listing, input) = (&source.listing, &source.input);
     source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
     source.name_files();
@@ -110,15 +108,18 @@ pub(crate) async fn plan_source(
 pub(crate) async fn plan_columns(
     index: u16,
     config: &SourceConfig,
-    memory: &Arc<Memory>,
-    resolver: &dyn Resolver,
-    output: Option<&Location>,
+    planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
+    let Planning { memory, resolver, output, stop } = planning;
     let listing = list(config, resolver, output).await?;
-    let mut input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), config.document) };
+    let mut input = Input {
+        memory: memory.clone(),
+        stop: stop.clone(),
+        ..Input::new(listing.store.clone(), config.document)
+    };
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
     let join = match &config.join {
-        Some(join) => Some(Arc::new(Join::open(config, join, memory, resolver, output).await?)),
+        Some(join) => Some(Arc::new(Join::open(config, join, planning).await?)),
         None => None,
     };
     let mut source = SourcePlan {
@@ -342,9 +343,6 @@ impl SourcePlan {
         config["uri"] = self.listing.pattern.clone().into();
         if let Some(join) = &self.join {
             config["join"]["uri"] = join.fingerprint.clone().into();
-        }
-        if let Some(config) = config.as_object_mut() {
-            config.shift_remove("folder");
         }
     }
 

@@ -21,7 +21,9 @@ use crate::commit::{Location, blocking, is_written};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
+use crate::memory::Memory;
 use crate::read::{Input, ipc, json, parquet, stream};
+use crate::stop::Stop;
 
 /// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.
 pub trait Resolver: Send + Sync {
@@ -31,6 +33,17 @@ pub trait Resolver: Send + Sync {
     ///
     /// If the address is of no known kind or the store can't be set up.
     fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError>;
+}
+
+/// What sources are planned with.
+#[derive(Clone, Copy)]
+pub(crate) struct Planning<'a> {
+    /// Shared by all that the job reads.
+    pub(crate) memory: &'a Arc<Memory>,
+    pub(crate) resolver: &'a dyn Resolver,
+    /// Where the job writes, if it writes.
+    pub(crate) output: Option<&'a Location>,
+    pub(crate) stop: &'a Stop,
 }
 
 /// One file of a source.
@@ -555,20 +568,20 @@ mod tests {
 
     use super::*;
 
-    struct Memory(Arc<dyn ObjectStore>);
+    struct InStore(Arc<dyn ObjectStore>);
 
-    impl Resolver for Memory {
+    impl Resolver for InStore {
         fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
             Ok((self.0.clone(), Path::parse(uri)?))
         }
     }
 
-    async fn memory(paths: &[&str]) -> Memory {
+    async fn memory(paths: &[&str]) -> InStore {
         let store = Arc::new(InMemory::new());
         for path in paths {
             store.put(&Path::parse(path).expect("path"), "12345".into()).await.expect("put");
         }
-        Memory(store)
+        InStore(store)
     }
 
     fn source(uri: &str) -> SourceConfig {
@@ -619,7 +632,7 @@ mod tests {
         std::fs::write(folder.path().join("a.jsonl"), "{}").expect("a file");
         std::os::unix::fs::symlink(&deep, deep.join("loop")).expect("a link");
         let store = Arc::new(object_store::local::LocalFileSystem::new());
-        let resolver = Memory(store);
+        let resolver = InStore(store);
         let root = folder.path().display().to_string();
         let uri = |pattern: &str| format!("{}/{pattern}", root.trim_start_matches('/'));
         let listing = list(&source(&uri("*.jsonl")), &resolver, None).await.expect("lists");
@@ -691,7 +704,7 @@ mod tests {
     #[tokio::test]
     async fn a_web_server_is_asked_for_exact_addresses_only() {
         let resolver = memory(&["x.jsonl", "d/p-0.jsonl", "d/p-1.jsonl"]).await;
-        struct Web(Memory);
+        struct Web(InStore);
         impl Resolver for Web {
             fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
                 self.0.resolve(uri.trim_start_matches("https://host/"))

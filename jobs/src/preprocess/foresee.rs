@@ -1,9 +1,10 @@
 //! What a job would do, said before it starts: `--explain` and `--dry-run`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
-use pipeline::codec::RgbBatch;
+use anyhow::{Context, anyhow};
+use pipeline::codec::{ImageCodec, RgbBatch};
 use pipeline::{Estimate, PreprocessPlan};
 use serde_json::json;
 
@@ -72,15 +73,24 @@ impl Foreseen {
         let mut seconds = start.elapsed().as_secs_f64() * share;
         let images: u64 = estimate.sources.iter().map(|source| source.images).sum();
         if let (Some(settings), Some(codec)) = (&plan.config().codec, plan.codec()) {
-            let mut batch = RgbBatch { images: 0, size: settings.size as usize, values: Vec::new() };
-            let grey = vec![128; 3 * batch.size * batch.size];
-            (0..settings.batch).for_each(|_| batch.push(&grey));
-            let start = Instant::now();
-            codec.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))?;
-            seconds += start.elapsed().as_secs_f64() / settings.batch as f64 * images as f64;
+            seconds +=
+                seconds_a_picture(codec, settings.size as usize, settings.batch).await? * images as f64;
         }
         Ok(Self { estimate, seconds })
     }
+}
+
+/// What the codec takes for a picture, from one batch, on a thread that a stop does not wait for.
+async fn seconds_a_picture(codec: Arc<dyn ImageCodec>, size: usize, count: usize) -> anyhow::Result<f64> {
+    let encoding = tokio::task::spawn_blocking(move || {
+        let mut batch = RgbBatch { images: 0, size, values: Vec::new() };
+        let grey = vec![128; 3 * size * size];
+        (0..count).for_each(|_| batch.push(&grey));
+        let start = Instant::now();
+        codec.encode(&batch, false).map(|_| start.elapsed().as_secs_f64() / count as f64)
+    });
+    let seconds = encoding.await.context("the codec failed")?;
+    seconds.map_err(|error| anyhow!(error).context("the codec failed"))
 }
 
 /// The prediction for a person.

@@ -42,6 +42,7 @@ use crate::config::{Format, TextSplit};
 use crate::memory::{DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
 use crate::reject::{Reject, RejectReason};
+use crate::stop::Stop;
 use crate::units::InputFile;
 
 /// A row longer than this is refused without being held in memory.
@@ -68,6 +69,8 @@ pub(crate) struct Input {
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
     pub(crate) sample: Option<Arc<Sample>>,
+    /// Ends all reading.
+    pub(crate) stop: Stop,
 }
 
 impl Input {
@@ -83,6 +86,7 @@ impl Input {
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
+            stop: Stop::default(),
         }
     }
 

@@ -20,6 +20,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 use super::Input;
 use super::sample::Counted;
 use crate::PipelineError;
+use crate::stop::Stop;
 use crate::units::InputFile;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -165,13 +166,14 @@ impl Read for Failed {
 struct ObjectReader {
     chunks: Receiver<Result<Bytes, PipelineError>>,
     current: Bytes,
+    stop: Stop,
 }
 
 impl ObjectReader {
     fn new(input: &Input, file: &InputFile, start: u64) -> Self {
         let (sender, chunks) = channel(1);
         let (input, file) = (input.clone(), file.clone());
-        let handle = input.handle.clone();
+        let (handle, stop) = (input.handle.clone(), input.stop.clone());
         handle.spawn(async move {
             let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
@@ -186,12 +188,16 @@ impl ObjectReader {
                 }
             }
         });
-        Self { chunks, current: Bytes::new() }
+        Self { chunks, current: Bytes::new(), stop }
     }
 }
 
 impl Read for ObjectReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // What was fetched ahead is not worked through first.
+        if self.stop.is_set() {
+            return Err(io::Error::other(PipelineError::Stopped { done: 0, total: 0 }));
+        }
         if self.current.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
@@ -211,6 +217,10 @@ pub(crate) async fn get_range(
     file: &InputFile,
     range: Range<u64>,
 ) -> Result<Bytes, PipelineError> {
+    input.stop.until(whole_range(input, file, range)).await
+}
+
+async fn whole_range(input: &Input, file: &InputFile, range: Range<u64>) -> Result<Bytes, PipelineError> {
     let mut parts = Vec::new();
     for attempt in 1.. {
         let at = range.start + length(&parts);

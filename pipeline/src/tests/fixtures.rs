@@ -49,6 +49,11 @@ impl AveragePool {
             device: "cpu".to_owned(),
             processor: "any".to_owned(),
         };
+        Self::of(info)
+    }
+
+    /// One that says to be this.
+    pub(crate) fn of(info: CodecInfo) -> Self {
         Self { info, encoded: AtomicUsize::new(0) }
     }
 }

@@ -6,6 +6,7 @@ mod configs;
 mod damage;
 mod estimate;
 pub(crate) mod fixtures;
+mod frozen;
 mod images;
 mod interleaved;
 mod joins;
