@@ -10,6 +10,7 @@ mod conformance;
 mod demo;
 mod kills;
 mod preprocess;
+mod published;
 mod skipped;
 mod sources;
 mod support;
