@@ -404,8 +404,8 @@ impl PipelineError {
             Self::Config { key, .. } => format!("set `{key}` in the config, or with `--set KEY=VALUE`"),
             Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
             Self::List { source, .. } if is_bad_name(source) => {
-                "a name there can't be used (an empty part between two `/`, a control character): move it, or give the \
-                 exact addresses of files, in braces: `{a,b}.jsonl`"
+                "a name there can't be used (an empty part between two `/`, a control character): move it, or give \
+                 the exact address of a file"
                     .to_owned()
             }
             Self::List { .. } => "check the bucket and what may be done there".to_owned(),

@@ -274,6 +274,9 @@ impl Choice<'_> {
         if self.source.shape.has_images() && group == Group::Tables {
             self.files.retain(|file| file.kind != Kind::Picture);
         }
+        if group != Group::Form(Format::Text) {
+            self.drop(Aside::About, |file| file.kind == Kind::Text && is_about(&file.below));
+        }
         if group == Group::Form(Format::Pictures) {
             self.drop(Aside::NoPicture, |file| file.kind == Kind::Text);
         }
@@ -313,6 +316,9 @@ impl Choice<'_> {
     fn keep_weak(&mut self, kept: fn(&Kind) -> bool) {
         if self.source.shape.has_images() {
             self.files.retain(|file| file.kind != Kind::Picture);
+        }
+        if !kept(&Kind::Text) {
+            self.drop(Aside::About, |file| file.kind == Kind::Text && is_about(&file.below));
         }
         self.drop(Aside::OtherForm, |file| !kept(&file.kind));
     }

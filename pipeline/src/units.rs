@@ -351,7 +351,7 @@ fn matching(
     }
     for (why, name) in odd {
         // Of a folder nobody knows what it would have held.
-        if matches!(why, Aside::Loop | Aside::Closed) || wanted.ask(&name) == Asked::Yes {
+        if matches!(why, Aside::Loop | Aside::Closed) || wanted.ask(&name) != Asked::No {
             passed.add(why, &name);
         }
     }

@@ -142,7 +142,8 @@ struct Folder {
 /// Walks a folder of the disk and follows links.
 fn walk(root: &FsPath, deep: bool) -> io::Result<Found> {
     let mut found = Found::default();
-    let around = std::fs::metadata(root).map(|metadata| vec![folder_id(&metadata)]).unwrap_or_default();
+    let around = root.ancestors().filter_map(|folder| Some(folder_id(&std::fs::metadata(folder).ok()?)));
+    let around = around.collect();
     let mut open = vec![Folder { path: root.to_owned(), below: String::new(), around }];
     while let Some(folder) = open.pop() {
         match std::fs::read_dir(&folder.path) {

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering;
 
+use futures::future::try_join_all;
 use object_store::path::Path;
 use object_store::{Error, ObjectStoreExt};
 
@@ -27,13 +28,12 @@ pub(crate) fn read(
 ) -> Result<(), PipelineError> {
     let (path, _) = stem(file.path.as_ref()).unwrap_or((file.path.as_ref(), ""));
     let (key, _) = stem(&file.below).unwrap_or((&file.below, ""));
-    let mut files = Vec::new();
-    for extension in input.beside.iter().filter(|extension| is_wanted(extension, pick)) {
-        let beside = format!("{path}.{extension}");
-        if let Some(content) = input.handle.block_on(content(input, &beside))? {
-            files.push((extension.clone(), content));
-        }
-    }
+    let wanted = input.beside.iter().filter(|extension| is_wanted(extension, pick));
+    let contents = wanted.map(async |extension| {
+        let found = content(input, &format!("{path}.{extension}")).await?;
+        Ok::<_, PipelineError>(found.map(|content| (extension.clone(), content)))
+    });
+    let files = input.handle.block_on(try_join_all(contents))?.into_iter().flatten().collect();
     let row = row_of_files(key, files, pick);
     input.read.fetch_add(file.bytes, Ordering::Relaxed);
     if let Some(sample) = &input.sample {
