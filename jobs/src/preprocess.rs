@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use object_store::ObjectStore;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use pipeline::codec::ImageCodec;
 use pipeline::{
-    BoxError, Environment, Event, Location, Observer, OperatorReport, PreprocessConfig, PreprocessPlan,
-    Report, Resolver,
+    BoxError, Environment, Event, Location, Observer, OperatorReport, PassedOver, PipelineError,
+    PreprocessConfig, PreprocessPlan, Report, Resolver,
 };
 use serde_json::{Value, json};
 
@@ -240,6 +241,17 @@ fn compute_time(nanoseconds: u64) -> String {
     }
 }
 
+/// What a source passes over, for people.
+pub(crate) fn passed_over(passed: &PassedOver) -> String {
+    format!("source `{}` passes over {}", passed.source, passed.describe())
+}
+
+/// Says what a source passes over: as a warning where rows may be lost with it.
+pub(crate) fn say_passed_over(passed: &PassedOver, printer: &Printer) {
+    let line = passed_over(passed);
+    if passed.warning { printer.warn(&line) } else { printer.note(&line) }
+}
+
 /// Shows events as they come.
 struct Watcher {
     printer: Printer,
@@ -364,6 +376,15 @@ impl Watcher {
         }
     }
 
+    fn passed_over(&self, passed: &PassedOver) {
+        let mut event = json!(passed);
+        event["event"] = "passed-over".into();
+        self.emit(&event);
+        if !self.printer.json() {
+            say_passed_over(passed, &self.printer);
+        }
+    }
+
     fn lease_found(&self, wait: Duration) {
         self.emit(&json!({ "event": "lease", "wait_seconds": wait.as_secs_f64() }));
         if !self.printer.json() {
@@ -379,6 +400,7 @@ impl Observer for Watcher {
     fn event(&self, event: Event) {
         match event {
             Event::LeaseFound { wait } => self.lease_found(wait),
+            Event::PassedOver(passed) => self.passed_over(&passed),
             Event::Planned { version, units, reused, bytes } => self.planned(version, units, reused, bytes),
             Event::TokenizerTrained { vocabulary, bytes } => self.tokenizer_trained(vocabulary, bytes),
             Event::Rows { rows, rejected, tokens, images } => {
@@ -401,5 +423,9 @@ impl Resolver for Stores {
         let place =
             self.place(uri).map_err(anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace)?;
         Ok((place.store, place.path))
+    }
+
+    fn pages(&self, uri: &str) -> Option<Arc<dyn PaginatedListStore>> {
+        self.pages_of(uri)
     }
 }

@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
@@ -120,6 +121,17 @@ impl Stores {
         Ok(Place { store, path, local: None, uri: uri.to_owned() })
     }
 
+    /// The bucket of a URI by single pages of its list, where its store can be asked for such from any key on.
+    pub(crate) fn pages_of(&self, uri: &str) -> Option<Arc<dyn PaginatedListStore>> {
+        let (scheme, behind) = uri.split_once("://")?;
+        let bucket = behind.split('/').next()?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "s3" | "s3a" => Some(aws::open(bucket).ok()?),
+            "gs" => Some(Arc::new(open_google(bucket).ok()?)),
+            _ => None,
+        }
+    }
+
     fn store(
         &self,
         root: &str,
@@ -138,15 +150,8 @@ impl Stores {
 fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let failed = || format!("cannot open `{root}`");
     match scheme {
-        "s3" | "s3a" => aws::open(host).with_context(failed),
-        "gs" => {
-            let mut builder =
-                GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
-            if std::env::var_os("GOOGLE_TIMEOUT").is_none() {
-                builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
-            }
-            Ok(Arc::new(builder.build().with_context(failed)?))
-        }
+        "s3" | "s3a" => Ok(aws::open(host).with_context(failed)?),
+        "gs" => Ok(Arc::new(open_google(host).with_context(failed)?)),
         "az" | "abfs" => {
             for name in ["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"] {
                 check_endpoint(name, std::env::var(name).ok().as_deref())?;
@@ -175,6 +180,14 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
             "known are s3://, gs://, az://, https://, file:// and plain paths",
         )),
     }
+}
+
+fn open_google(bucket: &str) -> object_store::Result<GoogleCloudStorage> {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry());
+    if std::env::var_os("GOOGLE_TIMEOUT").is_none() {
+        builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
+    }
+    builder.build()
 }
 
 /// Refuses what is no address of a server, of which the library below would panic, and one that carries a secret.

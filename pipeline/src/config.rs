@@ -258,7 +258,7 @@ pub enum Format {
     JsonLines,
     /// Plain text.
     Text,
-    /// Comma-separated values with a line of names (tabs where the name ends in `.tsv`). Every column is text, unless
+    /// Comma-separated values with a line of names (tabs where the file's name ends in `.tsv`). Every column is text, unless
     /// `types` or another file of the source says otherwise.
     Csv,
     /// Parquet.
@@ -269,6 +269,8 @@ pub enum Format {
     Tar,
     /// The captions file of COCO: `images` and `annotations`.
     Coco,
+    /// Pictures, each a row, with captions (`.txt`, `.caption`) and fields (`.json`) of the same name beside them.
+    Pictures,
 }
 
 impl Format {
@@ -282,6 +284,7 @@ impl Format {
             Self::Arrow => "arrow",
             Self::Tar => "tar",
             Self::Coco => "coco",
+            Self::Pictures => "pictures",
         }
     }
 }
@@ -691,7 +694,7 @@ impl SourceConfig {
             let expected = "the column that both have, or `{ column = \"column of the table\" }`";
             return Err(self.wrong("join.on", "empty", expected));
         }
-        if let Some(format @ (Format::Text | Format::Tar | Format::Coco)) = join.format {
+        if let Some(format @ (Format::Text | Format::Tar | Format::Coco | Format::Pictures)) = join.format {
             let expected = "a form of tables: `json-lines`, `csv`, `parquet` or `arrow`";
             return Err(self.wrong("join.format", format!("`{}`", format.name()), expected));
         }

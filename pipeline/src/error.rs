@@ -3,6 +3,8 @@
 use datafusion::error::DataFusionError;
 use schemas::address::shown;
 
+use crate::config::Format;
+use crate::passed::PassedOver;
 use crate::read::table::{OWN, is_own};
 use crate::rejects::RejectLine;
 
@@ -42,6 +44,28 @@ pub enum PipelineError {
         uri: String,
         /// What lies there instead, at most a few names.
         nearby: Vec<String>,
+        /// What the address leads to and is not read.
+        passed: Vec<PassedOver>,
+    },
+    /// A folder in which it is not clear which files are meant.
+    #[error("`{uri}` of source `{name}` has files of several {of}: {}", kinds_of(kinds))]
+    Unclear {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// What there are several of: `forms` or `splits`.
+        of: &'static str,
+        /// Each of them: its name, its files, and a glob below the address that takes no others.
+        kinds: Vec<(String, usize, Option<String>)>,
+    },
+    /// Files of which nothing but their place has been fetched.
+    #[error("`{path}` of source `{name}` is a pointer of Git LFS, not the file itself")]
+    Pointer {
+        /// Name of the source.
+        name: String,
+        /// The file.
+        path: String,
     },
     /// A folder or bucket that can't be listed.
     #[error("the files of source `{name}` at `{}` can't be listed", shown(uri))]
@@ -89,6 +113,16 @@ pub enum PipelineError {
         column: String,
         /// The columns that are there.
         available: Vec<String>,
+    },
+    /// Pictures without any caption.
+    #[error("no picture of source `{name}` has a caption; the first file is `{path}`")]
+    NoCaptions {
+        /// Name of the source.
+        name: String,
+        /// Its first file.
+        path: String,
+        /// The form of that file.
+        format: Format,
     },
     /// A column whose type can't be what the source takes it for.
     #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
@@ -326,6 +360,32 @@ fn quoted(names: &[String]) -> String {
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
+/// The kinds of files that a folder has, with their counts.
+fn kinds_of(kinds: &[(String, usize, Option<String>)]) -> String {
+    let counted = |(kind, files, _): &(String, usize, Option<String>)| format!("{files} of `{kind}`");
+    kinds.iter().map(counted).collect::<Vec<_>>().join(", ")
+}
+
+/// How an address is written that leads to one of the kinds.
+fn clear_address(uri: &str, of: &str, kinds: &[(String, usize, Option<String>)]) -> String {
+    // A glob that names no form, `data/*`, ends where its folder does.
+    let root = match uri.find(['*', '?', '[', '{']) {
+        Some(glob) => uri[..glob].rsplit_once('/').map_or("", |(root, _)| root),
+        None => uri.trim_end_matches('/'),
+    };
+    let between = if root.is_empty() { "" } else { "/" };
+    let globs: Vec<String> = (kinds.iter().filter_map(|(_, _, glob)| glob.as_ref()))
+        .map(|glob| format!("`uri = \"{root}{between}{glob}\"`"))
+        .collect();
+    if globs.is_empty() {
+        return format!("write a glob that takes the files of one of the {of}");
+    }
+    format!(
+        "say which: {}; several are sources of their own, or alternatives in braces, `{{a,b}}`",
+        globs.join(" or ")
+    )
+}
+
 fn files(count: usize) -> String {
     if count == 1 { "an input file".to_owned() } else { format!("{count} input files") }
 }
@@ -359,11 +419,20 @@ impl PipelineError {
             Self::Config { key, .. } => format!("set `{key}` in the config, or with `--set KEY=VALUE`"),
             Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
             Self::List { source, .. } if is_bad_name(source) => {
-                "a name there can't be used (not UTF-8, a line end, an empty part between two `/`, a link to its own \
-                 folder): move it, or give an address that does not lead over it; `folder/*.jsonl` looks into no subfolder"
+                "a name there can't be used (an empty part between two `/`, a control character): move it, or give \
+                 the exact address of a file"
                     .to_owned()
             }
             Self::List { .. } => "check the bucket and what may be done there".to_owned(),
+            Self::NoFiles { passed, .. } if !passed.is_empty() => {
+                let passed: Vec<String> = passed.iter().map(PassedOver::describe).collect();
+                format!("passed over: {}", passed.join("; "))
+            }
+            Self::Unclear { uri, of, kinds, .. } => clear_address(uri, of, kinds),
+            Self::Pointer { .. } => {
+                "fetch the files with `git lfs pull` in the repository, or download them from where it is published"
+                    .to_owned()
+            }
             Self::NoFiles { nearby, .. } if nearby.is_empty() => {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
@@ -385,6 +454,16 @@ impl PipelineError {
             Self::NoColumn { .. } => {
                 "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
                  `a.b` is the field `b` of the column `a`; names are case-sensitive"
+                    .to_owned()
+            }
+            Self::NoCaptions { format: Format::Coco, .. } => {
+                "COCO has its captions in files of their own: set `uri` to `annotations/captions_train2017.json`, not to the \
+                 instances or key points"
+                    .to_owned()
+            }
+            Self::NoCaptions { .. } => {
+                "put the caption of `a.jpg` into `a.txt` or `a.caption` beside it, name a field of `a.json` with `caption`, or \
+                 add captions with `join`"
                     .to_owned()
             }
             Self::WrongColumn { .. } => {
@@ -421,6 +500,11 @@ impl PipelineError {
                 "run the same command again: it goes on with the units that are not done".to_owned()
             }
             Self::Changed { .. } => "preprocess a corpus that nobody writes to".to_owned(),
+            Self::TooManyRejects { top, .. } if top.first().is_some_and(|top| top.ends_with(" missing_image")) => {
+                "set `folder` of the source to where its pictures lie (`folder = \"coco/train2017\"`): they are looked for \
+                 beside the file that names them; `transfusion inspect OUTPUT --rejects` lists what is missing"
+                    .to_owned()
+            }
             Self::TooManyRejects { .. } => {
                 "look at them with `transfusion inspect OUTPUT --rejects`; raise `max-reject-share` if that is expected, \
                  and run again: what was read is kept"

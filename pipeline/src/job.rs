@@ -112,6 +112,7 @@ async fn run(
 ) -> Result<Report, PipelineError> {
     let outputs = plan.outputs();
     outputs.iter().try_for_each(Location::remove_unfinished)?;
+    plan.passed_over().into_iter().for_each(|passed| observer.event(Event::PassedOver(passed)));
     claim(&outputs[0], &plan.portable).await?;
     check_base(plan, &outputs[0]).await?;
     if let Some(base) = plan.base.as_ref().filter(|_| plan.unit_count() == 0) {
@@ -161,6 +162,7 @@ async fn unchanged(
     let mut report = Report::new(base.name(), &base.manifest, &base.checksum, validation);
     report.already_complete = true;
     report.waiting_files = plan.waiting_files();
+    report.passed_over = plan.passed_over();
     report.retried = plan.environment.retry_rejects.then_some(retried);
     Ok(report)
 }
@@ -426,6 +428,7 @@ async fn write_versions(
     let mut report = Report::new(written.name(), &written.manifest, &written.checksum, validation);
     report.added_files = added;
     report.waiting_files = plan.waiting_files();
+    report.passed_over = plan.passed_over();
     Ok(report)
 }
 

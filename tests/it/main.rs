@@ -10,6 +10,7 @@ mod conformance;
 mod demo;
 mod kills;
 mod preprocess;
+mod published;
 mod runs;
 mod sampling;
 mod secrets;

@@ -8,6 +8,7 @@ use pipeline::codec::{ImageCodec, RgbBatch};
 use pipeline::{Estimate, PreprocessPlan};
 use serde_json::json;
 
+use super::say_passed_over;
 use crate::cli::PreprocessArgs;
 use crate::draw::{Palette, bytes, count, percent, table, thousands};
 use crate::printer::Printer;
@@ -32,11 +33,13 @@ pub(super) async fn show(
             .collect();
         let (estimate, seconds) = foreseen.map(|foreseen| (foreseen.estimate, foreseen.seconds)).unzip();
         return printer.document(&json!({
-            "units": units, "plan": explained, "estimate": estimate, "seconds": seconds, "config": plan.config(),
+            "units": units, "plan": explained, "estimate": estimate, "seconds": seconds,
+            "passed-over": plan.passed_over(), "config": plan.config(),
         }));
     }
     let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette(), printer.width()));
     printer.data(&[predicted, explained].into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
+    plan.passed_over().iter().for_each(|passed| say_passed_over(passed, printer));
     printer.note("nothing was written; leave `--dry-run` and `--explain` out to start");
     Ok(())
 }

@@ -50,8 +50,16 @@ fn file_fields() -> Fields {
     ])
 }
 
-const FORMATS: [Format; 7] =
-    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Arrow, Format::Tar, Format::Coco];
+const FORMATS: [Format; 8] = [
+    Format::JsonLines,
+    Format::Text,
+    Format::Csv,
+    Format::Parquet,
+    Format::Arrow,
+    Format::Tar,
+    Format::Coco,
+    Format::Pictures,
+];
 
 /// The description of a unit.
 pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBatch> {
@@ -242,13 +250,12 @@ impl Reading {
     }
 
     fn target(&self, unit: &str, described: &Described, index: usize) -> Target {
-        let path = described.file.path.as_ref();
         Target {
             table: self.operator.table.clone(),
             schema: self.operator.schema.clone(),
             unit: unit.to_owned(),
             file: index as u32,
-            folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
+            folder: self.operator.store.folder_of(&described.file),
             only: described.only.clone(),
         }
     }

@@ -8,6 +8,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod buffer;
+pub(crate) mod captioned;
 pub(crate) mod coco;
 pub(crate) mod columnar;
 pub(crate) mod csv;
@@ -25,6 +26,7 @@ pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -41,6 +43,7 @@ use crate::PipelineError;
 use crate::config::{Format, TextSplit};
 use crate::memory::{DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
+use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
 use crate::stop::Stop;
 use crate::units::InputFile;
@@ -63,6 +66,10 @@ pub(crate) struct Input {
     pub(crate) meter: Meter,
     /// Where paths of pictures start, unless that is the folder of their table.
     pub(crate) folder: Option<Folder>,
+    /// The same for single files, by their paths.
+    pub(crate) folders: Arc<BTreeMap<String, String>>,
+    /// Extensions, as they are written, of captions and fields beside pictures.
+    pub(crate) beside: Arc<[String]>,
     /// Files of a server that gives no ranges.
     pub(crate) whole: stream::WholeFiles,
     /// What large rows take their memory from.
@@ -83,6 +90,8 @@ impl Input {
             read: Arc::default(),
             meter: Meter::default(),
             folder: None,
+            folders: Arc::default(),
+            beside: Arc::default(),
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
@@ -93,6 +102,13 @@ impl Input {
     /// Whether the sample is large enough.
     pub(crate) fn is_enough(&self) -> bool {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
+    }
+
+    /// The folder that the paths of pictures start from, in a file.
+    pub(crate) fn folder_of(&self, file: &InputFile) -> String {
+        let path = file.path.as_ref();
+        let own = || path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        self.folders.get(path).cloned().unwrap_or_else(own)
     }
 
     /// The same with the counter of a unit.
@@ -196,7 +212,21 @@ pub(crate) fn read_rows(
     images: bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let stream = stream::open(input, file);
+    if file.format == Format::Pictures {
+        return captioned::read(input, file, pick, images, visit);
+    }
+    let mut stream = stream::open(input, file);
+    if is_small(file) {
+        match stream.reader.fill_buf() {
+            Ok(first) if first.starts_with(POINTER) => {
+                let detail =
+                    "the file is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it";
+                return visit(RawRow::bad(0, RejectReason::BadEntry, detail)).map(|_| ());
+            }
+            Ok(_) => {}
+            Err(error) => stream.reader = stream::broken(error),
+        }
+    }
     let reader = stream.reader;
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
@@ -207,8 +237,8 @@ pub(crate) fn read_rows(
             tar::read(reader, file, &wanted, visit)
         }
         Format::Coco => coco::read(reader, file, &input.memory, visit),
-        // These files have columns and are read by modules of their own.
-        Format::Parquet | Format::Arrow => Ok(()),
+        // These are read by modules of their own.
+        Format::Parquet | Format::Arrow | Format::Pictures => Ok(()),
     }
 }
 

@@ -71,6 +71,11 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
     plain(raw)
 }
 
+/// A reader of nothing but this error.
+pub(crate) fn broken(error: io::Error) -> Box<dyn BufRead + Send> {
+    Box::new(BufReader::new(Failed(Some(error))))
+}
+
 /// The content of a compressed file. What is compressed once more is no content that any reader knows.
 fn decompressed(reader: Box<dyn Read + Send>) -> Stream {
     let mut reader = BufReader::with_capacity(BUFFER_BYTES, reader);

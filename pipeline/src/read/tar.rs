@@ -31,6 +31,12 @@ use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 const PICTURES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img"];
+
+/// Whether a file of this extension, in small letters, is a picture.
+pub(crate) fn is_picture(extension: &str) -> bool {
+    PICTURES.contains(&extension)
+}
+
 const CAPTIONS: [&str; 3] = ["txt", "text", "caption"];
 
 /// What of an archive is wanted.
@@ -259,6 +265,20 @@ enum Met {
     Other(String),
     /// A folder and the like.
     Nothing,
+}
+
+/// The row of files that lie beside each other in a folder as the members of a sample do in an archive: extensions and
+/// contents.
+pub(crate) fn row_of_files(key: &str, files: Vec<(String, Result<Vec<u8>, Reject>)>, pick: &Pick) -> RawRow {
+    let mut sample = Sample::new(key, 0);
+    for (extension, content) in files {
+        let extension = extension.to_ascii_lowercase();
+        if let Some(kind) = Kind::of(&extension) {
+            let (name, key) = (String::new(), String::new());
+            sample.add(Member { name, key, extension, kind, content, place: 0..0, is_link: false }, pick);
+        }
+    }
+    sample.into_row(pick)
 }
 
 struct Member {
