@@ -44,6 +44,7 @@ mod source;
 mod sql;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod train;
 mod units;
 mod version;

@@ -25,7 +25,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
 use serde_json::Value;
 
-use crate::commit::{Location, blocking};
+use crate::commit::Location;
 use crate::config::{ColumnType, Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
@@ -48,6 +48,7 @@ use crate::read::table::{
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::sql::Clause;
+use crate::threads::blocking;
 use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
 

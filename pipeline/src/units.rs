@@ -17,11 +17,12 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::braces::expand;
-use crate::commit::{Location, blocking, is_written};
+use crate::commit::{Location, is_written};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
 use crate::read::{Input, ipc, json, parquet, stream};
+use crate::threads::blocking;
 
 /// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.
 pub trait Resolver: Send + Sync {

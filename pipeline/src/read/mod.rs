@@ -6,6 +6,7 @@
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
+pub(crate) mod ahead;
 pub(crate) mod batch;
 pub(crate) mod buffer;
 pub(crate) mod coco;
@@ -19,6 +20,7 @@ pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod place;
+pub(crate) mod request;
 pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
@@ -35,11 +37,12 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::ahead::Held;
 use self::buffer::RowMemory;
 use self::sample::Sample;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
-use crate::memory::{DEFAULT_BYTES, Memory};
+use crate::memory::{Budget, DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
@@ -68,6 +71,10 @@ pub(crate) struct Input {
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
     pub(crate) sample: Option<Arc<Sample>>,
+    /// What was fetched of the file that is read.
+    pub(crate) held: Option<Arc<Held>>,
+    /// For the pictures that are fetched ahead.
+    pub(crate) pictures: Option<Budget>,
 }
 
 impl Input {
@@ -83,7 +90,20 @@ impl Input {
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
+            held: None,
+            pictures: None,
         }
+    }
+
+    /// Whether the file that is read was fetched already.
+    #[cfg(test)]
+    pub(crate) fn has_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_whole())
+    }
+
+    /// The bytes of a file, where they were fetched already.
+    fn held(&self, file: &InputFile) -> Option<&Bytes> {
+        self.held.as_ref().and_then(|held| held.of(file))
     }
 
     /// Whether the sample is large enough.
@@ -91,9 +111,15 @@ impl Input {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
     }
 
-    /// The same with the counter of a unit.
-    pub(crate) fn of_unit(&self, unit: &str) -> Self {
-        Self { read: self.meter.start(unit), ..self.clone() }
+    /// The same with the counter of a unit, and memory for the pictures that it fetches, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn of_unit(&self, unit: &str, pictures: bool) -> Result<Self, PipelineError> {
+        let budget = || self.memory.budget("pictures that are fetched", self.memory.picture_bytes());
+        let pictures = pictures.then(budget).transpose()?;
+        Ok(Self { read: self.meter.start(unit), pictures, ..self.clone() })
     }
 }
 
@@ -274,16 +300,16 @@ pub(crate) mod testing {
         };
         store.put(&path, bytes.into()).await.expect("put");
         let input = Input::new(store, split);
-        tokio::task::spawn_blocking(move || {
+        crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
                 rows.push(row);
                 Ok(true)
             };
-            read_rows(&input, &file, &Pick::All, true, &mut visit).expect("reads");
-            rows
+            read_rows(&input, &file, &Pick::All, true, &mut visit)?;
+            Ok(rows)
         })
         .await
-        .expect("runs")
+        .expect("reads")
     }
 }
