@@ -5,6 +5,7 @@ pub mod codec;
 pub mod config;
 pub mod device;
 pub mod diffusion;
+mod durable;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]

@@ -17,7 +17,7 @@ mod plan;
 mod tests;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
@@ -32,7 +32,7 @@ use crate::model::Transfusion;
 use crate::objective::{Counts, Draw, counts, prepare};
 use crate::optimizer::{AdamW, Gradients, MovingAverage};
 use crate::stream::{RowOrigin, Stream, StreamRow};
-use crate::weights::{self, FlatTensor};
+use crate::weights::{self, UnreadTensor};
 use folder::{Log, RunFolder};
 use metrics::Metrics;
 
@@ -96,11 +96,17 @@ impl<'a> Run<'a> {
         let checkpoints = Checkpoints::of(&plan.config.run);
         checkpoints.clean()?;
         let step = plan.first_step();
+        for (from, to) in checkpoints.set_aside_behind(step)? {
+            observer.event(&Event::Warning(&set_aside(&from, &to)));
+        }
         let (model, optimizer, average) = restore(plan)?;
         let cursor = plan.start.as_ref().map(|start| &start.state().cursor);
         let stream = Stream::open(&plan.ingredients, &plan.config.stream_settings(), cursor)?;
         folder.write_config(&plan.config)?;
-        let log = folder.log(step)?;
+        let (log, unreadable) = folder.log(step)?;
+        if unreadable > 0 {
+            observer.event(&Event::Warning(&left_out(unreadable)));
+        }
         let parameters = plan.model.parameters().total();
         observer.event(&Event::Started { step, steps: plan.config.steps, parameters });
         Ok(Self {
@@ -206,8 +212,8 @@ impl<'a> Run<'a> {
         if !due || self.saved_step == Some(self.step) {
             return Ok(());
         }
-        let weights = weights::read(self.model());
-        if let (Some(batch), false) = (&self.batch, weights.values().all(FlatTensor::is_finite)) {
+        let weights = weights::unread(self.model());
+        if let (Some(batch), false) = (&self.batch, weights.values().all(UnreadTensor::is_finite)) {
             return Err(batch.not_finite(self.step, "a weight", batch.all()));
         }
         let steps = self.step - self.saved_step.unwrap_or(0);
@@ -216,17 +222,32 @@ impl<'a> Run<'a> {
             loss: (steps > 0).then(|| self.unsaved_loss / steps as f64),
             cursor: self.stream.cursor(),
             config: &self.plan.config,
-            weights: &weights,
-            optimizer: &self.optimizer.tensors(),
-            average: self.average.as_ref().map(MovingAverage::tensors),
+            weights,
+            optimizer: self.optimizer.tensors(),
+            average: self.average.as_ref().map(|average| weights::borrowed(average.tensors())),
             companions: &self.plan.companions,
         };
+        // The lines of the steps that a checkpoint covers are not made again, so they are durable before it.
+        self.log.sync()?;
         let folder = self.checkpoints.save(&snapshot)?;
         (self.saved_step, self.unsaved_loss) = (Some(self.step), 0.0);
-        self.checkpoints.prune(self.plan.config.checkpoint.keep)?;
+        self.checkpoints.prune(self.plan.config.checkpoint.keep, self.step)?;
         self.observer.event(&Event::Saved { step: self.step, folder: &folder });
         Ok(())
     }
+}
+
+fn set_aside(from: &Path, to: &Path) -> String {
+    let to = to.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "damaged checkpoint `{}` was set aside as `{to}`; delete it when nothing of it is needed",
+        from.display()
+    )
+}
+
+fn left_out(lines: u64) -> String {
+    let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
+    format!("{lines} of `log.jsonl` can't be read and were left out; the run itself needs none of them")
 }
 
 /// Model, optimizer and average: fresh ones, or those of the checkpoint.

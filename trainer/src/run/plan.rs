@@ -131,7 +131,7 @@ fn find_start(run: &Path, resume: bool) -> Result<(Option<Checkpoint>, Vec<Strin
     Ok((Some(start), damage.into_iter().map(warning).collect()))
 }
 
-/// The first dataset, if all others can be mixed with it.
+/// The dataset that says what the model must look like, if all can be mixed: the first one that pictures are read from.
 fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
     let nothing = || crate::config::ConfigError {
         key: "data".to_owned(),
@@ -144,26 +144,53 @@ fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
     }
     for ingredient in &ingredients[1..] {
         let (a, b) = (first.manifest(), ingredient.dataset.manifest());
-        let codec =
-            |manifest: &schemas::Manifest| manifest.codec.as_ref().map(|codec| codec.fingerprint.clone());
         let markers = |manifest: &schemas::Manifest| (manifest.tokenizer.bos, manifest.tokenizer.eos);
         let what = if a.tokenizer.fingerprint != b.tokenizer.fingerprint || a.vocabulary != b.vocabulary {
             "their tokenizer"
         } else if markers(a) != markers(b) {
             "BOS or EOS"
-        } else if codec(a).is_some() && codec(b).is_some() && codec(a) != codec(b) {
-            "their codec"
-        } else if a.patch != b.patch {
-            "their patch size"
         } else {
             continue;
         };
-        let (first, other) = (first.location().uri.clone(), ingredient.dataset.location().uri.clone());
-        return Err(TrainError::Mix { first, other, what });
+        return Err(mix_error(first, &ingredient.dataset, what));
     }
-    // The one that knows the images says what the model must look like.
-    let with_images = ingredients.iter().find(|ingredient| ingredient.dataset.manifest().codec.is_some());
-    Ok(with_images.map_or(first, |ingredient| &ingredient.dataset))
+    let mut pictured = ingredients.iter().filter(|one| has_pictures(one)).map(|one| &one.dataset);
+    if let Some(first) = pictured.next() {
+        return check_pictures(first, pictured);
+    }
+    // Without pictures, a dataset that could have some still says what the model must look like.
+    let with_codec = ingredients.iter().find(|one| one.dataset.manifest().codec.is_some());
+    Ok(with_codec.map_or(first, |ingredient| &ingredient.dataset))
+}
+
+/// Whether a picture is among the rows that are read. Text alone has no latents, whatever codec and patch size its
+/// dataset was packed with.
+fn has_pictures(ingredient: &Ingredient) -> bool {
+    let shards = ingredient.dataset.shards(ingredient.source.as_deref()).unwrap_or_default();
+    shards.iter().any(|shard| shard.patches > 0)
+}
+
+/// The first dataset with pictures, if the latents of all others are of its kind.
+fn check_pictures<'a>(
+    first: &'a Dataset,
+    others: impl Iterator<Item = &'a Dataset>,
+) -> Result<&'a Dataset, TrainError> {
+    let codec = |manifest: &schemas::Manifest| manifest.codec.as_ref().map(|codec| codec.fingerprint.clone());
+    for other in others {
+        let (a, b) = (first.manifest(), other.manifest());
+        if codec(a) != codec(b) {
+            return Err(mix_error(first, other, "their codec"));
+        }
+        if a.patch != b.patch {
+            return Err(mix_error(first, other, "their patch size"));
+        }
+    }
+    Ok(first)
+}
+
+fn mix_error(first: &Dataset, other: &Dataset, what: &'static str) -> TrainError {
+    let (first, other) = (first.location().uri.clone(), other.location().uri.clone());
+    TrainError::Mix { first, other, what }
 }
 
 /// Writes out what was left out. A run that continues keeps what was derived when it started.

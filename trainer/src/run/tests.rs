@@ -259,10 +259,142 @@ fn a_damaged_newest_checkpoint_is_noticed_and_the_one_before_is_used() {
         let witness = Witness::default();
         let resumed = place.train(place.config(&name), true, &witness).unwrap();
         let warnings = witness.warnings.into_inner();
-        assert!(warnings.len() == 1 && warnings[0].contains("step 4 is used"), "{warnings:?}");
+        assert!(warnings.len() == 2 && warnings[0].contains("step 4 is used"), "{warnings:?}");
+        assert!(warnings[1].contains("was set aside as `damaged-step-00000008`"), "{warnings:?}");
         assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
         assert_eq!(log(&place.folder.path().join(name)), steps);
         Checkpoint::open(&folder).unwrap();
+    }
+}
+
+/// The run that lost its last whole checkpoint once: the newest one was damaged, one was to be kept, and pruning behind
+/// the next save took the damaged one for the newest and deleted the rest.
+#[test]
+fn a_resumed_run_that_keeps_one_checkpoint_is_not_lost_when_it_is_killed_again() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("whole");
+    for stop_at in [5, 8, 9] {
+        let name = format!("kept-{stop_at}");
+        let until = |step| Witness { stop_at: Cell::new(Some(step)), ..Witness::default() };
+        place.train(place.config(&name), false, &until(8)).unwrap();
+        let mut config = place.config(&name);
+        config.checkpoint.keep = 1;
+        flip(&config.run.join("checkpoints/step-00000008/model.safetensors"));
+        let resumed = place.train(config.clone(), true, &until(stop_at)).unwrap();
+        assert_eq!(Checkpoint::open(&config.run).unwrap().0.state().step, resumed.step);
+        let end = place.train(config.clone(), true, &Witness::default()).unwrap();
+        assert_same_state(&end.checkpoint, &outcome.checkpoint);
+        assert_eq!(log(&config.run), steps);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_read_does_not_block_a_resume() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("whole");
+    let run = place.folder.path().join("run");
+    let witness = Witness { stop_at: Cell::new(Some(8)), ..Witness::default() };
+    place.train(place.config("run"), false, &witness).unwrap();
+    let mut bytes = fs::read(run.join("log.jsonl")).unwrap();
+    let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 10;
+    bytes[second] = 0xff;
+    bytes.extend(b"{\"step\":9,\xfe");
+    fs::write(run.join("log.jsonl"), bytes).unwrap();
+    let witness = Witness::default();
+    let resumed = place.train(place.config("run"), true, &witness).unwrap();
+    let warnings = witness.warnings.into_inner();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("1 line of `log.jsonl`"), "{warnings:?}");
+    assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
+    assert_eq!(log(&run), [&steps[..1], &steps[2..]].concat());
+}
+
+/// Changes the manifest of a dataset.
+fn edit_manifest(folder: &Path, change: impl FnOnce(&mut schemas::Manifest)) {
+    let path = folder.join("manifest.json");
+    let (mut manifest, _) = schemas::Manifest::from_bytes(&fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    fs::write(&path, manifest.to_bytes().unwrap().0).unwrap();
+}
+
+/// Datasets by name: `text` was packed without a codec (patch size 1), `a` and `b` by two codecs, `p` like `a` with
+/// another patch size; the last three have a source of text and one of pictures.
+fn mixable(place: &Place) -> impl Fn(&[(&str, Option<&str>)]) -> Result<TrainPlan, TrainError> {
+    let root = place.folder.path().to_owned();
+    fixture::write_text(&root.join("text"), 40);
+    for name in ["a", "b", "p"] {
+        fixture::write(&root.join(name), &[(0, 20), (1, 20)]);
+    }
+    edit_manifest(&root.join("b"), |manifest| {
+        manifest.codec.as_mut().unwrap().fingerprint = "another codec".to_owned();
+    });
+    edit_manifest(&root.join("p"), |manifest| manifest.patch = 4);
+    let base = place.config("mixed");
+    move |parts| {
+        let data = |(uri, source): &(&str, Option<&str>)| DataConfig {
+            uri: (*uri).to_owned(),
+            source: source.map(str::to_owned),
+            ..DataConfig::default()
+        };
+        let config = TrainConfig { data: parts.iter().map(data).collect(), steps: 6, ..base.clone() };
+        let locations: Vec<Location> =
+            parts.iter().map(|(uri, _)| Location::folder(root.join(uri)).unwrap()).collect();
+        TrainPlan::try_new(config, &locations, false)
+    }
+}
+
+#[test]
+fn text_packed_alone_is_trained_on_together_with_pictures_in_any_order() {
+    let place = Place::new();
+    let plan = mixable(&place);
+    for parts in [
+        &[("text", None), ("a", None)][..],
+        &[("a", None), ("text", None)],
+        &[("a", Some("pairs")), ("text", None), ("a", Some("texts"))],
+        &[("text", None), ("a", Some("pairs")), ("b", Some("texts"))],
+    ] {
+        let made = plan(parts).unwrap();
+        assert_eq!(made.model.image().map(|image| image.patch), Some(2), "{parts:?}");
+        assert_eq!(made.companions.codec_fingerprint.as_deref(), Some("a codec"), "{parts:?}");
+        let witness = Witness::default();
+        train(made, &witness, &witness.stop).unwrap();
+        let steps = witness.steps.into_inner();
+        assert!(steps.iter().all(|step| step.text_loss.is_some()));
+        assert!(steps.iter().any(|step| step.image_loss.is_some()));
+        fs::remove_dir_all(place.folder.path().join("mixed")).unwrap();
+    }
+    assert!(plan(&[("text", None), ("a", None), ("p", Some("texts"))]).is_ok());
+    let text = plan(&[("text", None)]).unwrap();
+    assert_eq!(text.model.image(), None);
+    // As it always was: a source of text keeps the image ends of its dataset.
+    assert!(plan(&[("a", Some("texts"))]).unwrap().model.image().is_some());
+    assert!(plan(&[("text", None), ("a", Some("texts"))]).unwrap().model.image().is_some());
+}
+
+#[test]
+fn pictures_of_two_codecs_or_patch_sizes_are_not_mixed_wherever_text_stands() {
+    let place = Place::new();
+    let plan = mixable(&place);
+    let orders = |x, y| {
+        [
+            vec![(x, None), (y, None)],
+            vec![("text", None), (x, None), (y, None)],
+            vec![(x, None), ("text", None), (y, Some("pairs"))],
+            vec![(x, Some("pairs")), (y, None), ("text", None)],
+            vec![(y, Some("texts")), (x, None), (y, Some("pairs"))],
+        ]
+    };
+    for (x, y, expected) in
+        [("a", "b", "their codec"), ("b", "a", "their codec"), ("a", "p", "their patch size")]
+    {
+        for parts in orders(x, y) {
+            match plan(&parts).unwrap_err() {
+                TrainError::Mix { first, other, what } => {
+                    assert_eq!(what, expected, "{parts:?}");
+                    assert!(first.ends_with(x) && other.ends_with(y), "{first} and {other}");
+                }
+                error => panic!("{parts:?}: {error}"),
+            }
+        }
     }
 }
 
