@@ -104,28 +104,89 @@ pub(crate) fn short(checksum: &str) -> &str {
     checksum.get(..12).unwrap_or(checksum)
 }
 
-/// Columns side by side: the first left, the others right, two spaces between; the first line is the heading.
-pub(crate) fn table(rows: &[Vec<String>], palette: Palette) -> String {
+/// Columns side by side: the first left, the others right, two spaces between; the first line is the heading. A table
+/// that is wider than `width` goes on below, with the first column again; a long name in that column is cut.
+pub(crate) fn table(rows: &[Vec<String>], palette: Palette, width: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
+    let natural = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| columns_of(cell)).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut widths: Vec<usize> = (0..columns).map(natural).collect();
+    let Some((first, others)) = widths.split_first_mut() else { return String::new() };
+    let room = (width / 3).max(width.saturating_sub(others.iter().map(|width| width + 2).sum::<usize>() + 2));
+    *first = (*first).min(room);
+    let parts = parts(*first, others, width);
+    parts.into_iter().map(|part| block(rows, &widths, part, palette)).collect::<Vec<_>>().join("\n")
+}
+
+/// Which columns stand side by side, beside the first.
+fn parts(first: usize, others: &[usize], width: usize) -> Vec<std::ops::Range<usize>> {
+    let (mut parts, mut start, mut taken) = (Vec::new(), 1, first + 2);
+    for (column, other) in (1..).zip(others) {
+        if taken + other + 2 > width && column > start {
+            parts.push(start..column);
+            (start, taken) = (column, first + 2);
+        }
+        taken += other + 2;
+    }
+    parts.push(start..others.len() + 1);
+    parts
+}
+
+fn block(rows: &[Vec<String>], widths: &[usize], part: std::ops::Range<usize>, palette: Palette) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let padding = " ".repeat(widths[column] - columns_of(cell));
-            match column {
-                0 => line.push_str(&format!("  {cell}{padding}")),
-                _ => line.push_str(&format!("  {padding}{cell}")),
-            }
+        let name = elided(row.first().map_or("", String::as_str), widths[0]);
+        let mut line = format!("  {name}{}", " ".repeat(widths[0] - columns_of(&name)));
+        for column in part.clone() {
+            let cell = row.get(column).map_or("", String::as_str);
+            line.push_str(&format!("  {}{cell}", " ".repeat(widths[column] - columns_of(cell))));
         }
         let line = line.trim_end();
         text.push_str(&if index == 0 { palette.dim(line) } else { line.to_owned() });
         text.push('\n');
     }
     text
+}
+
+/// A text of at most `width` columns: of a longer one, beginning and end.
+pub(crate) fn elided(text: &str, width: usize) -> String {
+    if columns_of(text) <= width {
+        return text.to_owned();
+    }
+    let room = width.saturating_sub(1);
+    let end: String = taken(text.chars().rev(), room / 3).chars().rev().collect();
+    format!("{}…{end}", taken(text.chars(), room - columns_of(&end)))
+}
+
+/// The first letters that fit.
+fn taken(letters: impl Iterator<Item = char>, width: usize) -> String {
+    let mut text = String::new();
+    for letter in letters {
+        text.push(letter);
+        if columns_of(&text) > width {
+            text.pop();
+            break;
+        }
+    }
+    text
+}
+
+/// A text in lines of at most `width` columns, broken at spaces, the further ones indented. What has no space stays whole.
+pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        if line.is_empty() {
+            line.push_str(word);
+        } else if columns_of(&line) + 1 + columns_of(word) <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(std::mem::replace(&mut line, format!("{}{word}", " ".repeat(indent))));
+        }
+    }
+    lines.push(line);
+    lines.join("\n")
 }
 
 /// One bar a line: label, bar, count.
@@ -206,12 +267,35 @@ mod tests {
     }
 
     #[test]
+    fn wide_tables_go_on_below() {
+        let row = |name: &str| {
+            std::iter::once(name.to_owned()).chain((0..12).map(|n| format!("number {n}"))).collect::<Vec<_>>()
+        };
+        let rows = [row("source"), row("short"), row(&"a-very-long-name".repeat(8))];
+        for width in [40, 80, 100] {
+            let text = table(&rows, Palette::new(false), width);
+            assert!(text.lines().all(|line| columns_of(line) <= width), "{text}");
+            assert!((0..12).all(|n| text.contains(&format!("number {n}"))) && text.contains('…'), "{text}");
+        }
+        assert_eq!(table(&rows[..2], Palette::new(false), 160).lines().count(), 2);
+    }
+
+    #[test]
+    fn long_texts_are_cut_in_the_middle_and_wrapped_at_spaces() {
+        assert_eq!(elided("shards/0123456789.arrow", 12), "shards/0…row");
+        assert_eq!(elided("short", 12), "short");
+        assert_eq!(columns_of(&elided(&"漢".repeat(20), 12)), 11);
+        assert_eq!(wrapped("one two three four", 9, 2), "one two\n  three\n  four");
+        assert_eq!(wrapped("s3://a/very/long/address then", 9, 2), "s3://a/very/long/address\n  then");
+    }
+
+    #[test]
     fn wide_letters_keep_the_columns() {
         let rows = [
             vec!["name".into(), "n".into()],
             vec!["漢字".into(), "10".into()],
             vec!["ab".into(), "5".into()],
         ];
-        assert_eq!(table(&rows, Palette::new(false)), "  name   n\n  漢字  10\n  ab     5\n");
+        assert_eq!(table(&rows, Palette::new(false), 80), "  name   n\n  漢字  10\n  ab     5\n");
     }
 }

@@ -87,7 +87,9 @@ impl Sampler {
         let Some(path) = args.codec.clone().or_else(|| self.checkpoint.codec()).or(named) else {
             return Ok(None);
         };
-        let codec = Codec::load(&path, session)?;
+        // A run that goes on may prune its checkpoint while it is read.
+        let codec = Codec::load(&path, session)
+            .map_err(|error| self.checkpoint.pruned().map_or(error, anyhow::Error::from))?;
         match &self.checkpoint.state().codec {
             Some(expected) if *expected != codec.fingerprint() => Err(hinted(
                 anyhow!(

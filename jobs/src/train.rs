@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use schemas::address::shown;
 use serde_json::{Value, json};
 use trainer::config::{ModelChoice, TrainConfig};
 use trainer::model::Transfusion;
@@ -14,11 +15,13 @@ use trainer::stream::Location;
 use crate::cli::TrainArgs;
 use crate::draw::{bytes, count, percent, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::machine;
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
+use crate::store;
 
 /// Runs the command.
 pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome> {
@@ -27,6 +30,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
     let plan = plan(config, args.resume, session)?;
     describe(&plan, session)?;
     if args.dry_run {
+        foresee(&plan, session);
         session.printer.note("dry run: nothing was written; leave `--dry-run` out to train");
         return Ok(Outcome::Done);
     }
@@ -38,12 +42,25 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
     Ok(signal.map_or(Outcome::Done, Outcome::Stopped))
 }
 
+/// Warnings of a run that is not started.
+fn foresee(plan: &TrainPlan, session: &Session) {
+    plan.warnings().iter().for_each(|warning| session.printer.warn(warning));
+    if let Some(Err(error)) = machine::available_bytes().map(|bytes| plan.check_memory(bytes)) {
+        session.printer.warn(&error.to_string());
+    }
+}
+
 /// Settles a config against its data.
 ///
 /// # Errors
 ///
 /// Whatever keeps the run from starting.
-pub(crate) fn plan(config: TrainConfig, resume: bool, session: &Session) -> anyhow::Result<TrainPlan> {
+pub(crate) fn plan(mut config: TrainConfig, resume: bool, session: &Session) -> anyhow::Result<TrainPlan> {
+    config.device = session.device_over(Some(&config.device)).to_owned();
+    config.run = store::local_folder("run", &config.run)?;
+    config.codec = config.codec.map(|path| store::local_input("codec", path)).transpose()?;
+    config.stream.cache =
+        config.stream.cache.map(|path| store::local_folder("stream.cache", path)).transpose()?;
     if let Some(codec) = config.codec.as_deref().filter(|path| !path.is_dir()) {
         let missing = anyhow!("`codec` is `{}`, and there is no such folder", codec.display());
         return Err(hinted(
@@ -53,7 +70,7 @@ pub(crate) fn plan(config: TrainConfig, resume: bool, session: &Session) -> anyh
     }
     let locations: Vec<Location> =
         config.data.iter().map(|data| location(&data.uri, session)).collect::<anyhow::Result<_>>()?;
-    Ok(TrainPlan::try_new(config, &locations, resume)?)
+    Ok(TrainPlan::try_new(config, &locations, resume, &machine::this())?)
 }
 
 /// Is handed the step and the model every `sample.every` steps.
@@ -65,6 +82,7 @@ pub(crate) type Look<'a> = &'a dyn Fn(u64, &Transfusion);
 ///
 /// Whatever the run failed of.
 pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop, look: Look<'_>) -> anyhow::Result<Run> {
+    machine::available_bytes().map(|bytes| plan.check_memory(bytes)).transpose()?;
     let watcher = Watcher::new(&session.printer, &plan.describe(), look);
     let run = trainer::run::train(plan, &watcher, &stop.flag());
     watcher.progress.finish();
@@ -72,7 +90,8 @@ pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop, look: Look<
 }
 
 fn location(uri: &str, session: &Session) -> anyhow::Result<Location> {
-    let place = session.stores.place(uri).with_context(|| format!("cannot open the dataset `{uri}`"))?;
+    let place =
+        session.stores.place(uri).with_context(|| format!("cannot open the dataset `{}`", shown(uri)))?;
     if place.local.is_none() {
         // Tells a missing or closed bucket from a missing dataset.
         session.runtime.block_on(place.join("manifest.json").read_if_there())?;
@@ -120,6 +139,9 @@ fn description_lines(of: &Description) -> Vec<String> {
             bytes(of.activation_bytes)
         ),
     ];
+    if let Some(init) = &of.init {
+        lines.push(format!("weights: those of {init}"));
+    }
     for data in &of.datasets {
         let all = data.tokens + data.patches + data.padding;
         let source = data.source.as_ref().map_or_else(String::new, |source| format!(" ({source})"));
@@ -237,19 +259,12 @@ impl Observer for Watcher<'_> {
     }
 
     fn memory_bytes(&self) -> Option<u64> {
-        resident_bytes()
+        machine::resident_bytes()
     }
 
     fn look(&self, step: u64, model: &Transfusion) {
         (self.look)(step, model);
     }
-}
-
-/// Memory that this process holds, where the system tells it in `/proc`.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
 }
 
 fn finish(run: &Run, name: &Path, config: &str, session: &Session) -> anyhow::Result<()> {

@@ -1,8 +1,10 @@
 //! What can stop a preprocessing job. Bad rows are no errors: they become rejects.
 
 use datafusion::error::DataFusionError;
+use schemas::address::shown;
 
 use crate::read::table::{OWN, is_own};
+use crate::rejects::RejectLine;
 
 /// An error of a store, codec or resolver, whatever its type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -21,7 +23,7 @@ pub enum PipelineError {
         found: String,
     },
     /// An address that can't be opened.
-    #[error("`{uri}` of source `{name}` can't be opened")]
+    #[error("`{}` of source `{name}` can't be opened", shown(uri))]
     Address {
         /// Name of the source, or of the key.
         name: String,
@@ -32,7 +34,7 @@ pub enum PipelineError {
         source: BoxError,
     },
     /// An address with nothing behind it.
-    #[error("source `{name}` has no files: nothing matches `{uri}`")]
+    #[error("source `{name}` has no files: nothing matches `{}`", shown(uri))]
     NoFiles {
         /// Name of the source.
         name: String,
@@ -42,7 +44,7 @@ pub enum PipelineError {
         nearby: Vec<String>,
     },
     /// A folder or bucket that can't be listed.
-    #[error("the files of source `{name}` at `{uri}` can't be listed")]
+    #[error("the files of source `{name}` at `{}` can't be listed", shown(uri))]
     List {
         /// Name of the source.
         name: String,
@@ -172,7 +174,7 @@ pub enum PipelineError {
         source: BoxError,
     },
     /// A tokenizer that can't be used.
-    #[error("tokenizer `{uri}` can't be used")]
+    #[error("tokenizer `{}` can't be used", shown(uri))]
     Tokenizer {
         /// Where it came from.
         uri: String,
@@ -276,7 +278,7 @@ pub enum PipelineError {
         what: String,
     },
     /// Too much was refused.
-    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows{}: {}", unread(*unread_bytes), top.join(", "))]
+    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows{}: {}{}", unread(*unread_bytes), top.join(", "), first_row(first.as_deref()))]
     TooManyRejects {
         /// Rows refused.
         rejected: u64,
@@ -288,6 +290,8 @@ pub enum PipelineError {
         unread_bytes: u64,
         /// The commonest reasons with their counts.
         top: Vec<String>,
+        /// The first of the rows.
+        first: Option<Box<RejectLine>>,
     },
     /// The job's memory is too small.
     #[error("memory is not enough: {what}")]
@@ -335,6 +339,13 @@ fn unread(bytes: u64) -> String {
     } else {
         format!(", and the {bytes} bytes not read yet would not change that")
     }
+}
+
+fn first_row(line: Option<&RejectLine>) -> String {
+    line.map_or_else(String::new, |line| {
+        let RejectLine { source, file, row, reason, detail, .. } = line;
+        format!("; the first is row {row} of `{file}` of source `{source}`: {reason}: {detail}")
+    })
 }
 
 impl PipelineError {
@@ -436,6 +447,26 @@ impl PipelineError {
         Some(hint)
     }
 
+    /// The error of a job whose files all lie on a disk. In a store of the whole disk, paths have no leading `/`.
+    pub fn on_disk(mut self) -> Self {
+        match &mut self {
+            Self::UnknownFormat { path, .. }
+            | Self::Unreadable { path, .. }
+            | Self::Repeated { path, .. }
+            | Self::LargeBatch { path, .. }
+            | Self::Store { path, .. }
+            | Self::Read { path, .. }
+            | Self::Io { operation: "read", path, .. }
+            | Self::Changed { path, .. }
+                if !path.starts_with('/') =>
+            {
+                path.insert(0, '/');
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// As an error of DataFusion, to travel through a plan.
     pub(crate) fn into_plan(self) -> DataFusionError {
         DataFusionError::External(Box::new(self))
@@ -457,7 +488,6 @@ impl PipelineError {
     }
 }
 
-/// Whether a path leads through a file.
 /// Whether a store failed of a name rather than of a bucket or a connection.
 fn is_bad_name(error: &object_store::Error) -> bool {
     let text = error.to_string();
@@ -467,6 +497,7 @@ fn is_bad_name(error: &object_store::Error) -> bool {
             .any(|sign| text.contains(sign))
 }
 
+/// Whether a path leads through a file.
 fn is_no_folder(error: &object_store::Error) -> bool {
     let mut cause = Some(error as &(dyn std::error::Error + 'static));
     while let Some(current) = cause {

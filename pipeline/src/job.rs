@@ -34,6 +34,7 @@ use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
 use crate::plan::{PreprocessPlan, Tools};
+use crate::rejects::{RejectLine, RejectTable};
 use crate::report::{OperatorReport, Report, RetryReport, operators};
 use crate::source::SourcePlan;
 use crate::train;
@@ -54,7 +55,25 @@ pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Re
         lost = lease.lost() => Err(lost),
     };
     lease.release().await;
-    done
+    match done {
+        Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, .. }) => {
+            let first = first_refused(&plan).await.map(Box::new);
+            Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, first })
+        }
+        done => done,
+    }
+}
+
+/// The first row that this job refused, in the order in which units are started; `None` where no table tells.
+async fn first_refused(plan: &PreprocessPlan) -> Option<RejectLine> {
+    let output = &plan.environment.output;
+    for (_, unit) in start_order(plan) {
+        let table = output.read_commit(&unit.id).await.ok()?.and_then(|commit| commit.rejects);
+        let Some(table) = table else { continue };
+        let bytes = output.read(&table.path).await.ok()??;
+        return RejectTable::open(bytes).ok()?.next()?.ok()?.into_iter().next();
+    }
+    None
 }
 
 async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Report, PipelineError> {

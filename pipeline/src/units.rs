@@ -293,13 +293,27 @@ pub(crate) fn shown(store: &dyn ObjectStore, path: &Path) -> String {
     if store.to_string() == "LocalFileSystem(file:///)" { format!("/{path}") } else { path.to_string() }
 }
 
+/// Why a store refuses a file: its answer to a question about one has no room for the reason, that to a request of bytes has.
+async fn why(store: &dyn ObjectStore, path: &Path, error: object_store::Error) -> object_store::Error {
+    use object_store::Error::{PermissionDenied, Unauthenticated};
+    match error {
+        PermissionDenied { .. } | Unauthenticated { .. } => {
+            store.get_range(path, 0..1).await.err().unwrap_or(error)
+        }
+        error => error,
+    }
+}
+
 async fn head(store: &dyn ObjectStore, path: &Path) -> Result<Option<ObjectMeta>, PipelineError> {
     match store.head(path).await {
         Ok(meta) => Ok(Some(meta)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         // A folder on a disk.
         Err(object_store::Error::Generic { store: "LocalFileSystem", .. }) => Ok(None),
-        Err(source) => Err(PipelineError::Store { operation: "read", path: shown(store, path), source }),
+        Err(source) => {
+            let source = why(store, path, source).await;
+            Err(PipelineError::Store { operation: "read", path: shown(store, path), source })
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod fixture;
 #[cfg(test)]
 mod golden;
 pub mod kernels;
+mod limits;
 pub mod model;
 pub mod objective;
 pub mod optimizer;

@@ -43,7 +43,7 @@ use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
 use crate::vae::VaeConfig;
-use crate::{preprocess, train, vae};
+use crate::{machine, preprocess, store, train, vae};
 
 /// Marks a folder as a demo's, whose parts a later demo may replace.
 const MARK: &str = "demo.json";
@@ -57,15 +57,16 @@ const BURN: &str = "0.22.1";
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs, session: &Session) -> anyhow::Result<Outcome> {
     let recipe = if args.quick { Recipe::quick(args.seed) } else { Recipe::full(args.seed) };
-    claim(&args.output)?;
+    let folder = store::local_folder("--output", &args.output)?;
+    claim(&folder)?;
     let stop = Stop::listen()?;
-    let mut demo = Demo { recipe, folder: Folder(&args.output), session, stop: &stop, stages: vec![] };
+    let mut demo = Demo { recipe, folder: Folder(&folder), session, stop: &stop, stages: vec![] };
     demo.announce()?;
     match demo.run() {
         Ok(()) => Ok(Outcome::Done),
         Err(error) => match stop.signal() {
             Some(signal) => {
-                session.printer.note(&format!("stopped; what is finished lies in {}", args.output.display()));
+                session.printer.note(&format!("stopped; what is finished lies in {}", folder.display()));
                 Ok(Outcome::Stopped(signal))
             }
             None => Err(error),
@@ -383,7 +384,7 @@ impl Demo<'_> {
                 "plans and shards",
                 format!("DataFusion {}, Arrow {}", datafusion::DATAFUSION_VERSION, arrow::ARROW_VERSION),
             ),
-            fact("processor", processor()),
+            fact("processor", machine::processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned())),
             fact("threads", self.session.threads.to_string()),
             fact("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
             fact("build", if cfg!(debug_assertions) { "dev profile" } else { "release profile" }.to_owned()),
@@ -456,13 +457,6 @@ fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 
 fn program() -> String {
     format!("transfusion {}", env!("CARGO_PKG_VERSION"))
-}
-
-/// The processor's name, where the system tells it in `/proc`.
-fn processor() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
 #[cfg(test)]

@@ -18,6 +18,9 @@ pub(super) async fn show(
     args: &PreprocessArgs,
     printer: &Printer,
 ) -> anyhow::Result<()> {
+    if plan.units().is_empty() {
+        return nothing_left(plan, args, printer);
+    }
     let explained = if args.explain { Some(plan.explain().await?) } else { None };
     let foreseen = if args.dry_run { Some(Foreseen::of(plan).await?) } else { None };
     if printer.json() {
@@ -31,9 +34,27 @@ pub(super) async fn show(
             "units": units, "plan": explained, "estimate": estimate, "seconds": seconds, "config": plan.config(),
         }));
     }
-    let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette()));
+    let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette(), printer.width()));
     printer.data(&[predicted, explained].into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
     printer.note("nothing was written; leave `--dry-run` and `--explain` out to start");
+    Ok(())
+}
+
+/// Says that the output has all there is, and how it could get more.
+fn nothing_left(plan: &PreprocessPlan, args: &PreprocessArgs, printer: &Printer) -> anyhow::Result<()> {
+    if printer.json() {
+        return printer.document(&json!({
+            "units": [], "plan": null, "estimate": null, "seconds": 0.0, "config": plan.config(),
+        }));
+    }
+    let output = &plan.config().output;
+    printer.data(&match args.retry_rejects {
+        true => {
+            format!("no row of {output} was refused for a reason that may pass: nothing would be run again\n")
+        }
+        false => format!("all input is packed in {output} already: nothing would be done\n"),
+    })?;
+    printer.note("new files in the sources make a further version of it; `--set output=OTHER` packs all of it elsewhere");
     Ok(())
 }
 
@@ -63,7 +84,7 @@ impl Foreseen {
 }
 
 /// The prediction for a person.
-fn prediction(foreseen: &Foreseen, palette: Palette) -> String {
+fn prediction(foreseen: &Foreseen, palette: Palette, width: usize) -> String {
     let Foreseen { estimate, seconds } = foreseen;
     let of = match estimate.exact {
         true => format!("all {} of input", bytes(estimate.bytes)),
@@ -84,7 +105,7 @@ fn prediction(foreseen: &Foreseen, palette: Palette) -> String {
         row.extend([thousands(source.shards), bytes(source.shard_bytes)]);
         row
     }));
-    text.push_str(&table(&rows, palette));
+    text.push_str(&table(&rows, palette, width));
     for source in estimate.sources.iter().filter(|source| !source.rejects.is_empty()) {
         let reasons: Vec<_> = source
             .rejects

@@ -10,6 +10,7 @@ use schemas::{StreamCursor, content_hash};
 use super::state::CheckpointState;
 use super::{AVERAGE, CONFIG, CheckpointError, FORMAT, MODEL, OPTIMIZER, STATE, io_error};
 use crate::config::TrainConfig;
+use crate::device::ComputedOn;
 use crate::durable;
 use crate::weights::{self, UnreadTensors};
 
@@ -30,6 +31,8 @@ pub struct Snapshot<'a> {
     pub optimizer: UnreadTensors<'a>,
     /// The averaged weights.
     pub average: Option<UnreadTensors<'a>>,
+    /// What the last step was computed on.
+    pub computed_on: Option<&'a ComputedOn>,
     /// Tokenizer and codec.
     pub companions: &'a Companions,
 }
@@ -85,6 +88,7 @@ fn state(snapshot: &Snapshot<'_>, files: BTreeMap<String, String>) -> Checkpoint
         eos: companions.markers.map(|(_, eos)| eos),
         codec: companions.codec_fingerprint.clone(),
         picture_size: companions.picture_size,
+        computed_on: snapshot.computed_on.cloned(),
         files,
     }
 }

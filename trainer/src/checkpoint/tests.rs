@@ -22,6 +22,7 @@ fn snapshot<'a>(
         weights: weights::borrowed(tensors),
         optimizer: weights::borrowed(tensors),
         average: None,
+        computed_on: None,
         companions,
     }
 }

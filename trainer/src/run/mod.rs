@@ -10,6 +10,8 @@
 
 mod error;
 mod folder;
+mod init;
+mod memory;
 mod metrics;
 mod observer;
 mod plan;
@@ -24,6 +26,7 @@ use burn::module::Module;
 use schemas::Row;
 
 pub use error::TrainError;
+pub use memory::Memory;
 pub use observer::{ByOrder, Event, Observer, StepReport};
 pub use plan::{DatasetDescription, Description, TrainPlan};
 
@@ -136,9 +139,10 @@ impl<'a> Run<'a> {
         let waited = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
         let counts = counts(&batch.rows, self.plan.model.vocabulary());
         let (gradients, metrics) = self.gradients(&batch, &counts, step)?;
+        let operations = metrics.operations();
         let norm = gradients.norm();
         if !norm.is_finite() {
-            return Err(batch.not_finite(step, "the gradient", batch.all()));
+            return Err(self.not_finite(&batch, step, "the gradient", batch.all()));
         }
         let rate = self.plan.schedule.rate_at(step);
         let model = self.model.take().expect("the model is there between updates");
@@ -148,7 +152,7 @@ impl<'a> Run<'a> {
         let report = metrics.report(&counts, self.plan.config.lambda);
         self.unsaved_loss += report.loss;
         let seconds = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
-        self.tell(StepReport { step, gradient_norm: norm, rate, ..report }, seconds, waited)?;
+        self.tell(StepReport { step, gradient_norm: norm, rate, ..report }, operations, seconds, waited)?;
         self.save_if_due(false)
     }
 
@@ -167,8 +171,9 @@ impl<'a> Run<'a> {
             let draw = Draw { seed: config.seed, step, first_row: first as u64 };
             let input = prepare(&batch.rows[range.clone()], &self.plan.objective, &self.plan.model, draw)?;
             let losses = model.losses(&input);
+            metrics.add_operations(self.plan.model.operations(&input));
             let finite = metrics.add(&input, &losses, config.diffusion.steps);
-            finite.map_err(|what| batch.not_finite(step, what, range))?;
+            finite.map_err(|what| self.not_finite(batch, step, what, range))?;
             if let Some(loss) = losses.total(counts, config.lambda) {
                 gradients.add(model, &mut loss.backward());
             }
@@ -176,13 +181,19 @@ impl<'a> Run<'a> {
         Ok((gradients, metrics))
     }
 
-    fn tell(&mut self, mut report: StepReport, seconds: f64, waited: f64) -> Result<(), TrainError> {
+    fn tell(
+        &mut self,
+        mut report: StepReport,
+        operations: u64,
+        seconds: f64,
+        waited: f64,
+    ) -> Result<(), TrainError> {
         let positions = (report.text_positions + report.patch_positions) as f64;
         let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
         report.seconds = seconds;
         report.tokens_per_second = a_second(positions);
         report.images_per_second = a_second(report.images as f64);
-        report.teraflops = a_second(6.0 * self.plan.model.parameters().total() as f64 * positions) / 1e12;
+        report.teraflops = a_second(operations as f64) / 1e12;
         report.waiting = a_second(waited);
         report.memory_bytes = self.observer.memory_bytes();
         if report.step.is_multiple_of(self.plan.config.log.every) || report.step == self.plan.config.steps {
@@ -207,6 +218,17 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn not_finite(
+        &self,
+        batch: &GlobalBatch,
+        step: u64,
+        what: &'static str,
+        range: Range<usize>,
+    ) -> TrainError {
+        let run = self.saved_step.map(|_| self.plan.config.run.clone());
+        TrainError::NotFinite { step, what, rows: batch.names_of(range), run }
+    }
+
     fn save_if_due(&mut self, last: bool) -> Result<(), TrainError> {
         let due = last || self.step.is_multiple_of(self.plan.config.checkpoint.every);
         if !due || self.saved_step == Some(self.step) {
@@ -214,7 +236,7 @@ impl<'a> Run<'a> {
         }
         let weights = weights::unread(self.model());
         if let (Some(batch), false) = (&self.batch, weights.values().all(UnreadTensor::is_finite)) {
-            return Err(batch.not_finite(self.step, "a weight", batch.all()));
+            return Err(self.not_finite(batch, self.step, "a weight", batch.all()));
         }
         let steps = self.step - self.saved_step.unwrap_or(0);
         let snapshot = Snapshot {
@@ -225,6 +247,7 @@ impl<'a> Run<'a> {
             weights,
             optimizer: self.optimizer.tensors(),
             average: self.average.as_ref().map(|average| weights::borrowed(average.tensors())),
+            computed_on: Some(&self.plan.computed_on),
             companions: &self.plan.companions,
         };
         // The lines of the steps that a checkpoint covers are not made again, so they are durable before it.
@@ -257,6 +280,9 @@ fn restore(plan: &TrainPlan) -> Result<(Transfusion, AdamW, Option<MovingAverage
     let mut optimizer = AdamW::new(&model, config.optimizer.clone());
     let step = plan.first_step();
     let wrong = |source| TrainError::Weights { step, source };
+    if let Some(init) = &plan.init {
+        model = weights::fill(model, init.tensors()?).map_err(wrong)?;
+    }
     if let Some(start) = &plan.start {
         model = weights::fill(model, start.weights()?).map_err(wrong)?;
         optimizer = optimizer.restore(start.optimizer()?, step).map_err(wrong)?;
@@ -286,7 +312,8 @@ impl GlobalBatch {
         0..self.rows.len()
     }
 
-    fn not_finite(&self, step: u64, what: &'static str, range: Range<usize>) -> TrainError {
+    /// Where the rows of `range` came from, in words.
+    fn names_of(&self, range: Range<usize>) -> String {
         const SHOWN: usize = 64;
         let documents = range.flat_map(|index| self.names[index].documents(&self.rows[index]));
         let mut names: Vec<String> = documents
@@ -298,6 +325,6 @@ impl GlobalBatch {
             names.truncate(SHOWN);
             names.push(format!("{more} more"));
         }
-        TrainError::NotFinite { step, what, rows: names.join(", ") }
+        names.join(", ")
     }
 }

@@ -82,7 +82,8 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Images a second.
     pub images_per_second: f64,
-    /// Arithmetic a second by the usual estimate: 6 x parameters x positions, in 10^12.
+    /// Operations a second of products and visible attention, forward and backward, in 10^12: see
+    /// [`crate::model::ModelPlan::operations`].
     pub teraflops: f64,
     /// Share of the step spent waiting for rows, 0 to 1.
     pub waiting: f64,

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{DataConfig, ModelChoice, TrainConfig};
+use crate::config::{DataConfig, InitWeights, ModelChoice, TrainConfig};
+use crate::device::Machine;
 use crate::fixture;
 use crate::model::ModelConfig;
 use crate::stream::Location;
@@ -84,7 +85,7 @@ impl Place {
     }
 
     fn plan(&self, config: TrainConfig, resume: bool) -> Result<TrainPlan, TrainError> {
-        TrainPlan::try_new(config, &[self.location(), self.location()], resume)
+        TrainPlan::try_new(config, &[self.location(), self.location()], resume, &Machine::default())
     }
 
     fn train(&self, config: TrainConfig, resume: bool, witness: &Witness) -> Result<Outcome, TrainError> {
@@ -176,7 +177,9 @@ fn a_remote_dataset_gives_the_bits_of_a_local_one() {
     let (steps, outcome) = place.whole("local");
     let (_, remote) = fixture::in_memory(&place.folder.path().join("data"));
     let witness = Witness::default();
-    let plan = TrainPlan::try_new(place.config("remote"), &[remote.clone(), remote], false).unwrap();
+    let plan =
+        TrainPlan::try_new(place.config("remote"), &[remote.clone(), remote], false, &Machine::default())
+            .unwrap();
     let other = train(plan, &witness, &witness.stop).unwrap();
     assert_eq!(witness.steps.into_inner(), steps);
     assert_same_state(&other.checkpoint, &outcome.checkpoint);
@@ -338,7 +341,7 @@ fn mixable(place: &Place) -> impl Fn(&[(&str, Option<&str>)]) -> Result<TrainPla
         let config = TrainConfig { data: parts.iter().map(data).collect(), steps: 6, ..base.clone() };
         let locations: Vec<Location> =
             parts.iter().map(|(uri, _)| Location::folder(root.join(uri)).unwrap()).collect();
-        TrainPlan::try_new(config, &locations, false)
+        TrainPlan::try_new(config, &locations, false, &Machine::default())
     }
 }
 
@@ -414,6 +417,10 @@ fn a_run_is_not_overwritten_and_only_goes_on_as_it_began() {
     assert!(matches!(place.plan(config.clone(), false), Err(TrainError::RunExists { step: 2, .. })));
     let error = place.plan(TrainConfig { lambda: 4.0, ..config.clone() }, true).unwrap_err().to_string();
     assert!(error.starts_with("`lambda` is `4.0`, the run was started with `5.0`\nhint:"), "{error}");
+    let mut faster = config.clone();
+    faster.schedule.rate = 2e-2;
+    let error = place.plan(faster, true).unwrap_err().to_string();
+    assert!(error.contains(&format!("with `init = \"{}\"`", config.run.display())), "{error}");
     let error = place.plan(TrainConfig { steps: 1, ..config.clone() }, true).unwrap_err();
     assert!(matches!(error, TrainError::AlreadyFurther { done: 2, .. }), "{error}");
     let outcome = place.train(TrainConfig { steps: 3, ..config }, true, &Witness::default()).unwrap();
@@ -434,12 +441,16 @@ fn what_was_derived_at_the_start_stays_when_more_steps_are_asked_for() {
 fn a_loss_that_is_no_number_stops_the_run_names_the_rows_and_spoils_nothing() {
     let place = Place::new();
     let mut config = TrainConfig { steps: 50, ..place.config("explodes") };
-    config.schedule.rate = 1e30;
-    config.schedule.floor = 1e30;
-    config.optimizer.decay = 1e30;
     config.checkpoint.every = 1;
-    let error = place.train(config.clone(), false, &Witness::default()).unwrap_err();
+    let witness = Witness { stop_at: Cell::new(Some(2)), ..Witness::default() };
+    place.train(config.clone(), false, &witness).unwrap();
+    // Beyond what a config may say.
+    let mut plan = place.plan(config.clone(), true).unwrap();
+    (plan.schedule.rate, plan.schedule.floor, plan.config.optimizer.decay) = (1e30, 1e30, 1e30);
+    let error = train(plan, &Witness::default(), &AtomicBool::new(false)).unwrap_err();
     let text = error.to_string();
+    let hint = format!("with `init = \"{}\"`", config.run.display());
+    assert!(text.contains(&hint) && text.contains("`schedule.rate`"), "{text}");
     assert!(matches!(error, TrainError::NotFinite { .. }), "{text}");
     assert!(text.contains("of `b.tar` (source `pairs`)") && text.contains("hint:"), "{text}");
     for step in Checkpoints::of(&config.run).steps().unwrap() {
@@ -451,11 +462,14 @@ fn a_loss_that_is_no_number_stops_the_run_names_the_rows_and_spoils_nothing() {
 fn weights_that_an_update_spoilt_are_not_saved() {
     let place = Place::new();
     let mut config = TrainConfig { steps: 50, ..place.config("spoilt") };
-    config.schedule.rate = 1e300;
-    config.schedule.floor = 1e300;
     config.checkpoint.every = 1;
-    let error = place.train(config.clone(), false, &Witness::default()).unwrap_err();
+    // Beyond what a config may say.
+    let mut plan = place.plan(config.clone(), false).unwrap();
+    (plan.schedule.rate, plan.schedule.floor) = (1e300, 1e300);
+    let error = train(plan, &Witness::default(), &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, TrainError::NotFinite { what: "a weight", .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("start again with") && !text.contains("init ="), "{text}");
     assert!(Checkpoints::of(&config.run).steps().unwrap().is_empty());
 }
 
@@ -511,5 +525,167 @@ fn a_description_counts_what_an_epoch_has() {
     assert_eq!(shares, [0.5, 0.5]);
     let rows: f64 = description.datasets.iter().map(|one| one.epochs * one.rows as f64).sum();
     assert!((rows - 72.0).abs() < 1e-9);
-    assert_eq!(description.state_bytes, description.parameters * 20);
+    // Weights, gradients of two micro-batches, two moments, average.
+    assert_eq!(description.state_bytes, description.parameters * 24);
+}
+
+#[test]
+fn a_run_that_needs_more_memory_than_there_is_is_refused_with_the_figures() {
+    let place = Place::new();
+    let plan = place.plan(place.config("run"), false).unwrap();
+    let memory = plan.describe().memory;
+    let parameters = 4 * plan.describe().parameters;
+    assert_eq!((memory.weights, memory.optimizer, memory.average), (parameters, 2 * parameters, parameters));
+    assert_eq!(memory.gradients, 2 * parameters);
+    assert_eq!(memory.activations, 4 * 4 * 24 * 2 * (8 * 32 + 3 * 48));
+    // The feed-forward's matrices are the largest here.
+    assert_eq!(memory.save, 4 * 32 * 48);
+    plan.check_memory(memory.total()).unwrap();
+    let error = plan.check_memory(parameters).unwrap_err().to_string();
+    for part in
+        ["the run needs about", "can be had", "weights", "gradients", "optimizer", "average", "activations"]
+    {
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    let mut config = place.config("large");
+    let model = ModelConfig { layers: 1000, width: 131_072, heads: 4096, ..ModelConfig::default() };
+    (config.model, config.batch, config.micro_batch) = (ModelChoice::Table(Box::new(model)), 1_000_000, None);
+    config.stream.prefetch_rows = 1_000_000;
+    let plan = place.plan(config, false).unwrap();
+    let error = plan.check_memory(1 << 46).unwrap_err().to_string();
+    assert!(error.contains("GB"), "{error}");
+    assert!(!plan.config().run.exists());
+}
+
+#[test]
+fn a_new_run_starts_from_the_weights_of_another_with_a_schedule_of_its_own() {
+    let place = Place::new();
+    let (_, outcome) = place.whole("first");
+    let (first, _) = Checkpoint::open(&outcome.checkpoint).unwrap();
+    let config = |name: &str, init: PathBuf, init_weights| {
+        let mut config = TrainConfig { init: Some(init), init_weights, steps: 1, ..place.config(name) };
+        config.schedule.rate = 1e-12;
+        config.schedule.floor = 1e-12;
+        config.schedule.warm_up = Some(0);
+        config.optimizer.decay = 0.0;
+        config
+    };
+    let run = place.folder.path().join("first");
+    for (name, init, which, expected) in [
+        ("last", run.clone(), InitWeights::Last, first.weights().unwrap()),
+        ("best", outcome.checkpoint.clone(), InitWeights::Best, first.average().unwrap().unwrap()),
+    ] {
+        let config = config(name, init, which);
+        let plan = place.plan(config.clone(), false).unwrap();
+        assert_eq!(plan.first_step(), 0);
+        assert_eq!(plan.describe().init.unwrap(), outcome.checkpoint.display().to_string());
+        let witness = Witness::default();
+        let outcome = train(plan, &witness, &witness.stop).unwrap();
+        // The step is too small to be seen.
+        let (reached, _) = Checkpoint::open(&outcome.checkpoint).unwrap();
+        let pairs = reached.weights().unwrap().into_iter().zip(expected);
+        for ((name, found), (_, expected)) in pairs {
+            let far =
+                found.values.iter().zip(&expected.values).any(|(a, b)| (a - b).abs() > 1e-9 + 1e-6 * b.abs());
+            assert!(!far, "{name}");
+        }
+        assert_eq!(witness.steps.borrow()[0].rate, 1e-12);
+        // What it began with is no longer needed.
+        fs::rename(&run, place.folder.path().join("moved")).unwrap();
+        let more = TrainConfig { steps: 2, ..config };
+        place.train(more, true, &Witness::default()).unwrap();
+        fs::rename(place.folder.path().join("moved"), &run).unwrap();
+    }
+}
+
+#[test]
+fn weights_of_another_model_or_tokenizer_are_refused_with_every_difference() {
+    let place = Place::new();
+    place.whole("first");
+    let init = place.folder.path().join("first");
+    let mut config = TrainConfig { init: Some(init.clone()), ..place.config("second") };
+    let mut model = config.model.config().unwrap();
+    (model.layers, model.width, model.initial.embedding) = (3, 64, 0.1);
+    config.model = ModelChoice::Table(Box::new(model));
+    let error = place.plan(config, false).unwrap_err().to_string();
+    let expected = format!(
+        "the weights of `{}` are not those of this run's model; different are: `model.layers` (there 2, here 3), \
+         `model.width` (there 32, here 64)\nhint:",
+        init.display()
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    edit_manifest(&place.folder.path().join("data"), |manifest| {
+        manifest.codec.as_mut().unwrap().fingerprint = "another".to_owned();
+    });
+    let config = TrainConfig { init: Some(init), ..place.config("second") };
+    let error = place.plan(config, false).unwrap_err().to_string();
+    assert!(error.contains("different are: the codec\n"), "{error}");
+    let config = TrainConfig { init: Some(place.folder.path().join("nothing")), ..place.config("second") };
+    let error = place.plan(config, false).unwrap_err().to_string();
+    assert!(error.contains("neither a run nor a checkpoint"), "{error}");
+}
+
+#[test]
+fn a_jump_of_the_learning_rate_is_said_before_the_first_step_and_can_be_avoided() {
+    let place = Place::new();
+    let config = TrainConfig { steps: 4, ..place.config("run") };
+    place.train(config.clone(), false, &Witness::default()).unwrap();
+    let same = place.plan(TrainConfig { steps: 4, ..config.clone() }, true).unwrap();
+    assert_eq!(same.warnings(), &[] as &[String]);
+    let longer = place.plan(TrainConfig { steps: 8, ..config.clone() }, true).unwrap();
+    let warning = &longer.warnings()[0];
+    assert!(
+        warning.starts_with("the learning rate of step 5 is") && warning.contains("instead of 1.00e-3"),
+        "{warning}"
+    );
+    assert!(warning.contains("`schedule.steps = 4` keeps"), "{warning}");
+    let mut kept = TrainConfig { steps: 6, ..config };
+    kept.schedule.steps = Some(4);
+    let witness = Witness::default();
+    assert!(place.plan(kept.clone(), true).unwrap().warnings().is_empty());
+    place.train(kept, true, &witness).unwrap();
+    assert!(witness.steps.borrow().iter().all(|step| step.rate == 1e-3));
+    assert!(witness.warnings.borrow().is_empty());
+}
+
+#[test]
+fn a_run_that_goes_on_elsewhere_says_that_bits_may_differ() {
+    let place = Place::new();
+    let on = |name: &str| Machine { processor: Some(name.to_owned()), ..Machine::default() };
+    let plan = |machine: &Machine| {
+        TrainPlan::try_new(place.config("run"), &[place.location(), place.location()], true, machine).unwrap()
+    };
+    let witness = Witness { stop_at: Cell::new(Some(4)), ..Witness::default() };
+    let outcome = train(plan(&on("One 1")), &witness, &witness.stop).unwrap();
+    let state = Checkpoint::open(&outcome.checkpoint).unwrap().0.state().clone();
+    let computed_on = state.computed_on.unwrap();
+    assert_eq!((computed_on.device.as_str(), computed_on.name.as_deref()), ("cpu", Some("One 1")));
+    assert!(computed_on.processor.starts_with(std::env::consts::ARCH));
+    assert!(plan(&on("One 1")).warnings().is_empty());
+    let warnings = plan(&on("Other 2")).warnings().to_vec();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("One 1") && warnings[0].contains("Other 2"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_state_of_an_earlier_version_goes_on_without_a_word() {
+    let place = Place::new();
+    let (_, outcome) = place.whole("whole");
+    let witness = Witness { stop_at: Cell::new(Some(4)), ..Witness::default() };
+    let stopped = place.train(place.config("old"), false, &witness).unwrap();
+    // As it was written before it said what it was computed on.
+    let path = stopped.checkpoint.join("state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("  \"computed_on\": {").unwrap();
+    let (_, after) = rest.split_once("  },\n").unwrap();
+    let body = format!("{before}{after}");
+    let body = body.rsplit_once("  \"checksum\"").unwrap().0;
+    let checksum = schemas::content_hash(body.as_bytes());
+    fs::write(&path, format!("{body}  \"checksum\": \"{checksum}\"\n}}\n")).unwrap();
+    let witness = Witness::default();
+    let resumed = place.train(place.config("old"), true, &witness).unwrap();
+    assert!(witness.warnings.into_inner().is_empty());
+    assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
 }
