@@ -49,6 +49,7 @@ mod sql;
 mod stop;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod train;
 mod units;
 mod version;

@@ -25,7 +25,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
 use serde_json::Value;
 
-use crate::commit::blocking;
 use crate::config::{ColumnType, Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
@@ -49,6 +48,7 @@ use crate::read::table::{
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::sql::Clause;
+use crate::threads::blocking;
 use crate::units::{InputFile, Listing, Planning, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
 

@@ -18,7 +18,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::braces::expand;
-use crate::commit::{Location, blocking, is_written};
+use crate::commit::{Location, is_written};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
@@ -29,6 +29,7 @@ use crate::passed::{Aside, Passed, PassedOver};
 use crate::read::tar::is_picture;
 use crate::read::{Input, ipc, json, parquet, stream};
 use crate::stop::Stop;
+use crate::threads::blocking;
 use crate::walk::{self, is_disk, on_disk};
 
 /// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.

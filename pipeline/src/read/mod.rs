@@ -6,6 +6,7 @@
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
+pub(crate) mod ahead;
 pub(crate) mod batch;
 pub(crate) mod buffer;
 pub(crate) mod captioned;
@@ -20,6 +21,7 @@ pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod place;
+pub(crate) mod request;
 pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
@@ -37,11 +39,12 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::ahead::Held;
 use self::buffer::RowMemory;
 use self::sample::Sample;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
-use crate::memory::{DEFAULT_BYTES, Memory};
+use crate::memory::{Budget, DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
 use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
@@ -78,6 +81,10 @@ pub(crate) struct Input {
     pub(crate) sample: Option<Arc<Sample>>,
     /// Ends all reading.
     pub(crate) stop: Stop,
+    /// What was fetched of the file that is read.
+    pub(crate) held: Option<Arc<Held>>,
+    /// For the pictures that are fetched ahead.
+    pub(crate) pictures: Option<Budget>,
 }
 
 impl Input {
@@ -96,7 +103,20 @@ impl Input {
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
             stop: Stop::default(),
+            held: None,
+            pictures: None,
         }
+    }
+
+    /// Whether the file that is read was fetched already.
+    #[cfg(test)]
+    pub(crate) fn has_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_whole())
+    }
+
+    /// The bytes of a file, where they were fetched already.
+    fn held(&self, file: &InputFile) -> Option<&Bytes> {
+        self.held.as_ref().and_then(|held| held.of(file))
     }
 
     /// Whether the sample is large enough.
@@ -111,9 +131,15 @@ impl Input {
         self.folders.get(path).cloned().unwrap_or_else(own)
     }
 
-    /// The same with the counter of a unit.
-    pub(crate) fn of_unit(&self, unit: &str) -> Self {
-        Self { read: self.meter.start(unit), ..self.clone() }
+    /// The same with the counter of a unit, and memory for the pictures that it fetches, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn of_unit(&self, unit: &str, pictures: bool) -> Result<Self, PipelineError> {
+        let budget = || self.memory.budget("pictures that are fetched", self.memory.picture_bytes());
+        let pictures = pictures.then(budget).transpose()?;
+        Ok(Self { read: self.meter.start(unit), pictures, ..self.clone() })
     }
 }
 
@@ -308,16 +334,16 @@ pub(crate) mod testing {
         };
         store.put(&path, bytes.into()).await.expect("put");
         let input = Input::new(store, split);
-        tokio::task::spawn_blocking(move || {
+        crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
                 rows.push(row);
                 Ok(true)
             };
-            read_rows(&input, &file, &Pick::All, true, &mut visit).expect("reads");
-            rows
+            read_rows(&input, &file, &Pick::All, true, &mut visit)?;
+            Ok(rows)
         })
         .await
-        .expect("runs")
+        .expect("reads")
     }
 }
