@@ -3,7 +3,7 @@
 //!
 //! The content of a row is its texts, all of its captions, and the bytes of its pictures as they lie in the files, after
 //! `where` and `select`. It is found by reading the sources once before they are packed: 16 bytes of BLAKE3 of each row are sorted
-//! by DataFusion, which spills to disk what does not fit into a quarter of the job's memory, and of equal neighbours all
+//! by DataFusion, which spills to disk what does not fit into its share of the job's memory, and of equal neighbours all
 //! but the first are copies. Their places, sorted again, lie in a temporary file that each unit reads along with its
 //! rows. So neither the rows nor the copies of a corpus have to fit into memory; the disk needs 32 bytes a row.
 
@@ -271,9 +271,11 @@ pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineEr
     let open = move |reader: Reader| reader.open(context.clone());
     let rows = stream::iter(readers).map(open).flatten_unordered(plan.units_at_once());
     let rows = Box::pin(RecordBatchStreamAdapter::new(hash_schema(), rows));
-    let memory = plan.config.memory_bytes as usize;
-    let sorted = sort(rows, &[0, 1, 2, 3, 4], sort_session(memory / 4)?.task_ctx())?;
-    let places = sort(copies(sorted, settled as u32), &PLACE, sort_session(memory / 8)?.task_ctx())?;
+    // A quarter together: the units that are read may hold a half, and a large row the last quarter.
+    let sixteenth = plan.memory.limit() / 16;
+    let session = |parts: usize| sort_session(&plan.memory, parts * sixteenth);
+    let sorted = sort(rows, &[0, 1, 2, 3, 4], session(3)?.task_ctx())?;
+    let places = sort(copies(sorted, settled as u32), &PLACE, session(1)?.task_ctx())?;
     let units = plan.units().into_iter().map(|unit| unit.unit).collect();
     write(places, units, settled as u32).await
 }
@@ -446,6 +448,7 @@ async fn write(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory::Memory;
 
     /// Hashes of 60 units of 1,000 rows each, in the order of an unlucky day; every third row of a unit has the content of
     /// the same row in the unit before.
@@ -470,7 +473,8 @@ mod tests {
     }
 
     async fn found(bytes: usize) -> Vec<(usize, u32, u64)> {
-        let context = || sort_session(bytes).expect("a session").task_ctx();
+        let memory = Memory::new(2 * bytes);
+        let context = || sort_session(&memory, bytes).expect("a session").task_ctx();
         let sorted = sort(corpus(), &[0, 1, 2, 3, 4], context()).expect("a plan");
         let places = sort(copies(sorted, 0), &PLACE, context()).expect("a plan");
         let units: Vec<String> = (0..60).map(|unit| format!("u{unit}")).collect();
@@ -485,6 +489,8 @@ mod tests {
                 }
             }
         }
+        assert_eq!(memory.pool().reserved(), 0);
+        assert!(memory.peak() > 0, "the sorts reserve from the pool of the job");
         found
     }
 

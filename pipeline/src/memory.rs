@@ -8,10 +8,12 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{
-    GreedyMemoryPool, MemoryConsumer, MemoryPool, MemoryReservation, PeakRecordingPool,
+    GreedyMemoryPool, MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation, PeakRecordingPool,
 };
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -51,6 +53,16 @@ impl Memory {
         self.pool.clone()
     }
 
+    /// The pool with a limit of its own, for a sort: one takes all that it gets before it spills.
+    pub(crate) fn part(&self, limit: usize) -> Arc<dyn MemoryPool> {
+        Arc::new(Part { pool: self.pool(), limit, used: AtomicUsize::new(0) })
+    }
+
+    /// All that a job may hold.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
+    }
+
     /// The most bytes that were reserved at a time.
     pub(crate) fn peak(&self) -> usize {
         self.pool.max_reserved()
@@ -88,6 +100,65 @@ impl Memory {
     /// How many units of `unit_bytes` may run at a time on `threads` cores; at least one.
     pub(crate) fn units(&self, unit_bytes: usize, threads: usize) -> usize {
         (self.limit / 2 / unit_bytes.max(1)).clamp(1, threads.max(1))
+    }
+}
+
+/// A pool within another one.
+#[derive(Debug)]
+struct Part {
+    pool: Arc<dyn MemoryPool>,
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes of {}", self.limit, self.pool)
+    }
+}
+
+impl MemoryPool for Part {
+    fn name(&self) -> &str {
+        "part"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        self.pool.register(consumer);
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.pool.unregister(consumer);
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.used.fetch_add(additional, Ordering::Relaxed);
+        self.pool.grow(reservation, additional);
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.pool.shrink(reservation, shrink);
+        self.used.fetch_sub(shrink, Ordering::Relaxed);
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> datafusion::error::Result<()> {
+        let within = |used: usize| used.checked_add(additional).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within).map_err(|used| {
+            let what = format!("{additional} bytes are asked for, {used} of {} are taken", self.limit);
+            DataFusionError::ResourcesExhausted(what)
+        })?;
+        let grown = self.pool.try_grow(reservation, additional);
+        if grown.is_err() {
+            self.used.fetch_sub(additional, Ordering::Relaxed);
+        }
+        grown
+    }
+
+    fn reserved(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(self.limit)
     }
 }
 
@@ -161,6 +232,15 @@ impl Taken {
     }
 }
 
+impl Taken {
+    /// Counts `bytes` as taken, also where they are more than there are: what is held should be seen. Whoever calls this
+    /// has a bound for them. Gives what is counted.
+    pub(crate) fn count(&self, bytes: usize) -> usize {
+        self.reservation.grow(bytes.saturating_sub(self.reservation.size()));
+        self.reservation.size()
+    }
+}
+
 impl Drop for Taken {
     fn drop(&mut self) {
         *self.share.0.free() += self.bytes;
@@ -224,6 +304,22 @@ mod tests {
         assert_eq!((memory.pool().reserved(), memory.peak()), (30, 350));
         drop(all);
         assert_eq!(*memory.rows.0.free(), 100);
+    }
+
+    #[test]
+    fn a_part_has_a_limit_of_its_own_and_is_taken_from_the_whole() {
+        let memory = Memory::new(1000);
+        let pools = [memory.part(300), memory.part(900)];
+        let [small, large] = [0, 1].map(|pool| MemoryConsumer::new("sort").register(&pools[pool]));
+        small.try_grow(300).expect("all of its part");
+        assert!(small.try_grow(1).is_err());
+        large.try_grow(700).expect("what the other has left");
+        assert!(large.try_grow(1).is_err(), "there is no more in the pool");
+        small.shrink(200);
+        large.try_grow(200).expect("what the other gave back");
+        assert_eq!((pools[0].reserved(), pools[1].reserved(), memory.pool().reserved()), (100, 900, 1000));
+        drop((small, large));
+        assert_eq!((pools[1].reserved(), memory.pool().reserved(), memory.peak()), (0, 0, 1000));
     }
 
     #[test]

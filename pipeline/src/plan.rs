@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
+use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::functions::datetime::planner::DatetimeFunctionPlanner;
 use datafusion::functions::unicode::planner::UnicodeFunctionPlanner;
@@ -570,10 +570,10 @@ pub(crate) fn run_session(memory: &Memory) -> Result<SessionContext, PipelineErr
     session(TEXT_ROWS, Some(memory.pool()))
 }
 
-/// A session to sort in, with memory of its own: a sort takes all it gets before it spills.
-pub(crate) fn sort_session(bytes: usize) -> Result<SessionContext, PipelineError> {
+/// A session to sort in, with so much of the memory: a sort takes all it gets before it spills.
+pub(crate) fn sort_session(memory: &Memory, bytes: usize) -> Result<SessionContext, PipelineError> {
     let config = SessionConfig::new().with_batch_size(8192).with_sort_spill_reservation_bytes(bytes / 8);
-    make_session(config, Some(Arc::new(GreedyMemoryPool::new(bytes))))
+    make_session(config, Some(memory.part(bytes)))
 }
 
 fn make_session(

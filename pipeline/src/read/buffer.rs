@@ -80,6 +80,18 @@ impl RowBuffer {
         let taken = self.taken.take().map(|mut taken| taken.settle(bytes.len()).map(|()| Arc::new(taken)));
         Ok((bytes, taken.transpose()?))
     }
+
+    /// The row with memory for `held` bytes, which it is going to take as something else. Waits for them where the row
+    /// has no memory yet.
+    pub(crate) fn take_for(&mut self, held: usize) -> Result<(Vec<u8>, Option<Taken>), PipelineError> {
+        let bytes = std::mem::take(&mut self.bytes);
+        let taken = self.taken.take().or_else(|| (held > LARGE_ROW).then(|| self.memory.rows.take(held)));
+        let taken = taken.map(|mut taken| {
+            let counted = taken.count(held);
+            if held < counted { taken.settle(held).map(|()| taken) } else { Ok(taken) }
+        });
+        Ok((bytes, taken.transpose()?))
+    }
 }
 
 impl Deref for RowBuffer {

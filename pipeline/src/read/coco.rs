@@ -2,16 +2,18 @@
 //!
 //! A row is an image; its column `captions` lists its captions in the order of the file and `caption` is the first. An
 //! annotation without a caption, or of an image that is not there, says nothing of any row and is passed over; one that
-//! can't be read is a reject, numbered behind the images. The file is one JSON object, so it is held in memory whole.
+//! can't be read is a reject, numbered behind the images. The file is one JSON object, so it is held in memory whole, first as
+//! text and then as values; one that takes more than half of the job's memory so is an error.
 
 use std::collections::HashMap;
-use std::io::{BufRead, Read};
+use std::io::BufRead;
+use std::sync::Arc;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
-use super::buffer::LARGE_ROW;
+use super::buffer::RowBuffer;
 use super::infer::kind_name;
 use super::json::BOM;
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
@@ -76,20 +78,28 @@ fn id(value: &Value) -> Option<String> {
 pub(crate) fn read(
     reader: Box<dyn BufRead + Send>,
     file: &InputFile,
-    memory: &Memory,
+    memory: &Arc<Memory>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let mut text = Vec::new();
-    // A file is read as a whole, and takes several times its size as values.
-    let expected = usize::try_from(file.bytes).unwrap_or(usize::MAX).saturating_mul(4);
-    let _memory = (expected > LARGE_ROW).then(|| memory.rows.take(expected));
-    if let Err(error) = reader.take(MAX_ROW_BYTES as u64 + 1).read_to_end(&mut text) {
-        return visit(damaged(error, file, 0)?).map(|_| ());
+    let mut buffer = RowBuffer::new(memory);
+    match append(reader, &mut buffer) {
+        Ok(()) => {}
+        Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
     }
-    if text.len() > MAX_ROW_BYTES {
+    if buffer.len() > MAX_ROW_BYTES {
         let detail = format!("captions file is longer than {MAX_ROW_BYTES} bytes");
         return visit(RawRow::bad(0, RejectReason::RowTooLarge, detail)).map(|_| ());
     }
+    let held = buffer.len().saturating_add(values(&buffer).saturating_mul(size_of::<Value>()));
+    if held > memory.limit() / 2 {
+        let what = format!(
+            "the captions file `{}` takes about {held} bytes while it is read, half of {} are there for one",
+            file.below,
+            memory.limit()
+        );
+        return Err(PipelineError::Memory { what });
+    }
+    let (text, _memory) = buffer.take_for(held)?;
     // An empty file has no row, in this form as in any other.
     if text.trim_ascii().is_empty() {
         return Ok(());
@@ -124,6 +134,39 @@ pub(crate) fn read(
         }
     }
     Ok(())
+}
+
+/// Reads all of a file, or the beginning of one that is too long.
+fn append(mut reader: Box<dyn BufRead + Send>, buffer: &mut RowBuffer) -> std::io::Result<()> {
+    while buffer.len() <= MAX_ROW_BYTES {
+        let chunk = match reader.fill_buf() {
+            Ok(chunk) => chunk,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        };
+        let bytes = chunk.len();
+        if bytes == 0 {
+            break;
+        }
+        buffer.extend(chunk)?;
+        reader.consume(bytes);
+    }
+    Ok(())
+}
+
+/// The number of values in a text of JSON, at most: each but the first follows one of these characters.
+fn values(text: &[u8]) -> usize {
+    let (mut values, mut in_text, mut escaped) = (1, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = in_text,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values
 }
 
 fn of_image(row: u64, image: Value, by_image: &HashMap<String, Vec<Value>>, captioned: bool) -> RawRow {
@@ -165,6 +208,45 @@ mod tests {
             rows.iter().map(|row| Value::Object(row.fields.clone()).to_string()).collect();
         assert_eq!(show[0], r#"{"id":7,"file_name":"a.jpg","caption":"y","captions":["y","z"]}"#);
         assert_eq!(show[1], r#"{"id":9,"file_name":"b.jpg","caption":"x","captions":["x"]}"#);
+    }
+
+    #[test]
+    fn values_are_counted_outside_of_texts() {
+        assert_eq!(values(br#"{"a": [1, "x, [{\",", {}], "b": ""}"#), 1 + 3 + 3);
+        assert_eq!(values(b""), 1);
+    }
+
+    /// A list of small values takes far more memory than its text; that is found out before it is taken.
+    #[test]
+    fn a_file_that_takes_too_much_memory_is_an_error() {
+        let memory = Arc::new(Memory::new(64 << 20));
+        let read_in = |json: String| {
+            let file = InputFile {
+                path: "a.json".into(),
+                below: "a.json".to_owned(),
+                bytes: json.len() as u64,
+                e_tag: None,
+                format: Format::Coco,
+                part: None,
+            };
+            let reader = Box::new(std::io::Cursor::new(json.into_bytes()));
+            let (mut rows, mut reserved) = (0, 0);
+            let mut visit = |_| {
+                rows += 1;
+                reserved = memory.pool().reserved();
+                Ok(true)
+            };
+            read(reader, &file, &memory, &mut visit).map(|()| (rows, reserved))
+        };
+        let zeros =
+            |count: usize| format!("{{\"images\": [0{}], \"annotations\": []}}", ",0".repeat(count - 1));
+        let (rows, reserved) = read_in(zeros(150_000)).expect("fits");
+        assert_eq!(rows, 150_000);
+        assert!(reserved > 150_000 * size_of::<Value>(), "the values are reserved: {reserved}");
+        let error = read_in(zeros(1_000_000)).expect_err("too much");
+        assert!(error.to_string().contains("the captions file `a.json` takes about"), "{error}");
+        assert!(error.hint().expect("a hint").contains("memory-bytes"), "{error}");
+        assert_eq!(memory.pool().reserved(), 0);
     }
 
     /// One bad entry, or a byte order mark, used to lose the whole file.

@@ -1,8 +1,10 @@
 //! JSON lines, with physical line numbers, where a bad line is a row like any other. A `.json` file may be one list of
 //! objects instead ([`list`]).
 
+mod bounded;
 pub(crate) mod list;
 
+use std::cell::Cell;
 use std::fmt;
 use std::io::BufRead;
 use std::sync::Arc;
@@ -10,6 +12,8 @@ use std::sync::Arc;
 use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
+pub(crate) use self::bounded::reason;
+use self::bounded::{Bounded, MOST_VALUES};
 use super::buffer::{LARGE_ROW, RowBuffer};
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large};
 use crate::PipelineError;
@@ -135,7 +139,10 @@ fn parse_whole(line: &mut RowBuffer, row: u64, pick: &Pick) -> Result<Option<Raw
     {
         return Ok(Some(parsed));
     }
-    Ok(parse_line(line, row, pick))
+    let Some(parsed) = parse_line(line, row, pick) else { return Ok(None) };
+    // The fields are held in the memory of the line, which is not needed any more.
+    let memory = if line.len() > LARGE_ROW { line.take()?.1 } else { None };
+    Ok(Some(RawRow { memory, ..parsed }))
 }
 
 fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
@@ -155,7 +162,7 @@ fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
         Err(error) if line.contains(&b'\r') => {
             bad(RejectReason::InvalidJson, format!("{error}; `\\n` ends a line, `\\r` alone does not"))
         }
-        Err(error) => bad(RejectReason::InvalidJson, error.to_string()),
+        Err(error) => bad(reason(&error), error.to_string()),
     }
 }
 
@@ -186,9 +193,10 @@ impl<'de> Visitor<'de> for Picked<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut fields = Map::new();
+        let left = Cell::new(MOST_VALUES);
         while let Some(key) = map.next_key::<std::borrow::Cow<'de, str>>()? {
             if self.0.wants(&key) {
-                fields.insert(key.into_owned(), map.next_value()?);
+                fields.insert(key.into_owned(), map.next_value_seed(Bounded(&left))?);
             } else {
                 map.next_value::<IgnoredAny>()?;
             }

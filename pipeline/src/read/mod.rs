@@ -260,7 +260,7 @@ pub(crate) fn read_rows(
         Format::Csv => csv::read(reader, file, pick, visit),
         Format::Tar => {
             let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };
-            tar::read(reader, file, &wanted, visit)
+            tar::read(reader, file, &wanted, &input.memory, visit)
         }
         Format::Coco => coco::read(reader, file, &input.memory, visit),
         // These are read by modules of their own.

@@ -12,7 +12,9 @@ use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use datafusion::parquet::arrow::ProjectionMask;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
-use datafusion::parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use datafusion::parquet::arrow::async_reader::{
+    AsyncFileReader, MetadataFetch, ParquetRecordBatchStreamBuilder,
+};
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData};
 use futures::future::BoxFuture;
@@ -40,6 +42,10 @@ struct RangeReader {
 
 impl AsyncFileReader for RangeReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        if range.start > range.end || range.end > self.file.bytes {
+            let what = format!("it claims bytes {} to {} of {}", range.start, range.end, self.file.bytes);
+            return futures::future::ready(Err(ParquetError::General(what))).boxed();
+        }
         let bytes = stream::get_range(&self.input, &self.file, range);
         bytes.map(|bytes| bytes.map_err(|error| ParquetError::External(Box::new(error)))).boxed()
     }
@@ -50,7 +56,24 @@ impl AsyncFileReader for RangeReader {
     ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
         let bytes = self.file.bytes;
         let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(FOOTER_BYTES));
-        async move { reader.load_and_finish(self, bytes).await.map(Arc::new) }.boxed()
+        async move { reader.load_and_finish(Footer(self), bytes).await.map(Arc::new) }.boxed()
+    }
+}
+
+/// A footer that is longer than this is damaged.
+const MAX_FOOTER_BYTES: u64 = 256 << 20;
+
+/// The footer of a file.
+struct Footer<'a>(&'a mut RangeReader);
+
+impl MetadataFetch for Footer<'_> {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
+        let bytes = range.end.saturating_sub(range.start);
+        if bytes > MAX_FOOTER_BYTES {
+            let what = format!("its footer claims to have {bytes} bytes");
+            return futures::future::ready(Err(ParquetError::General(what))).boxed();
+        }
+        self.0.get_bytes(range)
     }
 }
 
@@ -108,7 +131,7 @@ pub(crate) fn read(
     let mask = ProjectionMask::roots(builder.parquet_schema(), chosen);
     let batch_rows = target.batch_rows().min(BATCH_BYTES / row_bytes(&metadata, &mask).max(1)).max(1);
     // Held until the file is read.
-    let _memory = group_memory(input, &metadata, &mask)?;
+    let _memory = group_memory(input, file, &metadata, &mask)?;
     let average = file.bytes / (metadata.file_metadata().num_rows().max(1) as u64);
     let groups = metadata.row_groups();
     let part = file.part.unwrap_or(FilePart { start: 0, end: groups.len() as u64, first_row: 0 });
@@ -211,15 +234,17 @@ impl Reading<'_, '_> {
 /// The memory for a row group's columns, which are fetched whole, where it is much.
 fn group_memory(
     input: &Input,
+    file: &InputFile,
     metadata: &ParquetMetaData,
     mask: &ProjectionMask,
 ) -> Result<Option<Taken>, PipelineError> {
     let bytes = |group: &RowGroupMetaData| -> i64 {
         let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        columns.map(|(_, column)| column.compressed_size()).sum()
+        columns.map(|(_, column)| column.compressed_size().max(0)).fold(0, i64::saturating_add)
     };
     let largest = metadata.row_groups().iter().map(bytes).max().unwrap_or(0);
-    let largest = usize::try_from(largest).unwrap_or(0);
+    // What a damaged footer claims beyond the file is never read.
+    let largest = usize::try_from(largest.min(i64::try_from(file.bytes).unwrap_or(i64::MAX))).unwrap_or(0);
     if largest <= LARGE_ROW {
         return Ok(None);
     }
@@ -232,7 +257,7 @@ fn group_memory(
 fn row_bytes(metadata: &ParquetMetaData, mask: &ProjectionMask) -> usize {
     let average = |group: &RowGroupMetaData| {
         let columns = group.columns().iter().enumerate().filter(|(leaf, _)| mask.leaf_included(*leaf));
-        let bytes: i64 = columns.map(|(_, column)| column.uncompressed_size()).sum();
+        let bytes = columns.map(|(_, column)| column.uncompressed_size().max(0)).fold(0, i64::saturating_add);
         bytes / group.num_rows().max(1)
     };
     let largest = metadata.row_groups().iter().map(average).max();

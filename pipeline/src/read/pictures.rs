@@ -43,9 +43,11 @@ impl Fetching {
         let (sender, receiver) = channel(REQUESTS);
         let (input, folder) = (input.clone(), folder.to_owned());
         let task = Task::spawn(&input.handle.clone(), async move {
-            let asked = stream::iter(images).map(|image| ask(&input, &folder, image)).buffered(REQUESTS);
+            let asked = stream::iter(images)
+                .map(|image| input.stop.until(ask(&input, &folder, image)))
+                .buffered(REQUESTS);
             let granted = asked.then(|asked| grant(input.pictures.clone(), asked));
-            let fetched = granted.map(|granted| fetch(&input, granted)).buffered(REQUESTS);
+            let fetched = granted.map(|granted| input.stop.until(fetch(&input, granted))).buffered(REQUESTS);
             let mut fetched = std::pin::pin!(fetched);
             while let Some(image) = fetched.next().await {
                 let failed = image.is_err();

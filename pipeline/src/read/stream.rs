@@ -171,6 +171,8 @@ impl Read for Failed {
 struct ObjectReader {
     chunks: Receiver<Result<Bytes, PipelineError>>,
     current: Bytes,
+    /// Bytes that have not come yet.
+    left: u64,
     stop: Stop,
     _task: Option<Task>,
 }
@@ -180,10 +182,10 @@ impl ObjectReader {
         let (sender, chunks) = channel(1);
         if let Some(bytes) = input.held(file) {
             let current = bytes.slice(bytes.len().min(start as usize)..);
-            return Self { chunks, current, stop: input.stop.clone(), _task: None };
+            return Self { chunks, current, left: 0, stop: input.stop.clone(), _task: None };
         }
         let (input, file) = (input.clone(), file.clone());
-        let stop = input.stop.clone();
+        let (left, stop) = (file.bytes.saturating_sub(start), input.stop.clone());
         let task = Task::spawn(&input.handle.clone(), async move {
             let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
@@ -198,7 +200,7 @@ impl ObjectReader {
                 }
             }
         });
-        Self { chunks, current: Bytes::new(), stop, _task: Some(task) }
+        Self { chunks, current: Bytes::new(), left, stop, _task: Some(task) }
     }
 }
 
@@ -211,8 +213,11 @@ impl Read for ObjectReader {
         if self.current.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
-                None => return Ok(0),
+                None if self.left == 0 => return Ok(0),
+                // Whoever fetches has gone: that is never the end of the file.
+                None => return Err(io::Error::other(PipelineError::Stopped { done: 0, total: 0 })),
             }
+            self.left = self.left.saturating_sub(self.current.len() as u64);
         }
         let bytes = buffer.len().min(self.current.len());
         self.current.copy_to_slice(&mut buffer[..bytes]);

@@ -24,9 +24,10 @@ use bytes::Bytes;
 use serde_json::{Map, Value};
 
 use self::window::Window;
-use super::json::parse_object;
+use super::json::{parse_object, reason};
 use super::{ImageRef, MAX_PICTURE_BYTES, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
+use crate::memory::Memory;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -94,10 +95,11 @@ pub(crate) fn read(
     reader: Box<dyn BufRead + Send>,
     file: &InputFile,
     wanted: &Wanted<'_>,
+    memory: &Arc<Memory>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     let blocks = Blocks::shared(reader);
-    let window = Window::new(*wanted, Arc::new(file.clone()));
+    let window = Window::new(*wanted, Arc::new(file.clone()), memory);
     let mut rows = Rows { wanted, window, looked: Looked::default(), nameless: None };
     loop {
         let end = match rows.archive(&blocks, visit)? {
@@ -148,7 +150,7 @@ impl Rows<'_> {
         for entry in entries {
             let member = entry.and_then(|mut entry| {
                 blocks.borrow_mut().expect_behind(&mut entry)?;
-                Member::read(entry, start, self.wanted)
+                Member::read(entry, start, self.wanted, |bytes| self.window.make_room(bytes))
             });
             let more = match (member, self.nameless.take()) {
                 (Ok(Met::Member(Member { name, .. }) | Met::Other(name)), Some(bytes)) => {
@@ -464,7 +466,12 @@ struct Member {
 
 impl Member {
     /// Reads a member of an archive that begins at `start` of the file.
-    fn read(mut entry: tar::Entry<'_, impl Read>, start: u64, wanted: &Wanted<'_>) -> std::io::Result<Met> {
+    fn read(
+        mut entry: tar::Entry<'_, impl Read>,
+        start: u64,
+        wanted: &Wanted<'_>,
+        make_room: impl FnOnce(usize),
+    ) -> std::io::Result<Met> {
         let of = entry.header().entry_type();
         if of.is_pax_global_extensions() || of.is_pax_local_extensions() {
             // What describes all members, or none: it says no names.
@@ -505,7 +512,7 @@ impl Member {
                 );
                 Err(Reject::new(RejectReason::BadEntry, detail))
             }
-            (_, None) => content(&mut entry, &name, kind)?,
+            (_, None) => content(&mut entry, &name, kind, make_room)?,
         };
         Ok(Met::Member(Self { name, key, extension, kind, content, place, is_link: link.is_some() }))
     }
@@ -528,6 +535,7 @@ fn content(
     entry: &mut tar::Entry<'_, impl Read>,
     name: &str,
     kind: Kind,
+    make_room: impl FnOnce(usize),
 ) -> std::io::Result<Result<Vec<u8>, Reject>> {
     let (limit, reason) = match kind {
         Kind::Picture => (MAX_PICTURE_BYTES, RejectReason::ImageTooLarge),
@@ -538,6 +546,7 @@ fn content(
         let detail = format!("member `{name}` has {size} bytes, the limit is {limit}");
         return Ok(Err(Reject::new(reason, detail)));
     }
+    make_room(size as usize);
     let mut content = Vec::new();
     entry.read_to_end(&mut content)?;
     // The archive's reader ends a member early where the archive does.
@@ -546,6 +555,12 @@ fn content(
     }
     Ok(Ok(content))
 }
+
+/// Members of a row, at most.
+const MOST_MEMBERS: usize = 8192;
+
+/// Bytes of the members of a row, at most: a text or JSON of the largest and a picture of the largest.
+const MAX_SAMPLE_BYTES: usize = MAX_ROW_BYTES + MAX_PICTURE_BYTES as usize + (1 << 20);
 
 /// A row that is being put together.
 struct Sample {
@@ -556,6 +571,7 @@ struct Sample {
     /// Their kinds, a bit each.
     kinds: u8,
     captions: Vec<(u64, Result<String, Reject>)>,
+    caption_bytes: usize,
     json: Option<Result<Map<String, Value>, Reject>>,
     json_bytes: usize,
     image: ImageRef,
@@ -576,6 +592,7 @@ impl Sample {
             extensions: Vec::new(),
             kinds: 0,
             captions: Vec::new(),
+            caption_bytes: 0,
             json: None,
             json_bytes: 0,
             image: ImageRef::Absent,
@@ -598,6 +615,22 @@ impl Sample {
     }
 
     fn add(&mut self, member: Member, pick: &Pick) {
+        self.add_content(member, pick);
+        let what = match (self.extensions.len(), self.bytes()) {
+            (members, _) if members > MOST_MEMBERS => format!("it has more than {MOST_MEMBERS} members"),
+            (_, bytes) if bytes > MAX_SAMPLE_BYTES => {
+                format!("its members have {bytes} bytes, the limit is {MAX_SAMPLE_BYTES}")
+            }
+            _ => return,
+        };
+        self.reject.get_or_insert_with(|| Reject::new(RejectReason::RowTooLarge, what));
+        // What comes now is read and let go of.
+        self.extensions.truncate(MOST_MEMBERS);
+        (self.captions, self.caption_bytes) = (Vec::new(), 0);
+        (self.json, self.json_bytes, self.image) = (None, 0, ImageRef::Absent);
+    }
+
+    fn add_content(&mut self, member: Member, pick: &Pick) {
         self.extensions.push(member.extension);
         self.kinds |= member.kind.bit();
         if member.is_link {
@@ -618,7 +651,11 @@ impl Sample {
             }
             // One picture a row.
             Kind::Picture => {}
-            Kind::Caption(number) => self.captions.push((number, caption(content))),
+            Kind::Caption(number) => {
+                let caption = caption(content);
+                self.caption_bytes += caption.as_ref().map_or(0, String::len);
+                self.captions.push((number, caption));
+            }
             Kind::Json => {
                 self.json_bytes = content.len();
                 self.json = Some(json_fields(&content, pick));
@@ -629,8 +666,7 @@ impl Sample {
     /// About how much memory it takes.
     fn bytes(&self) -> usize {
         let image = if let ImageRef::Bytes(bytes) = &self.image { bytes.len() } else { 0 };
-        let captions = self.captions.iter().map(|(_, caption)| caption.as_ref().map_or(0, String::len));
-        256 + self.key.len() + image + captions.sum::<usize>() + self.json_bytes
+        256 + self.key.len() + image + self.caption_bytes + self.json_bytes
     }
 
     /// Whether nothing but a link is there for a kind of members.
@@ -696,8 +732,7 @@ fn json_fields(json: &[u8], pick: &Pick) -> Result<Map<String, Value>, Reject> {
     let invalid = |_| Reject::new(RejectReason::InvalidUtf8, "the JSON is not UTF-8").showing(json);
     let text = std::str::from_utf8(json).map_err(invalid)?;
     let text = text.trim_start_matches('\u{feff}');
-    parse_object(text, pick)
-        .map_err(|error| Reject::new(RejectReason::InvalidJson, error.to_string()).showing(json))
+    parse_object(text, pick).map_err(|error| Reject::new(reason(&error), error.to_string()).showing(json))
 }
 
 #[cfg(test)]

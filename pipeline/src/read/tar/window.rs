@@ -17,8 +17,11 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
+
 use super::{Kind, Member, Sample, Wanted};
 use crate::PipelineError;
+use crate::memory::{Memory, Taken};
 use crate::read::{ImageRef, RawRow, Visit};
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
@@ -35,7 +38,7 @@ pub(super) struct Window<'a> {
     pending: VecDeque<Sample>,
     /// The numbers of the rows of `pending` that take members, by key.
     open: HashMap<String, u64>,
-    /// Rows that have left, by the hash of their key: number and kinds of members. About 40 bytes a row.
+    /// Rows that have left, by the hash of their key: number and kinds of members. Up to 64 bytes a row, reserved.
     gone: HashMap<u64, (u64, u8)>,
     rows: u64,
     bytes: usize,
@@ -48,10 +51,19 @@ pub(super) struct Window<'a> {
     /// Rows of `pending` from the first whose pictures were let go of.
     let_go: usize,
     limits: (usize, usize),
+    memory: Arc<Memory>,
+    /// The memory of what is held beyond [`FREE_BYTES`].
+    taken: Option<Taken>,
+    /// That of `gone`.
+    gone_memory: MemoryReservation,
 }
 
+/// Bytes that a window takes without asking: every unit has memory for them.
+const FREE_BYTES: usize = 8 << 20;
+
 impl<'a> Window<'a> {
-    pub(super) fn new(wanted: Wanted<'a>, file: Arc<InputFile>) -> Self {
+    pub(super) fn new(wanted: Wanted<'a>, file: Arc<InputFile>, memory: &Arc<Memory>) -> Self {
+        let gone_memory = MemoryConsumer::new("keys of an archive").register(&memory.pool());
         Self {
             wanted,
             file,
@@ -65,7 +77,23 @@ impl<'a> Window<'a> {
             whole: 0,
             let_go: 0,
             limits: (PENDING_SAMPLES, PENDING_BYTES),
+            memory: memory.clone(),
+            taken: None,
+            gone_memory,
         }
+    }
+
+    /// Sees that there is memory for further content. Where much is held, all that a window usually needs is taken from the
+    /// share for large rows at once, so that no two that have a part of it wait for each other; more than that is counted,
+    /// and bounded by what a row may have. Blocks.
+    pub(super) fn make_room(&mut self, bytes: usize) {
+        let held = self.bytes.saturating_add(bytes);
+        let free = FREE_BYTES + if self.wanted.images { self.memory.picture_bytes() } else { 0 };
+        if held <= free {
+            return;
+        }
+        let share = &self.memory.rows;
+        self.taken.get_or_insert_with(|| share.take(held.max(PENDING_BYTES + FREE_BYTES))).count(held);
     }
 
     /// The number of rows so far.
@@ -82,7 +110,7 @@ impl<'a> Window<'a> {
         let sample = &mut self.pending[index];
         let (bytes, whole) = (sample.bytes(), self.wanted.is_whole(sample));
         sample.add(member, self.wanted.pick);
-        self.bytes += sample.bytes() - bytes;
+        self.bytes = self.bytes - bytes + sample.bytes();
         self.whole += usize::from(!whole && self.wanted.is_whole(sample));
         self.give(row, visit)
     }
@@ -202,10 +230,17 @@ impl<'a> Window<'a> {
         if self.open.get(&sample.key) == Some(&sample.row) {
             self.open.remove(&sample.key);
         }
+        if self.bytes <= FREE_BYTES {
+            self.taken = None;
+        }
         self.gone.insert(hash(&sample.key), (sample.row, sample.kinds));
+        self.gone_memory.try_resize(self.gone.capacity() * GONE_BYTES)?;
         visit(sample.into_row(self.wanted.pick))
     }
 }
+
+/// Bytes of a row that has left.
+const GONE_BYTES: usize = 32;
 
 /// The same for the same key in every run.
 fn hash(key: &str) -> u64 {
@@ -250,7 +285,8 @@ mod tests {
             format: Format::Tar,
             part: None,
         };
-        let mut window = Window::new(Wanted { pick: &pick, images: true, pieces }, Arc::new(file));
+        let memory = Arc::new(Memory::new(1 << 30));
+        let mut window = Window::new(Wanted { pick: &pick, images: true, pieces }, Arc::new(file), &memory);
         window.limits = limits;
         let mut given = Vec::new();
         let mut visit = |row: RawRow| {
@@ -274,6 +310,7 @@ mod tests {
         let held = window.pending.len();
         window.finish(&mut visit).expect("finished");
         assert_eq!(window.bytes, 0, "every byte that was counted is given back");
+        assert_eq!(memory.pool().reserved(), window.gone.capacity() * GONE_BYTES);
         given.push(format!("{held} held"));
         given
     }
@@ -311,6 +348,49 @@ mod tests {
         ];
         let given = given(&scattered, (100, 4500), true);
         assert_eq!(given, ["0z+", "1y+", "2a-", "3b-", "4c-", "5d+", "2 held"]);
+    }
+
+    /// What waits beyond a few megabytes has memory of the share for large rows, and gives it back.
+    #[test]
+    fn what_a_window_holds_is_reserved() {
+        let pick = Pick::Only(vec!["caption".to_owned()]);
+        let file = InputFile {
+            path: "a.tar".into(),
+            below: "a.tar".to_owned(),
+            bytes: 0,
+            e_tag: None,
+            format: Format::Tar,
+            part: None,
+        };
+        let memory = Arc::new(Memory::new(1 << 30));
+        let mut window =
+            Window::new(Wanted { pick: &pick, images: true, pieces: false }, Arc::new(file), &memory);
+        let (mut rows, mut refused) = (0, 0);
+        let mut visit = |row: RawRow| {
+            (rows, refused) = (rows + 1, refused + u64::from(row.reject.is_some()));
+            Ok(true)
+        };
+        let large = |name: &str, bytes: usize| {
+            let content = Ok(vec![b'x'; bytes]);
+            Member { content, ..member(name) }
+        };
+        for row in 0..6 {
+            window.make_room(9 << 20);
+            window.add(large(&format!("{row}.jpg"), 9 << 20), &mut visit).expect("added");
+            let held = (row + 1) * 9 << 20;
+            assert_eq!(memory.pool().reserved() >= held, held > 40 << 20, "{row}");
+        }
+        for row in 0..6 {
+            window.add(large(&format!("{row}.txt"), 10), &mut visit).expect("added");
+        }
+        // Many members of one row are too many, however small they are.
+        for caption in 0..9000 {
+            window.add(large(&format!("many.{caption}.txt"), 10), &mut visit).expect("added");
+        }
+        window.finish(&mut visit).expect("finished");
+        assert_eq!(memory.pool().reserved(), window.gone.capacity() * GONE_BYTES);
+        drop(window);
+        assert_eq!((rows, refused, memory.pool().reserved()), (7, 1, 0));
     }
 
     #[test]
