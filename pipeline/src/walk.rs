@@ -14,8 +14,8 @@ use object_store::list::{PaginatedListOptions, PaginatedListStore};
 use object_store::path::{Error as PathError, Path};
 use object_store::{Error, ObjectMeta, ObjectStore};
 
-use crate::commit::blocking;
 use crate::passed::Aside;
+use crate::threads::blocking;
 
 /// What a place holds.
 #[derive(Debug, Default)]

@@ -140,8 +140,6 @@ impl TrainPlan {
             transformer_parameters: parameters.transformer,
             image_parameters: parameters.image,
             init: self.init.as_ref().map(|init| init.folder().display().to_string()),
-            state_bytes: memory.weights + memory.gradients + memory.optimizer + memory.average,
-            activation_bytes: memory.activations,
             memory,
             datasets: with_epochs(datasets, &self.config),
         }
@@ -351,11 +349,7 @@ pub struct Description {
     pub image_parameters: u64,
     /// The checkpoint whose weights a new run starts from.
     pub init: Option<String>,
-    /// Memory for weights, gradients and the optimizer's state.
-    pub state_bytes: u64,
-    /// Estimate of the memory for what the backward pass needs of a full micro-batch.
-    pub activation_bytes: u64,
-    /// All of it by what it is for.
+    /// Its memory by what it is for.
     pub memory: Memory,
     /// The data.
     pub datasets: Vec<DatasetDescription>,
