@@ -16,6 +16,7 @@ use crate::cli::{VaeCodecArgs, VaeCommand, VaeTrainArgs};
 use crate::codec::{Codec, save_picture};
 use crate::draw::{bytes, count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::preprocess::say_passed_over;
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
 use crate::session::Session;
@@ -92,7 +93,8 @@ fn read_pictures(config: &VaeConfig, session: &Session, stop: &Stop) -> anyhow::
         threads: session.threads,
         stop: stop.pipeline().clone(),
     };
-    let progress = Arc::new(Reading(Progress::new(&session.printer, "read", Unit::Things("picture"), 0, 0)));
+    let progress = Progress::new(&session.printer, "read", Unit::Things("picture"), 0, 0);
+    let progress = Arc::new(Reading(progress, session.printer.clone()));
     let read = pipeline::pictures(request, &*session.stores, progress.clone());
     let set = session.runtime.block_on(read)?;
     progress.0.finish();
@@ -136,12 +138,14 @@ impl Pictures for Crops {
 }
 
 /// Counts pictures as they are read.
-struct Reading(Progress);
+struct Reading(Progress, Printer);
 
 impl Observer for Reading {
     fn event(&self, event: Event) {
-        if let Event::Rows { images, .. } = event {
-            self.0.add(images);
+        match event {
+            Event::Rows { images, .. } => self.0.add(images),
+            Event::PassedOver(passed) => say_passed_over(&passed, &self.1),
+            _ => {}
         }
     }
 }

@@ -22,6 +22,7 @@ use tempfile::NamedTempFile;
 use crate::PipelineError;
 use crate::operators::pack::{SPLITS, UnitReport};
 use crate::stop::Stop;
+use crate::threads::blocking;
 
 /// Bytes of a part of a multipart upload, and the size up to which one put is enough.
 const PART_BYTES: usize = 8 << 20;
@@ -321,17 +322,6 @@ impl Location {
             what: error.to_string(),
         };
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
-    }
-}
-
-/// Runs what blocks on a thread for it.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PipelineError> + Send + 'static,
-) -> Result<T, PipelineError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(PipelineError::Format(Box::new(error))),
     }
 }
 

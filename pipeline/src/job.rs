@@ -34,6 +34,7 @@ use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
 use crate::plan::{Environment, PreprocessPlan, Tools};
+use crate::rejects::{RejectLine, RejectTable};
 use crate::report::{OperatorReport, Report, RetryReport, operators};
 use crate::source::SourcePlan;
 use crate::train;
@@ -58,7 +59,25 @@ pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Re
     };
     let done = stop.until(work).await;
     lease.release().await;
-    tally.told(done)
+    match tally.told(done) {
+        Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, .. }) => {
+            let first = first_refused(&plan).await.map(Box::new);
+            Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, first })
+        }
+        done => done,
+    }
+}
+
+/// The first row that this job refused, in the order in which units are started; `None` where no table tells.
+async fn first_refused(plan: &PreprocessPlan) -> Option<RejectLine> {
+    let output = &plan.environment.output;
+    for (_, unit) in start_order(plan) {
+        let table = output.read_commit(&unit.id).await.ok()?.and_then(|commit| commit.rejects);
+        let Some(table) = table else { continue };
+        let bytes = output.read(&table.path).await.ok()??;
+        return RejectTable::open(bytes).ok()?.next()?.ok()?.into_iter().next();
+    }
+    None
 }
 
 /// How many units are done, for the message of a job that is stopped.
@@ -93,6 +112,7 @@ async fn run(
 ) -> Result<Report, PipelineError> {
     let outputs = plan.outputs();
     outputs.iter().try_for_each(Location::remove_unfinished)?;
+    plan.passed_over().into_iter().for_each(|passed| observer.event(Event::PassedOver(passed)));
     claim(&outputs[0], &plan.portable).await?;
     check_base(plan, &outputs[0]).await?;
     if let Some(base) = plan.base.as_ref().filter(|_| plan.unit_count() == 0) {
@@ -142,6 +162,7 @@ async fn unchanged(
     let mut report = Report::new(base.name(), &base.manifest, &base.checksum, validation);
     report.already_complete = true;
     report.waiting_files = plan.waiting_files();
+    report.passed_over = plan.passed_over();
     report.retried = plan.environment.retry_rejects.then_some(retried);
     Ok(report)
 }
@@ -407,6 +428,7 @@ async fn write_versions(
     let mut report = Report::new(written.name(), &written.manifest, &written.checksum, validation);
     report.added_files = added;
     report.waiting_files = plan.waiting_files();
+    report.passed_over = plan.passed_over();
     Ok(report)
 }
 

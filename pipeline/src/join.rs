@@ -25,6 +25,7 @@ use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::error::PipelineError;
 use crate::operators::lookup::{Lookup, key_of};
 use crate::operators::unit_read::describe;
+use crate::passed::PassedOver;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
@@ -68,7 +69,8 @@ impl Join {
         };
         let listing = list(&listed, planning.resolver, planning.output).await?;
         let wrong = |what, hint| PipelineError::Join { name: source.name.clone(), what, hint };
-        let is_table = |format| !matches!(format, Format::Text | Format::Tar | Format::Coco);
+        let is_table =
+            |format| !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Pictures);
         if let Some(file) = listing.files.iter().find(|file| !is_table(file.format)) {
             let what = format!("`{}` is no table", file.below);
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
@@ -109,6 +111,11 @@ impl Join {
 
     fn wrong(&self, what: String, hint: &'static str) -> PipelineError {
         PipelineError::Join { name: self.source.clone(), what, hint }
+    }
+
+    /// What its address leads to and is not read.
+    pub(crate) fn passed_over(&self) -> &[PassedOver] {
+        &self.listing.passed
     }
 
     /// The name of the table for a message.

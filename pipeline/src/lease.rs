@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::PipelineError;
-use crate::commit::{Location, blocking};
+use crate::commit::Location;
 use crate::observer::{Event, Observer};
+use crate::threads::blocking;
 
 /// Periods that a counter may stand still.
 const PATIENCE: u32 = 3;

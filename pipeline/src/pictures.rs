@@ -145,6 +145,7 @@ async fn read_pictures(
     for (index, source) in request.sources.iter().enumerate().filter(|(_, source)| source.shape.has_images())
     {
         let source = plan_source(index as u16, source, 128 << 20, planning).await?;
+        source.passed_over().cloned().for_each(|passed| observer.event(Event::PassedOver(passed)));
         let decode = source.decode(request.pictures.rules(request.size), 0, pool.clone());
         let physical = stage(decode, source.rows(&source.units, Columns::Document).await?);
         for partition in 0..source.units.len() {

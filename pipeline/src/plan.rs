@@ -36,6 +36,7 @@ use crate::operators::stage::{Operator, StageExec};
 use crate::operators::tokenize::Tokenize;
 use crate::operators::write::Write;
 use crate::pack::Packing;
+use crate::passed::PassedOver;
 use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS, TEXT_ROWS};
 use crate::source::{Columns, SourcePlan, plan_columns};
 use crate::stop::Stop;
@@ -266,6 +267,11 @@ impl PreprocessPlan {
     pub(crate) fn waiting_files(&self) -> usize {
         let new = |source: &SourcePlan| source.listing.files.len() - source.settled.files;
         if self.environment.retry_rejects { self.sources.iter().map(new).sum() } else { 0 }
+    }
+
+    /// Files that the addresses of the sources lead to and that are not read.
+    pub fn passed_over(&self) -> Vec<PassedOver> {
+        self.sources.iter().flat_map(|source| source.passed_over()).cloned().collect()
     }
 
     /// The configuration that it was made from.

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::columnar::repeated;
 use super::{Input, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, stream};
 use crate::PipelineError;
+use crate::names::has_extension;
 use crate::reject::RejectReason;
 use crate::units::InputFile;
 
@@ -73,7 +74,7 @@ pub(crate) fn names(
 }
 
 fn open(reader: Box<dyn BufRead + Send>, file: &InputFile) -> csv::Reader<Quotes> {
-    let delimiter = if file.below.contains(".tsv") { b'\t' } else { b',' };
+    let delimiter = if has_extension(&file.below, "tsv") { b'\t' } else { b',' };
     csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(Quotes::new(reader, delimiter))
 }
 

@@ -6,8 +6,10 @@
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
+pub(crate) mod ahead;
 pub(crate) mod batch;
 pub(crate) mod buffer;
+pub(crate) mod captioned;
 pub(crate) mod coco;
 pub(crate) mod columnar;
 pub(crate) mod csv;
@@ -19,12 +21,14 @@ pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod place;
+pub(crate) mod request;
 pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -35,12 +39,14 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::ahead::Held;
 use self::buffer::RowMemory;
 use self::sample::Sample;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
-use crate::memory::{DEFAULT_BYTES, Memory};
+use crate::memory::{Budget, DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
+use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
 use crate::stop::Stop;
 use crate::units::InputFile;
@@ -63,6 +69,10 @@ pub(crate) struct Input {
     pub(crate) meter: Meter,
     /// Where paths of pictures start, unless that is the folder of their table.
     pub(crate) folder: Option<Folder>,
+    /// The same for single files, by their paths.
+    pub(crate) folders: Arc<BTreeMap<String, String>>,
+    /// Extensions, as they are written, of captions and fields beside pictures.
+    pub(crate) beside: Arc<[String]>,
     /// Files of a server that gives no ranges.
     pub(crate) whole: stream::WholeFiles,
     /// What large rows take their memory from.
@@ -71,6 +81,10 @@ pub(crate) struct Input {
     pub(crate) sample: Option<Arc<Sample>>,
     /// Ends all reading.
     pub(crate) stop: Stop,
+    /// What was fetched of the file that is read.
+    pub(crate) held: Option<Arc<Held>>,
+    /// For the pictures that are fetched ahead.
+    pub(crate) pictures: Option<Budget>,
 }
 
 impl Input {
@@ -83,11 +97,26 @@ impl Input {
             read: Arc::default(),
             meter: Meter::default(),
             folder: None,
+            folders: Arc::default(),
+            beside: Arc::default(),
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
             stop: Stop::default(),
+            held: None,
+            pictures: None,
         }
+    }
+
+    /// Whether the file that is read was fetched already.
+    #[cfg(test)]
+    pub(crate) fn has_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_whole())
+    }
+
+    /// The bytes of a file, where they were fetched already.
+    fn held(&self, file: &InputFile) -> Option<&Bytes> {
+        self.held.as_ref().and_then(|held| held.of(file))
     }
 
     /// Whether the sample is large enough.
@@ -95,9 +124,22 @@ impl Input {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
     }
 
-    /// The same with the counter of a unit.
-    pub(crate) fn of_unit(&self, unit: &str) -> Self {
-        Self { read: self.meter.start(unit), ..self.clone() }
+    /// The folder that the paths of pictures start from, in a file.
+    pub(crate) fn folder_of(&self, file: &InputFile) -> String {
+        let path = file.path.as_ref();
+        let own = || path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        self.folders.get(path).cloned().unwrap_or_else(own)
+    }
+
+    /// The same with the counter of a unit, and memory for the pictures that it fetches, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn of_unit(&self, unit: &str, pictures: bool) -> Result<Self, PipelineError> {
+        let budget = || self.memory.budget("pictures that are fetched", self.memory.picture_bytes());
+        let pictures = pictures.then(budget).transpose()?;
+        Ok(Self { read: self.meter.start(unit), pictures, ..self.clone() })
     }
 }
 
@@ -196,7 +238,21 @@ pub(crate) fn read_rows(
     images: bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let stream = stream::open(input, file);
+    if file.format == Format::Pictures {
+        return captioned::read(input, file, pick, images, visit);
+    }
+    let mut stream = stream::open(input, file);
+    if is_small(file) {
+        match stream.reader.fill_buf() {
+            Ok(first) if first.starts_with(POINTER) => {
+                let detail =
+                    "the file is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it";
+                return visit(RawRow::bad(0, RejectReason::BadEntry, detail)).map(|_| ());
+            }
+            Ok(_) => {}
+            Err(error) => stream.reader = stream::broken(error),
+        }
+    }
     let reader = stream.reader;
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
@@ -207,8 +263,8 @@ pub(crate) fn read_rows(
             tar::read(reader, file, &wanted, visit)
         }
         Format::Coco => coco::read(reader, file, &input.memory, visit),
-        // These files have columns and are read by modules of their own.
-        Format::Parquet | Format::Arrow => Ok(()),
+        // These are read by modules of their own.
+        Format::Parquet | Format::Arrow | Format::Pictures => Ok(()),
     }
 }
 
@@ -278,16 +334,16 @@ pub(crate) mod testing {
         };
         store.put(&path, bytes.into()).await.expect("put");
         let input = Input::new(store, split);
-        tokio::task::spawn_blocking(move || {
+        crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
                 rows.push(row);
                 Ok(true)
             };
-            read_rows(&input, &file, &Pick::All, true, &mut visit).expect("reads");
-            rows
+            read_rows(&input, &file, &Pick::All, true, &mut visit)?;
+            Ok(rows)
         })
         .await
-        .expect("runs")
+        .expect("reads")
     }
 }

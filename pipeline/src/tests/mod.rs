@@ -1,5 +1,6 @@
 //! Whole jobs, on stores in memory and on disk.
 
+mod ahead;
 mod captions;
 mod columns;
 mod configs;
@@ -20,4 +21,5 @@ mod sql;
 mod stores;
 mod text;
 mod types;
+mod units_at_once;
 mod versions;
