@@ -29,6 +29,7 @@ use crate::operators::lookup::{Lookup, key_of};
 use crate::operators::unit_read::describe;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
+use crate::read::csv::Dialect;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, Wanted, find};
@@ -72,12 +73,14 @@ impl Join {
         };
         let listing = list(&listed, resolver, output).await?;
         let wrong = |what, hint| PipelineError::Join { name: source.name.clone(), what, hint };
-        let is_table = |format| !matches!(format, Format::Text | Format::Tar | Format::Coco);
+        let is_table = |format| !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Warc);
         if let Some(file) = listing.files.iter().find(|file| !is_table(file.format)) {
             let what = format!("`{}` is no table", file.below);
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
         }
-        let input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), TextSplit::File) };
+        let mut input =
+            Input { memory: memory.clone(), ..Input::new(listing.store.clone(), TextSplit::File) };
+        input.dialect = Dialect::of(config.delimiter.as_deref(), config.quote.as_deref());
         let on = config.on.pairs();
         let wanted = Wanted { whole: true, ..Wanted::default() };
         let mut found = find(&listed.name, &listing, &input, wanted).await?;

@@ -40,6 +40,7 @@ use crate::picture::PictureRules;
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::{United, repeated, wider};
+use crate::read::csv::Dialect;
 use crate::read::infer::Looked;
 use crate::read::place::MATCHED;
 use crate::read::table::{
@@ -116,6 +117,7 @@ pub(crate) async fn plan_columns(
 ) -> Result<SourcePlan, PipelineError> {
     let listing = list(config, resolver, output).await?;
     let mut input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), config.document) };
+    input.dialect = Dialect::of(config.delimiter.as_deref(), config.quote.as_deref());
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
     let join = match &config.join {
         Some(join) => Some(Arc::new(Join::open(config, join, memory, resolver, output).await?)),

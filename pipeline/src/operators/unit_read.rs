@@ -50,8 +50,16 @@ fn file_fields() -> Fields {
     ])
 }
 
-const FORMATS: [Format; 7] =
-    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Arrow, Format::Tar, Format::Coco];
+const FORMATS: [Format; 8] = [
+    Format::JsonLines,
+    Format::Text,
+    Format::Csv,
+    Format::Parquet,
+    Format::Arrow,
+    Format::Tar,
+    Format::Coco,
+    Format::Warc,
+];
 
 /// The description of a unit.
 pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBatch> {

@@ -1,4 +1,5 @@
-//! WebDataset: members of an archive that share the name up to its first dot are one row.
+//! WebDataset: members of an archive that share the name up to its first dot are one row. Where that would leave
+//! members without a row, as of `photo.2020.jpg`, names go up to their last dot: see [`dotted`].
 //!
 //! The text members of a row (`KEY.txt`, `.text`, `.caption`; several as `KEY.1.txt`, `KEY.txt2`, `KEY.caption_3`) are
 //! its captions, by number: the column `caption` is the first, `captions` the list of all. The fields of `KEY.json`
@@ -12,6 +13,7 @@
 //!
 //! Nothing is ever written under a member's name, so a name that leads outside is harmless here and stays a key.
 
+mod dotted;
 mod window;
 
 use std::cell::Cell;
@@ -23,6 +25,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use self::dotted::{Dotted, Sorter};
 use self::window::Window;
 use super::json::parse_object;
 use super::{ImageRef, MAX_PICTURE_BYTES, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
@@ -99,18 +102,24 @@ pub(crate) fn read(
         Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
     };
     let mut looked = Looked::default();
+    let mut sorter = Sorter::default();
     for entry in entries {
-        let member = match entry.and_then(|entry| Member::read(entry, wanted)) {
-            Ok(Met::Member(member)) => member,
-            Ok(Met::Other(name)) => {
-                looked.other.get_or_insert(name);
-                continue;
+        let ready = match entry.and_then(|entry| Member::read(entry, wanted, &sorter)) {
+            Ok(Met::Member(member)) => sorter.add(member),
+            Ok(Met::Other(other)) => {
+                looked.other.get_or_insert_with(|| other.name.clone());
+                sorter.pass_over(other)
             }
             Ok(Met::Nothing) => continue,
             // The end mark need not fill its block.
             Err(error) if zeros.get() && error.to_string() == CUT_BLOCK => break,
             Err(error) => {
                 // What is whole before the damage is a row; rows that were still waiting may lack parts.
+                for member in sorter.finish() {
+                    if !window.add(member, visit)? {
+                        return Ok(());
+                    }
+                }
                 let next = window.rows();
                 return match window.finish(visit)? {
                     true => visit(damaged(plain(error), file, next)?).map(|_| ()),
@@ -118,6 +127,18 @@ pub(crate) fn read(
                 };
             }
         };
+        for member in ready {
+            let more = if wanted.looks() {
+                looked.look(member, wanted, visit)?
+            } else {
+                window.add(member, visit)?
+            };
+            if !more {
+                return Ok(());
+            }
+        }
+    }
+    for member in sorter.finish() {
         let more =
             if wanted.looks() { looked.look(member, wanted, visit)? } else { window.add(member, visit)? };
         if !more {
@@ -127,7 +148,16 @@ pub(crate) fn read(
     if wanted.looks() {
         return looked.finish(visit);
     }
-    window.finish(visit).map(|_| ())
+    let rows = window.rows();
+    if !window.finish(visit)? {
+        return Ok(());
+    }
+    for (row, detail) in (rows..).zip(sorter.lost()) {
+        if !visit(RawRow::bad(row, RejectReason::BadEntry, detail))? {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// What the archive's reader says of a block of which only a part is there.
@@ -255,17 +285,28 @@ fn caption_number(extension: &str) -> Option<u64> {
 /// What stands in an archive.
 enum Met {
     Member(Member),
-    /// A file that is for no row, by its name.
-    Other(String),
+    /// A file that is nothing for a row.
+    Other(Other),
     /// A folder and the like.
     Nothing,
 }
 
+/// A file that is no picture, text or JSON.
+struct Other {
+    name: String,
+    /// The names up to the first and to the last dot of a member that belongs to a row or stands for a lost one; `None`
+    /// of a file that is about the archive.
+    keys: Option<(String, String)>,
+}
+
 struct Member {
     name: String,
+    /// The name up to the first dot of its last part.
     key: String,
     extension: String,
     kind: Kind,
+    /// Its name up to the last dot, where it may be that of a row.
+    dotted: Option<Dotted>,
     content: Result<Vec<u8>, Reject>,
     /// Where the content lies in the archive.
     place: Range<u64>,
@@ -273,8 +314,15 @@ struct Member {
     is_link: bool,
 }
 
+/// Extensions of files about an archive.
+const ABOUT: [&str; 11] = ["md", "rst", "html", "yaml", "yml", "toml", "csv", "tsv", "log", "md5", "sha256"];
+
 impl Member {
-    fn read(mut entry: tar::Entry<'_, impl Read>, wanted: &Wanted<'_>) -> std::io::Result<Met> {
+    fn read(
+        mut entry: tar::Entry<'_, impl Read>,
+        wanted: &Wanted<'_>,
+        sorter: &Sorter,
+    ) -> std::io::Result<Met> {
         let of = entry.header().entry_type();
         let (name, sparse) = name(&mut entry)?;
         let link = if of.is_hard_link() {
@@ -288,18 +336,14 @@ impl Member {
         } else {
             return Ok(Met::Nothing);
         };
-        let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", &name));
-        let Some((stem, extension)) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty()) else {
-            return Ok(Met::Other(name));
+        let Some(Name { key, extension, kind, dotted }) = Name::of(&name) else {
+            let keys = other_keys(&name, &mut entry)?;
+            return Ok(Met::Other(Other { name, keys }));
         };
-        let folder = folder.trim_start_matches("./");
-        let key =
-            if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") };
-        let extension = extension.to_ascii_lowercase();
-        let Some(kind) = Kind::of(&extension) else { return Ok(Met::Other(name)) };
         let place = entry.raw_file_position()..entry.raw_file_position() + entry.size();
         // Whether a row has a picture, and which members belong together, is known without their content.
         let content = match (kind, link) {
+            _ if sorter.is_further(&key, dotted.as_ref()) => Ok(Vec::new()),
             (Kind::Picture, _) if !wanted.images => Ok(Vec::new()),
             (Kind::Caption(_), Some(_)) if !wanted.caption() => Ok(Vec::new()),
             (Kind::Json, Some(_)) if !wanted.json() => Ok(Vec::new()),
@@ -312,9 +356,80 @@ impl Member {
             }
             (_, None) => content(&mut entry, &name, kind)?,
         };
-        Ok(Met::Member(Self { name, key, extension, kind, content, place, is_link: link.is_some() }))
+        Ok(Met::Member(Self { name, key, extension, kind, dotted, content, place, is_link: link.is_some() }))
     }
 }
+
+/// What the name of a picture, a text or a JSON file says.
+struct Name {
+    key: String,
+    extension: String,
+    kind: Kind,
+    dotted: Option<Dotted>,
+}
+
+impl Name {
+    fn of(name: &str) -> Option<Self> {
+        let (folder, file_name) = folder_and_name(name);
+        let (stem, extension) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty())?;
+        let extension = extension.to_ascii_lowercase();
+        let further = file_name.rsplit_once('.').filter(|(longer, _)| longer.len() > stem.len());
+        let further = further.and_then(|(longer, last)| {
+            let last = last.to_ascii_lowercase();
+            Some((longer, Kind::of(&last)?, last))
+        });
+        let key = in_folder(folder, stem);
+        match (Kind::of(&extension), further) {
+            (Some(kind), None) => Some(Self { key, extension, kind, dotted: None }),
+            (Some(kind), Some((longer, _, last))) => {
+                let dotted = Dotted { key: in_folder(folder, longer), extension: last, number: true };
+                Some(Self { key, extension, kind, dotted: Some(dotted) })
+            }
+            (None, Some((longer, kind, last))) => {
+                let dotted = Dotted { key: in_folder(folder, longer), extension: last, number: false };
+                Some(Self { key, extension, kind, dotted: Some(dotted) })
+            }
+            (None, None) => None,
+        }
+    }
+}
+
+/// The folder of a member and its name in it.
+fn folder_and_name(name: &str) -> (&str, &str) {
+    let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", name));
+    (folder.trim_start_matches("./"), file_name)
+}
+
+fn in_folder(folder: &str, stem: &str) -> String {
+    if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") }
+}
+
+/// The keys of a member that is no picture, text or JSON by its name.
+fn other_keys(
+    name: &str,
+    entry: &mut tar::Entry<'_, impl Read>,
+) -> std::io::Result<Option<(String, String)>> {
+    let (folder, file_name) = folder_and_name(name);
+    match file_name.split_once('.') {
+        // Hidden files, as a Mac puts beside each other one.
+        Some(("", _)) => Ok(None),
+        Some((stem, _)) => {
+            let (longer, last) = file_name.rsplit_once('.').unwrap_or((file_name, ""));
+            let about = ABOUT.contains(&last.to_ascii_lowercase().as_str());
+            Ok((!about).then(|| (in_folder(folder, stem), in_folder(folder, longer))))
+        }
+        // Without an extension it is no member of a sample, but a picture must not be lost.
+        None => {
+            let mut first = Vec::new();
+            entry.take(PICTURE_HEAD).read_to_end(&mut first)?;
+            let key = || in_folder(folder, file_name);
+            Ok(image::guess_format(&first).is_ok().then(|| (key(), key())))
+        }
+    }
+}
+
+/// Bytes that tell a picture.
+const PICTURE_HEAD: u64 = 32;
 
 /// The name of a member, and whether it is a sparse file as newer archives have them: those stand under another name.
 fn name(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<(String, bool)> {

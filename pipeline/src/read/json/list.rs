@@ -18,8 +18,10 @@ use crate::units::InputFile;
 /// Whether a file may be a list by its name: `.jsonl` never is one.
 pub(crate) fn may_be(file: &InputFile) -> bool {
     let name = file.below.to_ascii_lowercase();
-    let plain =
-        [".gz", ".zst", ".gzip", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    let plain = [".gz", ".zst", ".gzip", ".zstd", ".zip"]
+        .iter()
+        .find_map(|end| name.strip_suffix(end))
+        .unwrap_or(&name);
     plain.ends_with(".json")
 }
 
@@ -87,7 +89,7 @@ pub(super) fn read(
 
 /// Where the reader stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Before the list.
     Before,
     /// In the list, inside so many brackets of the element.
@@ -119,7 +121,7 @@ enum Behind {
 }
 
 /// Bytes of what stands behind a list that are enough to show it.
-const SHOWN_BYTES: usize = 512;
+pub(super) const SHOWN_BYTES: usize = 512;
 
 struct Elements {
     reader: Box<dyn BufRead + Send>,
@@ -193,7 +195,8 @@ impl Elements {
     }
 }
 
-fn step(place: Place, byte: u8) -> Place {
+/// Where the reader stands behind a byte.
+pub(super) fn step(place: Place, byte: u8) -> Place {
     match (place, byte) {
         (Place::Before, b'[') => Place::Inside(0),
         (Place::Inside(depth), b'"') => Place::Text { depth, escaped: false },
