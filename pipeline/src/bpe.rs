@@ -310,6 +310,18 @@ mod tests {
         }
     }
 
+    /// Letters are pieces beside the bytes that spell them; a model that has learned nothing yet emits any of both.
+    #[test]
+    fn every_id_has_a_text() {
+        let tokenizer = Tokenizer::from_bytes(&captions()).unwrap();
+        let all = 0..tokenizer.vocabulary_size() + 10;
+        let id = |piece: &str| all.clone().find(|&id| tokenizer.piece(id) == piece).unwrap();
+        all.clone().for_each(|id| drop(tokenizer.decode(&[id])));
+        tokenizer.decode(&all.clone().rev().collect::<Vec<_>>());
+        assert_eq!(tokenizer.decode(&[id("▁red"), id("<0x61>"), id("a")]), "redaa");
+        assert_eq!(tokenizer.decode(&[id("<0xC3>"), id("<0xA9>"), id("<0xC3>"), id("a")]), "é\u{fffd}a");
+    }
+
     /// Tokenizers of several sizes on words that share parts, read by both libraries.
     static BOTH: LazyLock<Vec<(Tokenizer, tokenizers::Tokenizer)>> = LazyLock::new(|| {
         let texts = ["aba abab baba aab abba  bab", "aaaa aaa aa a abaa\nabc abcab", "cab ab éa 12 é, b."];

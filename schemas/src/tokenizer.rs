@@ -7,6 +7,7 @@
 //! words are remembered; that changes no id, keeps the cost of a long document linear, and costs 2 MiB a thread.
 
 mod pieces;
+mod spelling;
 mod words;
 
 use std::ops::Range;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use kitoken::{Definition, Kitoken, SpecialToken, SpecialTokenKind};
 
 use self::pieces::Pieces;
+use self::spelling::Spelling;
 use self::words::Words;
 use crate::content_hash;
 
@@ -71,6 +73,7 @@ struct Inner {
     kitoken: Kitoken,
     words: Option<Words>,
     pieces: Pieces,
+    spelling: Spelling,
     bos: u32,
     eos: u32,
     fingerprint: String,
@@ -130,9 +133,19 @@ impl Tokenizer {
     fn build(bytes: &[u8], pieces: Pieces, bos: u32, eos: u32) -> Result<Self, TokenizerError> {
         let definition = definition(bytes, &pieces)?;
         let words = Words::new(&definition)?;
+        let spelling = Spelling::new(&definition, &pieces);
         let kitoken = Kitoken::from_definition(definition).map_err(unreadable)?;
         let fingerprint = content_hash(bytes);
-        Ok(Self(Arc::new(Inner { kitoken, words, pieces, bos, eos, fingerprint, bytes: bytes.to_vec() })))
+        Ok(Self(Arc::new(Inner {
+            kitoken,
+            words,
+            pieces,
+            spelling,
+            bos,
+            eos,
+            fingerprint,
+            bytes: bytes.to_vec(),
+        })))
     }
 
     /// The ids of `text`, without BOS and EOS. Nothing is stripped; text that spells a marker stays text.
@@ -183,12 +196,10 @@ impl Tokenizer {
         self.0.words.as_ref().filter(|words| words.applies_to(text))
     }
 
-    /// The text of `ids`. BOS, EOS, other control ids and ids that are not the tokenizer's give nothing; bytes that
-    /// are no UTF-8 give U+FFFD.
+    /// The text of `ids`, which may be any numbers. BOS, EOS, other control ids and ids that are not the tokenizer's give
+    /// nothing; bytes that are no UTF-8 give U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        let known: Vec<u32> = ids.iter().copied().filter(|&id| self.0.pieces.is_text(id)).collect();
-        let bytes = self.0.kitoken.decode(&known, IN_TEXT).expect("only ids that kitoken knows are left");
-        String::from_utf8_lossy(&bytes).into_owned()
+        self.0.spelling.text(ids.iter().copied().filter(|&id| self.0.pieces.is_text(id)))
     }
 
     /// The piece of `id` as the file spells it (`▁the`, `<0x0A>`, `</s>`), for drawing a row; `<id>` in figures for

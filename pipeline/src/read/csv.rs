@@ -17,6 +17,7 @@ use serde_json::{Map, Value};
 use super::columnar::repeated;
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, stream};
 use crate::PipelineError;
+use crate::names::has_extension;
 use crate::reject::RejectReason;
 use crate::units::InputFile;
 
@@ -118,7 +119,7 @@ pub(crate) fn names(
 const BEGINNING: usize = 1 << 20;
 
 fn open(reader: Box<dyn BufRead + Send>, file: &InputFile, dialect: Dialect) -> csv::Reader<Quotes> {
-    let by_name = if file.below.contains(".tsv") { b'\t' } else { b',' };
+    let by_name = if has_extension(&file.below, "tsv") { b'\t' } else { b',' };
     let delimiter = dialect.delimiter.unwrap_or(by_name);
     let (quote, tabs, reader) = match dialect.quote {
         Quote::Never => (None, false, reader),

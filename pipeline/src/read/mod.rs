@@ -6,8 +6,10 @@
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
+pub(crate) mod ahead;
 pub(crate) mod batch;
 pub(crate) mod buffer;
+pub(crate) mod captioned;
 pub(crate) mod coco;
 pub(crate) mod columnar;
 pub(crate) mod csv;
@@ -19,6 +21,7 @@ pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod place;
+pub(crate) mod request;
 pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
@@ -27,7 +30,7 @@ pub(crate) mod text;
 pub(crate) mod warc;
 mod zip;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::BufRead;
 use std::ops::Range;
 use std::sync::Arc;
@@ -39,13 +42,16 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::ahead::Held;
 use self::buffer::RowMemory;
 use self::sample::Sample;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
-use crate::memory::{DEFAULT_BYTES, Memory};
+use crate::memory::{Budget, DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
+use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
+use crate::stop::Stop;
 use crate::units::InputFile;
 
 /// A row longer than this is refused without being held in memory.
@@ -68,12 +74,22 @@ pub(crate) struct Input {
     pub(crate) meter: Meter,
     /// Where paths of pictures start, unless that is the folder of their table.
     pub(crate) folder: Option<Folder>,
+    /// The same for single files, by their paths.
+    pub(crate) folders: Arc<BTreeMap<String, String>>,
+    /// Extensions, as they are written, of captions and fields beside pictures.
+    pub(crate) beside: Arc<[String]>,
     /// Files of a server that gives no ranges.
     pub(crate) whole: stream::WholeFiles,
     /// What large rows take their memory from.
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
     pub(crate) sample: Option<Arc<Sample>>,
+    /// Ends all reading.
+    pub(crate) stop: Stop,
+    /// What was fetched of the file that is read.
+    pub(crate) held: Option<Arc<Held>>,
+    /// For the pictures that are fetched ahead.
+    pub(crate) pictures: Option<Budget>,
 }
 
 impl Input {
@@ -87,10 +103,26 @@ impl Input {
             read: Arc::default(),
             meter: Meter::default(),
             folder: None,
+            folders: Arc::default(),
+            beside: Arc::default(),
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
+            stop: Stop::default(),
+            held: None,
+            pictures: None,
         }
+    }
+
+    /// Whether the file that is read was fetched already.
+    #[cfg(test)]
+    pub(crate) fn has_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_whole())
+    }
+
+    /// The bytes of a file, where they were fetched already.
+    fn held(&self, file: &InputFile) -> Option<&Bytes> {
+        self.held.as_ref().and_then(|held| held.of(file))
     }
 
     /// Whether the sample is large enough.
@@ -98,9 +130,22 @@ impl Input {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
     }
 
-    /// The same with the counter of a unit.
-    pub(crate) fn of_unit(&self, unit: &str) -> Self {
-        Self { read: self.meter.start(unit), ..self.clone() }
+    /// The folder that the paths of pictures start from, in a file.
+    pub(crate) fn folder_of(&self, file: &InputFile) -> String {
+        let path = file.path.as_ref();
+        let own = || path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        self.folders.get(path).cloned().unwrap_or_else(own)
+    }
+
+    /// The same with the counter of a unit, and memory for the pictures that it fetches, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn of_unit(&self, unit: &str, pictures: bool) -> Result<Self, PipelineError> {
+        let budget = || self.memory.budget("pictures that are fetched", self.memory.picture_bytes());
+        let pictures = pictures.then(budget).transpose()?;
+        Ok(Self { read: self.meter.start(unit), pictures, ..self.clone() })
     }
 }
 
@@ -199,6 +244,9 @@ pub(crate) fn read_rows(
     images: bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
+    if file.format == Format::Pictures {
+        return captioned::read(input, file, pick, images, visit);
+    }
     let stream = stream::open(input, file);
     let (reader, compressed) = (stream.reader, stream.compressed);
     let mut content = |reader, file: &InputFile, visit: &mut Visit<'_>| {
@@ -224,8 +272,13 @@ fn read_content(
             Ok(first) if is_utf16(first) && file.format != Format::Tar => {
                 return visit(utf16(first)).map(|_| ());
             }
+            Ok(first) if is_small(file) && first.starts_with(POINTER) => {
+                let detail =
+                    "the file is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it";
+                return visit(RawRow::bad(0, RejectReason::BadEntry, detail)).map(|_| ());
+            }
             Ok(_) => {}
-            Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
+            Err(error) => reader = stream::broken(error),
         }
     }
     match file.format {
@@ -235,8 +288,8 @@ fn read_content(
         Format::Tar => tar::read(reader, file, wanted, visit),
         Format::Coco => coco::read(reader, file, &input.memory, visit),
         Format::Warc => warc::read(reader, file, pick, &input.memory, visit),
-        // These files have columns and are read by modules of their own.
-        Format::Parquet | Format::Arrow => Ok(()),
+        // These are read by modules of their own.
+        Format::Parquet | Format::Arrow | Format::Pictures => Ok(()),
     }
 }
 
@@ -357,16 +410,16 @@ pub(crate) mod testing {
             part: None,
         };
         input.store.put(&file.path, bytes.into()).await.expect("put");
-        tokio::task::spawn_blocking(move || {
+        crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
                 rows.push(row);
                 Ok(true)
             };
-            read_rows(&input, &file, &Pick::All, true, &mut visit).expect("reads");
-            rows
+            read_rows(&input, &file, &Pick::All, true, &mut visit)?;
+            Ok(rows)
         })
         .await
-        .expect("runs")
+        .expect("reads")
     }
 }

@@ -8,18 +8,19 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
+use super::request::{Attempts, Task, append, joined, length};
 use super::sample::Counted;
 use super::{Input, zip};
 use crate::PipelineError;
+use crate::stop::Stop;
 use crate::units::InputFile;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -29,9 +30,9 @@ const SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 /// The largest window that the decoder holds, 128 MiB: what `zstd` asks for without `--long`, and with its default.
 const MAX_WINDOW: u64 = 1 << 27;
 const BUFFER_BYTES: usize = 256 << 10;
-const RANGE_BYTES: u64 = 4 << 20;
+/// Bytes of a range; a file that is not larger is fetched whole.
+pub(crate) const RANGE_BYTES: u64 = 4 << 20;
 const RANGES_AHEAD: usize = 2;
-const ATTEMPTS: u32 = 5;
 
 /// A file that is read from its beginning.
 pub(crate) struct Stream {
@@ -102,6 +103,11 @@ fn foreign(first: &[u8]) -> Option<&'static str> {
 
 fn foreign_error(what: &str) -> io::Error {
     io::Error::other(format!("it is {what}; unpack it, or compress it with gzip or zstd"))
+}
+
+/// A reader of nothing but this error.
+pub(crate) fn broken(error: io::Error) -> Box<dyn BufRead + Send> {
+    Box::new(BufReader::new(Failed(Some(error))))
 }
 
 /// The content of a compressed file. What is compressed once more is no content that any reader knows.
@@ -218,14 +224,20 @@ impl Read for Failed {
 struct ObjectReader {
     chunks: Receiver<Result<Bytes, PipelineError>>,
     current: Bytes,
+    stop: Stop,
+    _task: Option<Task>,
 }
 
 impl ObjectReader {
     fn new(input: &Input, file: &InputFile, start: u64) -> Self {
         let (sender, chunks) = channel(1);
+        if let Some(bytes) = input.held(file) {
+            let current = bytes.slice(bytes.len().min(start as usize)..);
+            return Self { chunks, current, stop: input.stop.clone(), _task: None };
+        }
         let (input, file) = (input.clone(), file.clone());
-        let handle = input.handle.clone();
-        handle.spawn(async move {
+        let stop = input.stop.clone();
+        let task = Task::spawn(&input.handle.clone(), async move {
             let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
                 .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(file.bytes)))
@@ -239,12 +251,16 @@ impl ObjectReader {
                 }
             }
         });
-        Self { chunks, current: Bytes::new() }
+        Self { chunks, current: Bytes::new(), stop, _task: Some(task) }
     }
 }
 
 impl Read for ObjectReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // What was fetched ahead is not worked through first.
+        if self.stop.is_set() {
+            return Err(io::Error::other(PipelineError::Stopped { done: 0, total: 0 }));
+        }
         if self.current.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
@@ -264,25 +280,25 @@ pub(crate) async fn get_range(
     file: &InputFile,
     range: Range<u64>,
 ) -> Result<Bytes, PipelineError> {
+    if let Some(bytes) = input.held(file).filter(|bytes| range.end <= bytes.len() as u64) {
+        return Ok(bytes.slice(range.start as usize..range.end as usize));
+    }
+    input.stop.until(whole_range(input, file, range)).await
+}
+
+async fn whole_range(input: &Input, file: &InputFile, range: Range<u64>) -> Result<Bytes, PipelineError> {
     let mut parts = Vec::new();
-    for attempt in 1.. {
+    let mut attempts = Attempts::new(range.start / RANGE_BYTES);
+    loop {
         let at = range.start + length(&parts);
-        match read_on(&*input.store, file, at..range.end, &mut parts).await {
+        match read_on(input, file, at..range.end, &mut parts).await {
             Ok(()) => break,
             Err(object_store::Error::Precondition { .. }) => return Err(changed(input, file).await),
             Err(error @ object_store::Error::NotSupported { .. }) => {
                 return input.whole.range(input, file, range, error).await;
             }
-            Err(error @ object_store::Error::NotFound { .. }) => return Err(failed(file, at, error)),
-            Err(error) if attempt == ATTEMPTS => {
-                return Err(failed(file, range.start + length(&parts), error));
-            }
-            Err(error) => {
-                tracing::debug!(path = %file.path, at, %error, "the rest of a range is asked for again");
-                // A different pause for each range, so that many readers don't come back at once.
-                let jitter = range.start / RANGE_BYTES % 7 * 10;
-                tokio::time::sleep(Duration::from_millis((50 << attempt) + jitter)).await;
-            }
+            Err(error) if attempts.again(&error).await => {}
+            Err(error) => return Err(failed(file, range.start + length(&parts), error)),
         }
     }
     let found = length(&parts);
@@ -294,19 +310,12 @@ pub(crate) async fn get_range(
         });
     }
     input.read.fetch_add(found, Ordering::Relaxed);
-    Ok(match parts.len() {
-        1 => parts.swap_remove(0),
-        _ => parts.concat().into(),
-    })
-}
-
-fn length(parts: &[Bytes]) -> u64 {
-    parts.iter().map(|part| part.len() as u64).sum()
+    Ok(joined(parts))
 }
 
 /// Appends what comes of a range.
 async fn read_on(
-    store: &dyn ObjectStore,
+    input: &Input,
     file: &InputFile,
     range: Range<u64>,
     parts: &mut Vec<Bytes>,
@@ -319,17 +328,8 @@ async fn read_on(
         if_match: file.e_tag.clone(),
         ..GetOptions::default()
     };
-    let found = store.get_opts(&file.path, options).await?;
-    if let GetResultPayload::File(..) = found.payload {
-        // One read instead of one every few kilobytes.
-        parts.push(found.bytes().await?);
-        return Ok(());
-    }
-    let mut chunks = found.into_stream();
-    while let Some(chunk) = chunks.next().await {
-        parts.push(chunk?);
-    }
-    Ok(())
+    let _request = input.memory.request().await;
+    append(input.store.get_opts(&file.path, options).await?, parts).await
 }
 
 /// The last file of a server that gives no ranges, whole. Simple web servers are like that; a corpus on one is a few

@@ -194,6 +194,35 @@ fn ids_that_are_no_text_give_none() {
     assert_eq!((tokenizer.piece(2).as_str(), tokenizer.piece(9999).as_str()), ("</s>", "<9999>"));
 }
 
+/// Every id alone, every id behind another, and ids that are nobody's: a model may emit any of them.
+fn decodes_every_id(tokenizer: &Tokenizer) {
+    let size = tokenizer.vocabulary_size();
+    let text = tokenizer.encode("ab")[0];
+    for id in 0..size + 10 {
+        tokenizer.decode(&[id]);
+        tokenizer.decode(&[text, id]);
+    }
+    let all: Vec<u32> = (0..size + 10).chain([u32::MAX]).rev().collect();
+    tokenizer.decode(&all);
+    for byte in 0..=255u8 {
+        let spelled = format!("<0x{byte:02X}>");
+        let id = (0..size).find(|&id| tokenizer.piece(id) == spelled).expect("every byte is a piece");
+        let expected = String::from_utf8_lossy(&[byte]).repeat(2);
+        assert_eq!(tokenizer.decode(&[text, id, id]), tokenizer.decode(&[text]) + &expected, "{spelled}");
+    }
+}
+
+/// `A` and `<0x41>` are both pieces; the encoder knows one of them only.
+#[test]
+fn every_id_that_a_model_can_emit_has_a_text() {
+    decodes_every_id(&Tokenizer::from_bytes(&small_model(&MERGES, 1, 2)).unwrap());
+    let samples = ["llama2-tokenizer.model", "llama2-tokenizer.json", "mistral-v1-tokenizer.model"];
+    for name in samples {
+        let Some(bytes) = sample_bytes(&format!("tokenizer/{name}")) else { return };
+        decodes_every_id(&Tokenizer::from_bytes(&bytes).unwrap());
+    }
+}
+
 #[test]
 fn bos_and_eos_must_be_in_the_vocabulary() {
     let model = small_model(&MERGES, 1, 2);
@@ -267,6 +296,11 @@ proptest! {
             }
             prop_assert_eq!(&ids, &tokenizer.encode(&text), "cut at {}", end);
         }
+    }
+
+    #[test]
+    fn any_ids_have_a_text(ids in prop::collection::vec(prop_oneof![0u32..300, any::<u32>()], 0..60)) {
+        SMALL.0.decode(&ids);
     }
 
     #[test]

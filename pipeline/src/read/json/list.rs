@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{BOM, parse_whole};
 use crate::PipelineError;
 use crate::memory::Memory;
+use crate::names::has_extension;
 use crate::read::buffer::RowBuffer;
 use crate::read::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::reject::RejectReason;
@@ -17,12 +18,7 @@ use crate::units::InputFile;
 
 /// Whether a file may be a list by its name: `.jsonl` never is one.
 pub(crate) fn may_be(file: &InputFile) -> bool {
-    let name = file.below.to_ascii_lowercase();
-    let plain = [".gz", ".zst", ".gzip", ".zstd", ".zip"]
-        .iter()
-        .find_map(|end| name.strip_suffix(end))
-        .unwrap_or(&name);
-    plain.ends_with(".json")
+    has_extension(&file.below, "json")
 }
 
 /// Whether these first bytes of a file begin a list.
