@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
+use crate::settings::words::{between, within};
+
 /// Train one transformer on text and images: next-token loss on text, diffusion loss on images.
 #[derive(Debug, Parser)]
 #[command(name = "transfusion", version, max_term_width = 110, disable_help_subcommand = true)]
@@ -15,7 +17,7 @@ pub(crate) struct Cli {
 }
 
 /// Flags of every command.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Default, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
     /// Report on stdout as JSON
@@ -25,11 +27,11 @@ pub(crate) struct Global {
     #[arg(short, long, global = true)]
     pub(crate) quiet: bool,
     /// Cores to use [default: all]
-    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, global = true, value_name = "N", value_parser = within::<u16>(1..=1024))]
     pub(crate) threads: Option<u16>,
-    /// Device that computes
-    #[arg(long, global = true, value_name = "DEVICE", default_value = "cpu")]
-    pub(crate) device: String,
+    /// Device that computes [default: the config's, else cpu]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub(crate) device: Option<String>,
     /// Log more on stderr; twice for debug, three times for all
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -39,9 +41,10 @@ pub(crate) struct Global {
 }
 
 /// When to use colour.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum When {
     // In a terminal.
+    #[default]
     Auto,
     Always,
     Never,
@@ -72,7 +75,7 @@ pub(crate) struct DemoArgs {
     #[arg(long)]
     pub(crate) quick: bool,
     /// Seed of pictures, weights, noise and questions
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = within::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,
 }
 
@@ -129,7 +132,7 @@ pub(crate) struct VaeCodecArgs {
     #[arg(value_name = "OUT", value_hint = ValueHint::FilePath)]
     pub(crate) output: PathBuf,
     /// Side in pixels that a picture is cropped to [default: what the codec was trained on]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = within::<u32>(1..=16_384))]
     pub(crate) size: Option<u32>,
 }
 
@@ -145,7 +148,7 @@ pub(crate) struct TrainArgs {
     /// Go on from the newest whole checkpoint, if there is one
     #[arg(long)]
     pub(crate) resume: bool,
-    /// Show resolved config, data and memory, write nothing
+    /// Show model, memory and data, with --verbose the resolved config too; write nothing
     #[arg(long)]
     pub(crate) dry_run: bool,
 }
@@ -157,7 +160,7 @@ pub(crate) struct InspectArgs {
     #[arg(value_name = "URI", value_hint = ValueHint::AnyPath)]
     pub(crate) uri: String,
     /// Draw one row, counted from 0 over the whole dataset
-    #[arg(long, value_name = "N", conflicts_with_all = ["sql"])]
+    #[arg(long, value_name = "N", conflicts_with_all = ["sql"], value_parser = within::<u64>(0..=u64::MAX))]
     pub(crate) row: Option<u64>,
     /// Show text as separate tokenizer pieces
     #[arg(long, requires = "row")]
@@ -190,6 +193,7 @@ pub(crate) struct VerifyArgs {
 
 /// Draw prompts and describe pictures from a checkpoint
 #[derive(Debug, Args)]
+#[command(allow_negative_numbers = true)]
 pub(crate) struct SampleArgs {
     /// A run (its newest whole checkpoint) or a step folder in it
     #[arg(value_name = "CHECKPOINT", value_hint = ValueHint::DirPath)]
@@ -197,7 +201,7 @@ pub(crate) struct SampleArgs {
     /// Text to draw, or with --text to continue; repeatable
     #[arg(long, value_name = "TEXT")]
     pub(crate) prompt: Vec<String>,
-    /// File with one prompt a line
+    /// File with one prompt a line; empty lines are passed over
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub(crate) prompts: Option<String>,
     /// Picture to describe, or to put before each prompt; repeatable
@@ -207,34 +211,34 @@ pub(crate) struct SampleArgs {
     #[arg(long)]
     pub(crate) text: bool,
     /// Samples a prompt
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub(crate) count: usize,
-    /// Folder for PNG files and samples.json [default: RUN/samples/STEP]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = within::<u32>(1..=1_000_000))]
+    pub(crate) count: u32,
+    /// Folder without samples for PNG files and samples.json, a path or s3:// [default: RUN/samples/STEP-1, -2, ...]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
-    pub(crate) output: Option<PathBuf>,
+    pub(crate) output: Option<String>,
     /// Denoising steps of a picture
-    #[arg(long, value_name = "N", default_value_t = 250)]
+    #[arg(long, value_name = "N", default_value_t = 250, value_parser = within::<u32>(1..=1_000_000))]
     pub(crate) steps: u32,
-    /// Weight of classifier-free guidance; 1 is none
-    #[arg(long, value_name = "W", default_value_t = 3.0)]
+    /// Weight of classifier-free guidance, 0 to 100; 1 is none
+    #[arg(long, value_name = "W", default_value_t = 3.0, value_parser = between(0.0..=100.0))]
     pub(crate) guidance: f64,
     /// How to go from one denoising step to the next
     #[arg(long, value_name = "METHOD", default_value = "ddpm")]
     pub(crate) method: Method,
     /// Temperature of text; 0 takes the likeliest token
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, value_parser = between(0.0..=1000.0))]
     pub(crate) temperature: f64,
-    /// Share of the probability that text is drawn from
-    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    /// Share of the probability that text is drawn from, above 0 to 1
+    #[arg(long, value_name = "P", default_value_t = 1.0, value_parser = between(0.0..=1.0))]
     pub(crate) top_p: f64,
-    /// New tokens at most [default: 256, 0 behind a drawn picture]
-    #[arg(long, value_name = "N")]
-    pub(crate) max_tokens: Option<usize>,
+    /// New tokens at most [default: 256 or what fits a row, 0 behind a drawn picture]
+    #[arg(long, value_name = "N", value_parser = within::<u32>(0..=16_777_216))]
+    pub(crate) max_tokens: Option<u32>,
     /// Seed of every draw
-    #[arg(long, value_name = "SEED", default_value_t = 0)]
+    #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = within::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,
     /// Side of the pictures in pixels [default: that of the run's dataset]
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", value_parser = within::<u32>(1..=16_384))]
     pub(crate) size: Option<u32>,
     /// Folder of the codec [default: the checkpoint's copy]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]

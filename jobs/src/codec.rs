@@ -171,6 +171,21 @@ pub(crate) fn save_picture(path: &Path, picture: &Decoded) -> anyhow::Result<()>
     .with_context(|| format!("cannot write `{}`", path.display()))
 }
 
+/// A picture as the bytes of a PNG file.
+///
+/// # Errors
+///
+/// If it has no pixels.
+pub(crate) fn png(picture: &Decoded) -> anyhow::Result<Vec<u8>> {
+    use image::ImageEncoder;
+    let mut bytes = Vec::new();
+    let (width, height) = (picture.width as u32, picture.height as u32);
+    image::codecs::png::PngEncoder::new(&mut bytes)
+        .write_image(&picture.rgb, width, height, image::ExtendedColorType::Rgb8)
+        .context("cannot make a PNG file")?;
+    Ok(bytes)
+}
+
 /// Planes of -1..1 to rows of red, green, blue bytes.
 fn interleave(planes: &[f32], pixels: usize) -> Vec<u8> {
     let byte = |value: f32| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8;

@@ -6,6 +6,7 @@ use clap::CommandFactory;
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
 use crate::errors::Outcome;
 use crate::printer::Printer;
+use crate::store;
 
 /// Prints the completions of a shell.
 pub(crate) fn shell(args: &CompletionsArgs, printer: &Printer) -> anyhow::Result<Outcome> {
@@ -19,8 +20,9 @@ pub(crate) fn shell(args: &CompletionsArgs, printer: &Printer) -> anyhow::Result
 pub(crate) fn man(args: &ManArgs, printer: &Printer) -> anyhow::Result<Outcome> {
     match &args.output {
         Some(folder) => {
-            std::fs::create_dir_all(folder)
-                .and_then(|()| clap_mangen::generate_to(Cli::command(), folder))
+            let folder = store::local_folder("--output", folder)?;
+            std::fs::create_dir_all(&folder)
+                .and_then(|()| clap_mangen::generate_to(Cli::command(), &folder))
                 .with_context(|| format!("cannot write manual pages to `{}`", folder.display()))?;
             printer.note(&format!("manual pages: {}", folder.display()));
         }

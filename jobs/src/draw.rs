@@ -4,7 +4,7 @@ mod counts;
 mod row;
 
 pub(crate) use counts::{Counted, balance, counts, refused};
-pub(crate) use row::{RowView, content, drawn, name_of, origin, row_json, summary};
+pub(crate) use row::{RowView, content, drawn, name_of, origin, row_json, summary, wrap};
 
 /// Colours, or none. Every use marks what is readable without them too.
 #[derive(Clone, Copy, Debug)]
@@ -104,28 +104,89 @@ pub(crate) fn short(checksum: &str) -> &str {
     checksum.get(..12).unwrap_or(checksum)
 }
 
-/// Columns side by side: the first left, the others right, two spaces between; the first line is the heading.
-pub(crate) fn table(rows: &[Vec<String>], palette: Palette) -> String {
+/// Columns side by side: the first left, the others right, two spaces between; the first line is the heading. A table
+/// that is wider than `width` goes on below, with the first column again; a long name in that column is cut.
+pub(crate) fn table(rows: &[Vec<String>], palette: Palette, width: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
+    let natural = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| columns_of(cell)).max().unwrap_or(0)
     };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut widths: Vec<usize> = (0..columns).map(natural).collect();
+    let Some((first, others)) = widths.split_first_mut() else { return String::new() };
+    let room = (width / 3).max(width.saturating_sub(others.iter().map(|width| width + 2).sum::<usize>() + 2));
+    *first = (*first).min(room);
+    let parts = parts(*first, others, width);
+    parts.into_iter().map(|part| block(rows, &widths, part, palette)).collect::<Vec<_>>().join("\n")
+}
+
+/// Which columns stand side by side, beside the first.
+fn parts(first: usize, others: &[usize], width: usize) -> Vec<std::ops::Range<usize>> {
+    let (mut parts, mut start, mut taken) = (Vec::new(), 1, first + 2);
+    for (column, other) in (1..).zip(others) {
+        if taken + other + 2 > width && column > start {
+            parts.push(start..column);
+            (start, taken) = (column, first + 2);
+        }
+        taken += other + 2;
+    }
+    parts.push(start..others.len() + 1);
+    parts
+}
+
+fn block(rows: &[Vec<String>], widths: &[usize], part: std::ops::Range<usize>, palette: Palette) -> String {
     let mut text = String::new();
     for (index, row) in rows.iter().enumerate() {
-        let mut line = String::new();
-        for (column, cell) in row.iter().enumerate() {
-            let padding = " ".repeat(widths[column] - columns_of(cell));
-            match column {
-                0 => line.push_str(&format!("  {cell}{padding}")),
-                _ => line.push_str(&format!("  {padding}{cell}")),
-            }
+        let name = elided(row.first().map_or("", String::as_str), widths[0]);
+        let mut line = format!("  {name}{}", " ".repeat(widths[0] - columns_of(&name)));
+        for column in part.clone() {
+            let cell = row.get(column).map_or("", String::as_str);
+            line.push_str(&format!("  {}{cell}", " ".repeat(widths[column] - columns_of(cell))));
         }
         let line = line.trim_end();
         text.push_str(&if index == 0 { palette.dim(line) } else { line.to_owned() });
         text.push('\n');
     }
     text
+}
+
+/// A text of at most `width` columns: of a longer one, beginning and end.
+pub(crate) fn elided(text: &str, width: usize) -> String {
+    if columns_of(text) <= width {
+        return text.to_owned();
+    }
+    let room = width.saturating_sub(1);
+    let end: String = taken(text.chars().rev(), room / 3).chars().rev().collect();
+    format!("{}…{end}", taken(text.chars(), room - columns_of(&end)))
+}
+
+/// The first letters that fit.
+fn taken(letters: impl Iterator<Item = char>, width: usize) -> String {
+    let mut text = String::new();
+    for letter in letters {
+        text.push(letter);
+        if columns_of(&text) > width {
+            text.pop();
+            break;
+        }
+    }
+    text
+}
+
+/// A text in lines of at most `width` columns, broken at spaces, the further ones indented. What has no space stays whole.
+pub(crate) fn wrapped(text: &str, width: usize, indent: usize) -> String {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split(' ') {
+        if line.is_empty() {
+            line.push_str(word);
+        } else if columns_of(&line) + 1 + columns_of(word) <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(std::mem::replace(&mut line, format!("{}{word}", " ".repeat(indent))));
+        }
+    }
+    lines.push(line);
+    lines.join("\n")
 }
 
 /// One bar a line: label, bar, count.
@@ -152,6 +213,26 @@ fn bar(value: u64, most: u64, room: usize) -> String {
     let eighths = (value as f64 / most as f64 * room as f64 * 8.0).round() as usize;
     let eighths = if value > 0 { eighths.max(1) } else { 0 };
     format!("{}{}", "█".repeat(eighths / 8), EIGHTHS[eighths % 8])
+}
+
+/// Columns of the narrowest terminal that lines for people are made for.
+pub(crate) const NARROW: usize = 80;
+
+/// A line in pieces of at most [`NARROW`] columns, broken at spaces, the later ones indented. A word that is longer stays whole,
+/// so that a path can be copied.
+pub(crate) fn folded(line: &str) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in line.split(' ') {
+        let last = lines.last_mut().expect("there is a first line");
+        if last.is_empty() {
+            last.push_str(word);
+        } else if columns_of(last) + 1 + columns_of(word) <= NARROW {
+            last.push_str(&format!(" {word}"));
+        } else {
+            lines.push(format!("  {word}"));
+        }
+    }
+    lines
 }
 
 /// Columns that a text takes in a terminal.
@@ -201,8 +282,42 @@ mod tests {
     }
 
     #[test]
+    fn long_lines_are_folded_at_spaces() {
+        assert_eq!(folded("a short line"), ["a short line"]);
+        let line = format!("data: {} b c", "x".repeat(90));
+        assert_eq!(folded(&line), ["data:".to_owned(), format!("  {}", "x".repeat(90)), "  b c".to_owned()]);
+        let words = "word ".repeat(40);
+        let lines = folded(words.trim_end());
+        assert!(lines.iter().all(|line| line.len() <= NARROW) && lines.len() == 3, "{lines:?}");
+        assert_eq!(lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" "), words.trim_end());
+    }
+
+    #[test]
     fn outside_text_cannot_drive_the_terminal() {
         assert_eq!(visible("a\x1b[31m\n\u{202e}b"), "a␛[31m⏎�b");
+    }
+
+    #[test]
+    fn wide_tables_go_on_below() {
+        let row = |name: &str| {
+            std::iter::once(name.to_owned()).chain((0..12).map(|n| format!("number {n}"))).collect::<Vec<_>>()
+        };
+        let rows = [row("source"), row("short"), row(&"a-very-long-name".repeat(8))];
+        for width in [40, 80, 100] {
+            let text = table(&rows, Palette::new(false), width);
+            assert!(text.lines().all(|line| columns_of(line) <= width), "{text}");
+            assert!((0..12).all(|n| text.contains(&format!("number {n}"))) && text.contains('…'), "{text}");
+        }
+        assert_eq!(table(&rows[..2], Palette::new(false), 160).lines().count(), 2);
+    }
+
+    #[test]
+    fn long_texts_are_cut_in_the_middle_and_wrapped_at_spaces() {
+        assert_eq!(elided("shards/0123456789.arrow", 12), "shards/0…row");
+        assert_eq!(elided("short", 12), "short");
+        assert_eq!(columns_of(&elided(&"漢".repeat(20), 12)), 11);
+        assert_eq!(wrapped("one two three four", 9, 2), "one two\n  three\n  four");
+        assert_eq!(wrapped("s3://a/very/long/address then", 9, 2), "s3://a/very/long/address\n  then");
     }
 
     #[test]
@@ -212,6 +327,6 @@ mod tests {
             vec!["漢字".into(), "10".into()],
             vec!["ab".into(), "5".into()],
         ];
-        assert_eq!(table(&rows, Palette::new(false)), "  name   n\n  漢字  10\n  ab     5\n");
+        assert_eq!(table(&rows, Palette::new(false), 80), "  name   n\n  漢字  10\n  ab     5\n");
     }
 }

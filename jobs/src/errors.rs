@@ -13,6 +13,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use pipeline::PipelineError;
+use schemas::address::without_secrets;
 
 use crate::printer::Printer;
 use crate::store;
@@ -95,6 +96,8 @@ impl Account {
     /// Walks the chain of causes, drops repetitions and collects hints.
     pub(crate) fn of(error: &anyhow::Error) -> Self {
         let mut account = Self::default();
+        // What to do in general, said only where no cause says it better.
+        let mut general = None;
         for cause in error.chain() {
             if let Some(hinted) = cause.downcast_ref::<Hinted>() {
                 account.add_hint(&hinted.hint);
@@ -107,8 +110,14 @@ impl Account {
                 break;
             }
             account.add_message(&cause.to_string());
-            let hint = cause.downcast_ref::<PipelineError>().and_then(PipelineError::hint);
-            hint.iter().for_each(|hint| account.add_hint(hint));
+            let Some(failed) = cause.downcast_ref::<PipelineError>() else { continue };
+            match failed.hint() {
+                Some(hint) if is_general(failed) => general = Some(hint),
+                hint => hint.iter().for_each(|hint| account.add_hint(hint)),
+            }
+        }
+        if account.hints.is_empty() {
+            general.iter().for_each(|hint| account.add_hint(hint));
         }
         if account.hints.is_empty() && error.chain().any(is_full) {
             account.add_hint("free some space and start again: what was finished is kept");
@@ -132,13 +141,13 @@ impl Account {
         // Some libraries repeat their cause in their own message.
         let known = self.lines.last().is_some_and(|last| last.contains(line));
         if !line.trim().is_empty() && !known {
-            self.lines.push(line.trim_end_matches('.').to_owned());
+            self.lines.push(without_secrets(line.trim_end_matches('.')).into_owned());
         }
     }
 
     fn add_hint(&mut self, hint: &str) {
         if !self.hints.iter().any(|known| known == hint) {
-            self.hints.push(hint.to_owned());
+            self.hints.push(without_secrets(hint).into_owned());
         }
     }
 }
@@ -150,6 +159,18 @@ pub(crate) fn report(printer: &Printer, error: &anyhow::Error) -> ExitCode {
     }
     printer.error(&Account::of(error));
     ExitCode::from(2)
+}
+
+/// Whether the hint of an error is for whatever may have caused it.
+fn is_general(error: &PipelineError) -> bool {
+    use object_store::Error::{PermissionDenied, Unauthenticated};
+    match error {
+        PipelineError::Address { .. } | PipelineError::Tokenizer { .. } | PipelineError::List { .. } => true,
+        PipelineError::Store { source, .. } | PipelineError::Read { source, .. } => {
+            matches!(source, PermissionDenied { .. } | Unauthenticated { .. })
+        }
+        _ => false,
+    }
 }
 
 fn is_full(cause: &(dyn std::error::Error + 'static)) -> bool {
@@ -202,6 +223,24 @@ mod tests {
     fn a_missing_file_has_a_hint_at_least() {
         let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
         assert_eq!(Account::of(&missing.into()).hints, ["check the path or the address"]);
+    }
+
+    #[test]
+    fn the_hint_of_a_cause_stands_before_a_general_one() {
+        let address = |source| PipelineError::Address { name: "a".into(), uri: "x://y".into(), source };
+        let plain = Account::of(&address("no such thing".into()).into());
+        assert!(plain.hints[0].starts_with("check the address"), "{plain:?}");
+        let cause = hinted(anyhow!("no scheme"), "known are s3://");
+        let account = Account::of(&address(cause.reallocate_into_boxed_dyn_error_without_backtrace()).into());
+        assert_eq!(account.hints, ["known are s3://"]);
+    }
+
+    #[test]
+    fn no_line_shows_a_secret() {
+        let error = hinted(anyhow!("cannot open `s3://KEY:hu/sh@bucket/x`"), "try `https://host/x?sig=hush`");
+        let account = Account::of(&error);
+        assert_eq!(account.lines, ["cannot open `s3://***@bucket/x`"]);
+        assert_eq!(account.hints, ["try `https://host/x?***`"]);
     }
 
     #[test]

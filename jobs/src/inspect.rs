@@ -17,27 +17,27 @@ use crate::dataset::{Dataset, Found, read_tokenizer, row_of};
 use crate::draw::{RowView, count, drawn, row_json, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::session::Session;
-use crate::store::Place;
+use crate::store::{self, Place};
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs, session: &Session) -> anyhow::Result<Outcome> {
-    session.runtime.block_on(inspect(args, session))?;
-    Ok(Outcome::Done)
+    session.runtime.block_on(inspect(args, session))
 }
 
-async fn inspect(args: &InspectArgs, session: &Session) -> anyhow::Result<()> {
+async fn inspect(args: &InspectArgs, session: &Session) -> anyhow::Result<Outcome> {
     if let Some(reason) = &args.rejects {
-        return rejects::show(&session.stores.place(&args.uri)?, reason, session).await;
+        rejects::show(&session.stores.place(&args.uri)?, reason, session).await?;
+        return Ok(Outcome::Done);
     }
+    let html = args.html.as_ref().map(|path| store::local_file("--html", path)).transpose()?;
     let found = Found::open(session.stores.place(&args.uri)?).await?;
-    if let Some(path) = &args.html {
-        return write_page(args, path, &found, session).await;
+    match (&html, args.row, &args.sql) {
+        (Some(path), ..) => write_page(args, path, &found, session).await?,
+        (_, Some(row), _) => show_row(args, &found, row, session).await?,
+        (_, _, Some(sql)) => return query::run(&found, sql, session).await,
+        _ => show_summary(&found, session)?,
     }
-    match (args.row, &args.sql) {
-        (Some(row), _) => show_row(args, &found, row, session).await,
-        (_, Some(sql)) => query::run(&found, sql, session).await,
-        _ => show_summary(&found, session),
-    }
+    Ok(Outcome::Done)
 }
 
 fn show_summary(found: &Found, session: &Session) -> anyhow::Result<()> {
@@ -54,7 +54,9 @@ fn show_summary(found: &Found, session: &Session) -> anyhow::Result<()> {
             }
             Ok(())
         }
-        Found::Shard(place, shard) => printer.data(&summary::shard_text(place, shard, printer.palette())?),
+        Found::Shard(place, shard) => {
+            printer.data(&summary::shard_text(place, shard, printer.palette(), printer.width())?)
+        }
     }
 }
 
@@ -102,7 +104,7 @@ async fn write_page(args: &InspectArgs, path: &Path, found: &Found, session: &Se
         let drawn = find_row(args, found, index, session).await?;
         page.row(index, &drawn.place, &drawn.view(args));
     }
-    std::fs::write(path, page.finish()).with_context(|| format!("cannot write `{}`", path.display()))?;
+    store::write_file(path, page.finish())?;
     session.printer.note(&format!("page: {}", path.display()));
     Ok(())
 }

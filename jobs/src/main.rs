@@ -13,6 +13,7 @@ mod demo;
 mod draw;
 mod errors;
 mod inspect;
+mod machine;
 mod preprocess;
 mod printer;
 mod progress;
@@ -35,6 +36,10 @@ use crate::printer::Printer;
 use crate::session::Session;
 
 fn main() -> ExitCode {
+    // Before clap could show one.
+    if let Err(error) = store::refuse_in_arguments(std::env::args_os().skip(1)) {
+        return errors::report(&Printer::new(&cli::Global::default()), &error);
+    }
     let cli = Cli::parse();
     let printer = Printer::new(&cli.global);
     match run(cli, &printer) {

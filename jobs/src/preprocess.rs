@@ -7,49 +7,46 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use object_store::ObjectStore;
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use pipeline::codec::ImageCodec;
 use pipeline::{
-    BoxError, Environment, Event, Location, Observer, OperatorReport, PipelineError, PreprocessConfig,
-    PreprocessPlan, Report, Resolver,
+    BoxError, Environment, Event, Location, Observer, OperatorReport, PassedOver, PipelineError,
+    PreprocessConfig, PreprocessPlan, Report, Resolver,
 };
 use serde_json::{Value, json};
 
 use crate::cli::PreprocessArgs;
-use crate::draw::{Counted, Palette, balance, bytes, count, counts, refused, table, thousands};
+use crate::draw::{Counted, balance, bytes, count, counts, refused, table, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
-use crate::store::Stores;
+use crate::store::{self, Stores};
 
 /// Runs the command.
 pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Outcome> {
     let config: PreprocessConfig = settings::load(Kind::Preprocess, &args.config, &args.set)?;
     let stop = Stop::listen()?;
     if args.dry_run || args.explain {
-        session.runtime.block_on(async {
+        let is_local = is_local(&config, session);
+        let shown = session.runtime.block_on(stop.pipeline().until(async {
             let plan = plan(config, args.retry_rejects, session, &stop).await?;
             foresee::show(&plan, args, &session.printer).await
-        })?;
-        return Ok(Outcome::Done);
+        }));
+        let shown = shown.map_err(|error| with_roots(error, is_local));
+        return stop.outcome(shown, |error| session.printer.note(&format!("{error}; nothing was written")));
     }
     let output = config.output.clone();
-    match pack(config, args.retry_rejects, session, &stop) {
-        Err(error) if stopped(&error) && stop.signal().is_some() => {
-            let again = settings::spelled(&args.config, &args.set);
-            let retry = if args.retry_rejects { " --retry-rejects" } else { "" };
-            session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}{retry}"));
-            Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
-        }
-        Err(error) => Err(error),
-        Ok(report) => {
-            finish(&report, &output, session)?;
-            Ok(Outcome::Done)
-        }
-    }
+    let packed = pack(config, args.retry_rejects, session, &stop);
+    let packed = packed.and_then(|report| finish(&report, &output, session));
+    stop.outcome(packed, |error| {
+        let again = settings::spelled(&args.config, &args.set);
+        let retry = if args.retry_rejects { " --retry-rejects" } else { "" };
+        session.printer.note(&format!("{error}; go on with: transfusion preprocess {again}{retry}"));
+    })
 }
 
 /// Packs a dataset, or with `retry_rejects` only rows that were refused before.
@@ -63,8 +60,10 @@ pub(crate) fn pack(
     session: &Session,
     stop: &Stop,
 ) -> anyhow::Result<Report> {
-    session.runtime.block_on(async {
-        let plan = plan(config, retry_rejects, session, stop).await?;
+    check_output(&config, session)?;
+    let is_local = is_local(&config, session);
+    let packed = session.runtime.block_on(async {
+        let plan = stop.pipeline().until(plan(config, retry_rejects, session, stop)).await?;
         let watcher = Arc::new(Watcher::new(&session.printer));
         let report = pipeline::preprocess(plan, watcher.clone()).await;
         watcher.progress.finish();
@@ -73,7 +72,33 @@ pub(crate) fn pack(
             session.printer.note(&format!("preprocess took {}", duration(watcher.progress.elapsed())));
         }
         Ok(report)
-    })
+    });
+    packed.map_err(|error| with_roots(error, is_local))
+}
+
+/// Whether all files of a job lie on this machine's disk.
+fn is_local(config: &PreprocessConfig, session: &Session) -> bool {
+    let uris = config.sources.iter().map(|source| &source.uri).chain([&config.output]);
+    let is_local = |uri: &String| session.stores.place(uri).is_ok_and(|place| place.local.is_some());
+    uris.into_iter().all(is_local)
+}
+
+/// An error with whole paths.
+fn with_roots(error: anyhow::Error, is_local: bool) -> anyhow::Error {
+    match error.downcast::<PipelineError>() {
+        Ok(error) if is_local => error.on_disk().into(),
+        Ok(error) => error.into(),
+        Err(error) => error,
+    }
+}
+
+/// Shows before anything is read that a local output can't be written. A store tells when it is asked.
+fn check_output(config: &PreprocessConfig, session: &Session) -> anyhow::Result<()> {
+    let named = Some(&config.output).filter(|output| !output.is_empty());
+    let place =
+        named.map(|output| session.stores.place(output)).transpose().context("cannot open the output")?;
+    let local = place.and_then(|place| place.local);
+    local.map_or(Ok(()), |path| store::local_folder("output", path).map(drop))
 }
 
 async fn plan(
@@ -93,7 +118,7 @@ async fn plan(
     output.join("manifest.json").read_if_there().await.context("cannot use the output")?;
     let output = Location { store: output.store, prefix: output.path, local: output.local };
     let mut environment = Environment::new(session.stores.clone(), output, session.threads);
-    environment.stop = stop.flag();
+    environment.stop = stop.pipeline().clone();
     environment.retry_rejects = retry_rejects;
     environment.codec = open_codec(&config, session).await?;
     Ok(PreprocessPlan::try_new(config, environment).await?)
@@ -107,28 +132,26 @@ async fn open_codec(
     let needed = config.sources.iter().any(|source| source.shape.has_images());
     match &config.codec {
         Some(codec) if needed && !codec.path.is_empty() => {
-            let device = codec.device.as_deref().unwrap_or(&session.device);
+            let device = session.device_over(codec.device.as_deref());
             crate::codec::open(&codec.path, device, session).await.map(Some)
         }
         _ => Ok(None),
     }
 }
 
-fn stopped(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref::<PipelineError>(), Some(PipelineError::Stopped { .. }))
-}
-
 fn finish(report: &Report, output: &str, session: &Session) -> anyhow::Result<()> {
     let printer = &session.printer;
     printer.event(&json!({ "event": "finished", "output": output, "report": report }))?;
     if !printer.json() {
-        let lines = report_lines(report, output, session.verbose, printer.palette_of_notes());
+        let lines = report_lines(report, output, session);
         lines.iter().for_each(|line| printer.note(line));
     }
     Ok(())
 }
 
-fn report_lines(report: &Report, output: &str, verbose: bool, palette: Palette) -> Vec<String> {
+fn report_lines(report: &Report, output: &str, session: &Session) -> Vec<String> {
+    let (palette, width) = (session.printer.palette_of_notes(), session.printer.width());
+    let shown = |rows: &[Vec<String>]| table(rows, palette, width).trim_end().to_owned();
     let mut lines = fate_lines(report, output);
     let all = &report.statistics;
     lines.push(format!(
@@ -141,11 +164,11 @@ fn report_lines(report: &Report, output: &str, verbose: bool, palette: Palette) 
     ));
     let sources: Vec<Counted<'_>> =
         report.sources.iter().map(|source| (source.name.as_str(), &source.statistics)).collect();
-    lines.push(table(&counts(&sources), palette).trim_end().to_owned());
+    lines.push(shown(&counts(&sources)));
     lines.push(format!("  {}", balance(&sources)));
     let refused = refused(&sources);
     if refused.len() > 1 {
-        lines.push(table(&refused, palette).trim_end().to_owned());
+        lines.push(shown(&refused));
     }
     if let Some(validation) = &report.validation {
         lines.push(format!(
@@ -154,8 +177,8 @@ fn report_lines(report: &Report, output: &str, verbose: bool, palette: Palette) 
             count(validation.documents, "document")
         ));
     }
-    if verbose && !report.operators.is_empty() {
-        lines.push(table(&operators(&report.operators), palette).trim_end().to_owned());
+    if session.verbose && !report.operators.is_empty() {
+        lines.push(shown(&operators(&report.operators)));
     }
     lines.push(format!("look at it with: transfusion inspect {output} --row 0"));
     if report.sources.iter().any(|source| source.statistics.rejected > 0) {
@@ -216,6 +239,17 @@ fn compute_time(nanoseconds: u64) -> String {
         milliseconds @ 0..1000 => format!("{milliseconds} ms"),
         _ => duration(Duration::from_nanos(nanoseconds)),
     }
+}
+
+/// What a source passes over, for people.
+pub(crate) fn passed_over(passed: &PassedOver) -> String {
+    format!("source `{}` passes over {}", passed.source, passed.describe())
+}
+
+/// Says what a source passes over: as a warning where rows may be lost with it.
+pub(crate) fn say_passed_over(passed: &PassedOver, printer: &Printer) {
+    let line = passed_over(passed);
+    if passed.warning { printer.warn(&line) } else { printer.note(&line) }
 }
 
 /// Shows events as they come.
@@ -342,6 +376,15 @@ impl Watcher {
         }
     }
 
+    fn passed_over(&self, passed: &PassedOver) {
+        let mut event = json!(passed);
+        event["event"] = "passed-over".into();
+        self.emit(&event);
+        if !self.printer.json() {
+            say_passed_over(passed, &self.printer);
+        }
+    }
+
     fn lease_found(&self, wait: Duration) {
         self.emit(&json!({ "event": "lease", "wait_seconds": wait.as_secs_f64() }));
         if !self.printer.json() {
@@ -357,6 +400,7 @@ impl Observer for Watcher {
     fn event(&self, event: Event) {
         match event {
             Event::LeaseFound { wait } => self.lease_found(wait),
+            Event::PassedOver(passed) => self.passed_over(&passed),
             Event::Planned { version, units, reused, bytes } => self.planned(version, units, reused, bytes),
             Event::TokenizerTrained { vocabulary, bytes } => self.tokenizer_trained(vocabulary, bytes),
             Event::Rows { rows, rejected, tokens, images } => {
@@ -375,7 +419,13 @@ impl Observer for Watcher {
 
 impl Resolver for Stores {
     fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
-        let place = self.place(uri).map_err(BoxError::from)?;
+        // Plain boxing would hide the type that carries the hint.
+        let place =
+            self.place(uri).map_err(anyhow::Error::reallocate_into_boxed_dyn_error_without_backtrace)?;
         Ok((place.store, place.path))
+    }
+
+    fn pages(&self, uri: &str) -> Option<Arc<dyn PaginatedListStore>> {
+        self.pages_of(uri)
     }
 }

@@ -1,10 +1,12 @@
-//! The only place that prints: stdout is data, stderr is for people.
+//! The only place that prints: stdout is data, stderr is for people. What is told to people and what is told of a job
+//! passes [`without_secrets`]; what was asked for of a dataset is printed as it is.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
 use indicatif::{MultiProgress, ProgressDrawTarget};
+use schemas::address::without_secrets;
 use serde::Serialize;
 
 use crate::cli::{Global, When};
@@ -72,7 +74,7 @@ impl Printer {
         &self.bars
     }
 
-    /// Columns of stdout, 100 where it is no terminal.
+    /// Columns of the terminal: those that `COLUMNS` names, else those of stdout or stderr, 80 where neither is one.
     pub(crate) fn width(&self) -> usize {
         self.settings.width
     }
@@ -99,7 +101,10 @@ impl Printer {
 
     /// One JSON event a line on stdout, with `--json` only.
     pub(crate) fn event(&self, value: &impl Serialize) -> anyhow::Result<()> {
-        if self.settings.json { self.data(&format!("{}\n", serde_json::to_string(value)?)) } else { Ok(()) }
+        if !self.settings.json {
+            return Ok(());
+        }
+        self.data(&format!("{}\n", without_secrets(&serde_json::to_string(value)?)))
     }
 
     /// A line for people.
@@ -129,7 +134,8 @@ impl Printer {
 
     fn say(&self, line: &str) {
         // A closed stderr is no reason to fail: nobody is there to read it.
-        let _ = self.bars.suspend(|| write_all(&mut io::stderr().lock(), &format!("{line}\n")));
+        let line = format!("{}\n", without_secrets(line));
+        let _ = self.bars.suspend(|| write_all(&mut io::stderr().lock(), &line));
     }
 }
 
@@ -139,6 +145,11 @@ fn write_all(output: &mut impl Write, text: &str) -> io::Result<()> {
 }
 
 fn terminal_width() -> usize {
-    let measured = terminal_size::terminal_size_of(io::stdout());
-    measured.map_or(100, |(width, _)| usize::from(width.0)).clamp(40, 160)
+    let named = std::env::var("COLUMNS").ok().and_then(|columns| columns.trim().parse().ok());
+    let measured = || {
+        terminal_size::terminal_size_of(io::stdout())
+            .or_else(|| terminal_size::terminal_size_of(io::stderr()))
+    };
+    let columns = named.or_else(|| measured().map(|(width, _)| usize::from(width.0)));
+    columns.unwrap_or(80).clamp(40, 160)
 }

@@ -160,7 +160,9 @@ fn line(label: &str, unit: Unit, state: &State, elapsed: Duration) -> String {
         text.push_str(&format!(", {rate:.1} MB/s"));
     }
     if !state.message.is_empty() {
-        text.push_str(&format!(", {}", state.message));
+        // As with the bar: a terminal of 80 columns has no room for both in one line.
+        let fits = draw::columns_of(&text) + 2 + draw::columns_of(&state.message) <= draw::NARROW;
+        text.push_str(&format!("{}{}", if fits { ", " } else { "\n  " }, state.message));
     }
     text
 }
@@ -196,6 +198,23 @@ mod tests {
             State { done: 30, first: 10, total: 50, message: "loss 2.1".into(), last_line: Instant::now() };
         let text = line("train", Unit::Things("step"), &state, Duration::from_secs(20));
         assert_eq!(text, "train: step 30 of 50 (60 %), 20.0 s left, loss 2.1");
+    }
+
+    #[test]
+    fn a_long_message_stands_in_a_line_of_its_own() {
+        let message = "text 10.123, image 1.234, norm 12.34, rate 3.0e-4, 123,456 tok/s, waiting 25 %";
+        let state = State {
+            done: 123_456,
+            first: 0,
+            total: 250_000,
+            message: message.to_owned(),
+            last_line: Instant::now(),
+        };
+        let text = line("train", Unit::Things("step"), &state, Duration::from_secs(360_000));
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "train: step 123,456 of 250,000 (49 %), 102 h 30 min left");
+        assert_eq!(lines[1].trim_start(), message);
+        assert!(lines.iter().all(|line| line.len() <= 80), "{text}");
     }
 
     #[test]

@@ -1,166 +1,57 @@
 //! `sample`: text, pictures and captions from a checkpoint.
 
 mod output;
+mod prompts;
 mod request;
+mod sampler;
 
-use std::path::{Path, PathBuf};
+use std::ops::ControlFlow;
 
-use anyhow::{Context, anyhow};
-use schemas::Tokenizer;
+use anyhow::anyhow;
 use trainer::checkpoint::{Checkpoint, Which};
 use trainer::device::device;
 use trainer::model::Transfusion;
-use trainer::sample::{LatentSize, Progress as Pass, Request, Sample, SampleConfig, SamplePlan, sample};
+use trainer::sample::{Progress as Pass, SampleConfig, SampleError};
 
 use crate::cli::{SampleArgs, Weights};
-use crate::codec::Codec;
+use crate::draw::{count, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
-use request::{Ask, asks};
+use crate::signals::Stop;
+use output::Output;
+use request::Asks;
 
-/// Prompts that are decoded side by side.
-const BATCH: usize = 16;
+pub(crate) use output::entry;
+pub(crate) use sampler::{Ask, Goal, Made, Piece, Sampler};
 
 /// Runs the command.
 pub(crate) fn run(args: &SampleArgs, session: &Session) -> anyhow::Result<Outcome> {
-    let sampler = Sampler::open(args, session)?;
-    let asks = asks(args, &sampler, session)?;
-    let folder = args.output.clone().unwrap_or_else(|| sampler.default_output(&args.checkpoint));
-    let drawn = sampler.draw(&asks, session)?;
-    output::write(&folder, &sampler, &asks, &drawn, session)?;
-    Ok(Outcome::Done)
+    let stop = Stop::listen()?;
+    let checkpoint = open(args, session)?;
+    let texts = request::texts(args, session)?;
+    let sampler = Sampler::of_checkpoint(&checkpoint, args.codec.as_deref(), args.size, session)?;
+    sampler.plan(&settings(args)).map_err(|error| of_flag(&error))?;
+    let output = Output::claim(args, &checkpoint, &settings(args), session)?;
+    let mut command = Command { args, session, stop: &stop, sampler, output };
+    let drawn = command.draw(&checkpoint, &texts);
+    command.finish(drawn)
 }
 
-/// A checkpoint made ready to sample from.
-pub(crate) struct Sampler {
-    checkpoint: Checkpoint,
-    model: Transfusion,
-    tokenizer: Tokenizer,
-    codec: Option<Codec>,
-    /// Side of the pictures in pixels; `None` where nothing says it.
-    size: Option<u32>,
-    config: SampleConfig,
-}
-
-impl Sampler {
-    fn open(args: &SampleArgs, session: &Session) -> anyhow::Result<Self> {
-        let place = session.stores.place(&args.checkpoint)?;
-        let path = place.local.ok_or_else(|| {
-            hinted(
-                anyhow!("`{}` is not on this machine's disk", args.checkpoint),
-                "copy the checkpoint's folder here first",
-            )
-        })?;
-        let (checkpoint, damage) = Checkpoint::open(&path)?;
-        damage.iter().for_each(|what| {
-            session.printer.warn(&format!("{what}; step {} is used", checkpoint.state().step))
-        });
-        let which = match args.weights {
-            Weights::Best => Which::Best,
-            Weights::Last => Which::Last,
-        };
-        let model = checkpoint.model(which, &device(&session.device)?)?;
-        let (name, bytes) = checkpoint.tokenizer()?;
-        let state = checkpoint.state();
-        let tokenizer = match (state.bos, state.eos) {
-            (Some(bos), Some(eos)) => Tokenizer::with_ids(&bytes, bos, eos),
-            _ => Tokenizer::from_bytes(&bytes),
-        };
-        let tokenizer = tokenizer.with_context(|| format!("cannot use `{name}` of the checkpoint"))?;
-        let mut sampler =
-            Self { model, tokenizer, codec: None, size: None, config: settings(args), checkpoint };
-        if sampler.knows_images() {
-            sampler.codec = sampler.find_codec(args, session)?;
-            sampler.size = args.size.or(sampler.checkpoint.state().picture_size);
-        }
-        Ok(sampler)
-    }
-
-    fn knows_images(&self) -> bool {
-        self.model.plan().image().is_some()
-    }
-
-    /// `--codec`, else the checkpoint's copy, else the folder that its config names.
-    fn find_codec(&self, args: &SampleArgs, session: &Session) -> anyhow::Result<Option<Codec>> {
-        let named = self.checkpoint.config().codec.clone().filter(|path| path.is_dir());
-        let Some(path) = args.codec.clone().or_else(|| self.checkpoint.codec()).or(named) else {
-            return Ok(None);
-        };
-        let codec = Codec::load(&path, session)?;
-        match &self.checkpoint.state().codec {
-            Some(expected) if *expected != codec.fingerprint() => Err(hinted(
-                anyhow!(
-                    "codec `{}` is `{}`, the model was trained with `{expected}`",
-                    path.display(),
-                    codec.fingerprint()
-                ),
-                "give the folder of the codec that packed the dataset with `--codec DIR`",
-            )),
-            _ => Ok(Some(codec)),
-        }
-    }
-
-    fn codec(&self) -> anyhow::Result<&Codec> {
-        self.codec.as_ref().ok_or_else(|| {
-            hinted(
-                anyhow!("the checkpoint holds no codec, and pictures need one"),
-                "give its folder with `--codec DIR`",
-            )
-        })
-    }
-
-    fn pixels(&self) -> anyhow::Result<u32> {
-        self.size.ok_or_else(|| {
-            hinted(
-                anyhow!("nothing says how large the pictures are"),
-                "give the side in pixels with `--size`, as in the dataset's `codec.size`",
-            )
-        })
-    }
-
-    fn latent_size(&self, asks: &[Ask]) -> anyhow::Result<LatentSize> {
-        if !self.knows_images() || !asks.iter().any(Ask::may_draw) {
-            return Ok(LatentSize { height: 1, width: 1 });
-        }
-        let side = self.pixels()? as usize / self.codec()?.downsampling();
-        Ok(LatentSize { height: side, width: side })
-    }
-
-    fn default_output(&self, given: &str) -> PathBuf {
-        let step = format!("step-{:08}", self.checkpoint.state().step);
-        let given = Path::new(given);
-        let run = if given.join("checkpoints").is_dir() {
-            given
-        } else {
-            given.ancestors().nth(2).unwrap_or(given)
-        };
-        run.join("samples").join(step)
-    }
-
-    fn draw(&self, asks: &[Ask], session: &Session) -> anyhow::Result<Vec<Sample>> {
-        let objective = self.checkpoint.config().diffusion.plan()?;
-        let size = self.latent_size(asks)?;
-        let progress =
-            Progress::new(&session.printer, "sample", Unit::Things("prompt"), 0, asks.len() as u64);
-        let mut samples = Vec::with_capacity(asks.len());
-        // Each stretch of asks of one kind has its own limits of tokens and pictures.
-        for group in asks.chunk_by(|a, b| a.limits == b.limits).flat_map(|group| group.chunks(BATCH)) {
-            let plan = self.plan(group, &objective)?;
-            let prompts: Vec<_> = group.iter().map(|ask| ask.prompt.clone()).collect();
-            let request = Request { prompts: &prompts, first: samples.len() as u64, size };
-            samples.extend(sample(&self.model, &request, &plan, &mut |pass| show(&progress, pass))?);
-            progress.set(samples.len() as u64);
-        }
-        Ok(samples)
-    }
-
-    fn plan(&self, group: &[Ask], objective: &trainer::objective::Objective) -> anyhow::Result<SamplePlan> {
-        let limits = group.first().map(|ask| ask.limits).unwrap_or_default();
-        let config =
-            SampleConfig { max_tokens: limits.tokens, max_images: limits.images, ..self.config.clone() };
-        Ok(config.plan(objective)?)
-    }
+/// The checkpoint that the command names.
+fn open(args: &SampleArgs, session: &Session) -> anyhow::Result<Checkpoint> {
+    let place = session.stores.place(&args.checkpoint)?;
+    let path = place.local.ok_or_else(|| {
+        hinted(
+            anyhow!("`{}` is not on this machine's disk", args.checkpoint),
+            "copy the checkpoint's folder here first",
+        )
+    })?;
+    let (checkpoint, damage) = Checkpoint::open(&path)?;
+    damage.iter().for_each(|what| {
+        session.printer.warn(&format!("{what}; step {} is used", checkpoint.state().step));
+    });
+    Ok(checkpoint)
 }
 
 fn settings(args: &SampleArgs) -> SampleConfig {
@@ -171,20 +62,119 @@ fn settings(args: &SampleArgs) -> SampleConfig {
         steps: args.steps,
         method: args.method.into(),
         guidance: args.guidance,
+        max_tokens: args.max_tokens.map_or(SampleConfig::default().max_tokens, |tokens| tokens as usize),
         ..SampleConfig::default()
     }
 }
 
-fn show(progress: &Progress, pass: Pass) {
+/// Names the flag instead of the key of a config.
+fn of_flag(error: &SampleError) -> anyhow::Error {
+    match error {
+        SampleError::Value { key, expected, found } => anyhow!("`--{key}` is `{found}`, expected {expected}"),
+        other => anyhow!("{other}"),
+    }
+}
+
+/// A command under way.
+struct Command<'a> {
+    args: &'a SampleArgs,
+    session: &'a Session,
+    stop: &'a Stop,
+    sampler: Sampler,
+    output: Output<'a>,
+}
+
+/// How far a command came that did not fail.
+struct Drawn {
+    /// Samples that were asked for.
+    asked: usize,
+    stopped: bool,
+}
+
+impl Command<'_> {
+    /// Draws until all is drawn or a signal comes.
+    fn draw(&mut self, checkpoint: &Checkpoint, texts: &[String]) -> anyhow::Result<Drawn> {
+        let asks = Asks::new(self.args, texts, &self.sampler, self.stop, self.session)?;
+        let Some(asks) = asks else { return Ok(Drawn { asked: 0, stopped: true }) };
+        self.remark(&asks);
+        let asked = asks.len();
+        let which = match self.args.weights {
+            Weights::Best => Which::Best,
+            Weights::Last => Which::Last,
+        };
+        let model = checkpoint.model(which, &device(&self.session.device)?)?;
+        let progress =
+            Progress::new(&self.session.printer, "sample", Unit::Things("prompt"), 0, asked as u64);
+        while self.output.len() < asked && self.draw_batch(&model, &asks, &progress)? {
+            progress.set(self.output.len() as u64);
+        }
+        Ok(Drawn { asked, stopped: self.output.len() < asked })
+    }
+
+    /// Whether the batch was drawn, and not broken off.
+    fn draw_batch(&mut self, model: &Transfusion, asks: &Asks, progress: &Progress) -> anyhow::Result<bool> {
+        let first = self.output.len();
+        let batch = asks.batch(first, self.sampler.beside(asks.images)?);
+        let settings = SampleConfig { max_images: asks.images, ..settings(self.args) };
+        let stop = self.stop;
+        let mut observe = |pass| {
+            progress.message(pass_text(pass));
+            if stop.signal().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let made = self.sampler.continued(model, &batch, first as u64, &settings, &mut observe)?;
+        let Some(made) = made else { return Ok(false) };
+        for (ask, made) in batch.iter().zip(&made) {
+            self.output.add(ask, made)?;
+        }
+        Ok(stop.signal().is_none())
+    }
+
+    fn remark(&self, asks: &Asks) {
+        let printer = &self.session.printer;
+        if asks.images > 0 || !self.args.image.is_empty() {
+            self.sampler.remark().iter().for_each(|remark| printer.warn(remark));
+        }
+        if asks.images == 0 && self.args.count > 1 && self.args.temperature == 0.0 {
+            printer.warn("at temperature 0 the samples of a prompt are all the same");
+            printer.note("hint: `--temperature 1` draws others");
+        }
+    }
+
+    /// Keeps what was drawn, whatever happened, and says where it is.
+    fn finish(self, drawn: anyhow::Result<Drawn>) -> anyhow::Result<Outcome> {
+        let (printer, done) = (&self.session.printer, self.output.len());
+        let place = self.output.uri().to_owned();
+        let list = self.output.finish(drawn.as_ref().map_or(done, |drawn| drawn.asked));
+        // Where the disk is full the list can't be written either, and the first error is the one to report.
+        let drawn = drawn.inspect_err(|_| {
+            if done > 0 {
+                printer.note(&format!("{} kept in {place}", count(done as u64, "sample")));
+            }
+        })?;
+        let list = list?;
+        if printer.json() {
+            printer.document(&list)?;
+        }
+        match (drawn.stopped, done) {
+            (true, 0) => printer.note("stopped before the first sample was done; nothing was written"),
+            (true, _) => {
+                let of = count(drawn.asked as u64, "sample");
+                printer.note(&format!("stopped: {} of {of} in {place}", thousands(done as u64)));
+            }
+            (false, _) if printer.json() => {}
+            (false, _) => printer.note(&format!("{} in {place}", count(done as u64, "sample"))),
+        }
+        let signal = self.stop.signal().filter(|_| drawn.stopped);
+        Ok(signal.map_or(Outcome::Done, Outcome::Stopped))
+    }
+}
+
+/// What a pass did, for a progress bar.
+pub(crate) fn pass_text(pass: Pass) -> String {
     match pass {
         Pass::Drew { images, step, steps } => {
-            progress.message(format!(
-                "drawing {}, step {step} of {steps}",
-                crate::draw::count(images as u64, "picture")
-            ));
+            format!("drawing {}, step {step} of {steps}", count(images as u64, "picture"))
         }
-        Pass::Wrote { prompts } => {
-            progress.message(format!("writing {}", crate::draw::count(prompts as u64, "text")))
-        }
+        Pass::Wrote { prompts } => format!("writing {}", count(prompts as u64, "text")),
     }
 }

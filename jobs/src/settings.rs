@@ -4,21 +4,30 @@
 //! they are filled, and what is wrong is said with file, line and the nearest known key.
 
 mod assign;
+pub(crate) mod words;
 
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use schemas::address;
 use serde::de::DeserializeOwned;
 
 use crate::errors::hinted;
+use crate::store;
 
 /// `CONFIG --set ...` as it was given, quoted for a shell, for messages that say how to go on.
 pub(crate) fn spelled(config: &str, sets: &[String]) -> String {
-    let plain = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "-_=./:,".contains(c));
-    let quoted =
-        |text: &str| if plain(text) { text.to_owned() } else { format!("'{}'", text.replace('\'', r"'\''")) };
-    let sets = sets.iter().map(|set| format!(" --set {}", quoted(set)));
-    format!("{}{}", quoted(config), sets.collect::<String>())
+    let sets = sets.iter().map(|set| format!(" --set {}", shell(set)));
+    format!("{}{}", shell(config), sets.collect::<String>())
+}
+
+/// An argument as a shell reads it back.
+pub(crate) fn shell(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_=./:,".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
 /// What a config is for: the folder of `configs/` that its presets lie in.
@@ -79,7 +88,7 @@ impl Written {
         if !is_path && let Some((path, text)) = preset(kind, name) {
             return Ok(Self { origin: format!("configs/{path} (built in)"), text: text.to_owned() });
         }
-        match std::fs::read_to_string(name) {
+        match std::fs::read_to_string(&*store::expand_home(name)?) {
             Ok(text) => Ok(Self { origin: name.to_owned(), text }),
             Err(error) => Err(Self::not_found(kind, name, error)),
         }
@@ -99,9 +108,11 @@ impl Written {
 
     fn resolve<T: DeserializeOwned>(&self, sets: &[String]) -> anyhow::Result<T> {
         let mut table: toml::Table = toml::from_str(&self.text).map_err(|error| self.fault(&error))?;
+        store::refuse_in_table(&table, &self.origin)?;
         for set in sets {
-            assign::apply(&mut table, set).with_context(|| format!("cannot apply `--set {set}`"))?;
+            assign::apply(&mut table, set).with_context(|| format!("cannot apply `--set {}`", shown(set)))?;
         }
+        store::refuse_in_table(&table, "`--set`")?;
         table.try_into().map_err(|error| self.blame::<T>(&error, sets))
     }
 
@@ -119,7 +130,7 @@ impl Written {
             if let (true, Err(found)) = (applied, table.clone().try_into::<T>())
                 && found.message() == error.message()
             {
-                return describe(&format!("`--set {set}`"), found.message());
+                return describe(&format!("`--set {}`", shown(set)), found.message());
             }
         }
         describe(&self.origin, error.message())
@@ -154,6 +165,14 @@ impl Written {
     }
 }
 
+/// One `--set` for a message.
+fn shown(set: &str) -> String {
+    match set.split_once('=') {
+        Some((key, value)) => format!("{}={}", address::without_secrets(key), address::shown(value)),
+        None => address::shown(set),
+    }
+}
+
 /// Line and column of a byte, from 1.
 fn position(text: &str, byte: usize) -> String {
     let before = text.get(..byte).unwrap_or(text);
@@ -181,7 +200,7 @@ fn describe(place: &str, message: &str) -> anyhow::Error {
         return hinted(anyhow!("{place}: the key `{field}` is missing"), format!("add `{field} = ...`"));
     }
     let hint = "values are TOML: 64, 0.5, true, \"text\", [\"a\", \"b\"]";
-    hinted(anyhow!("{place}: {}", message.replace('\n', ", ")), hint)
+    hinted(anyhow!("{place}: {}", words::plain(message).replace('\n', ", ")), hint)
 }
 
 fn quoted(message: &str) -> Vec<&str> {
@@ -270,7 +289,12 @@ mod tests {
             ("[[source]]\nnam = \"x\"", &[], "a.toml:2:1: unknown key `nam`", "did you mean `name`?"),
             ("[[source]]\nuri = \"x\"", &[], "a.toml:1:1: the key `name` is missing", "add `name"),
             ("kind = \"pairs\"", &[], "a.toml:1:8: unknown value `pairs`", "did you mean `pair`?"),
-            ("context = \"x\"", &[], "a.toml:1:11: invalid type: string \"x\", expected u32", ""),
+            (
+                "context = \"x\"",
+                &[],
+                "a.toml:1:11: found the text \"x\", expected a whole number from 0 to 4,294,967,295",
+                "",
+            ),
             ("context = ", &[], "a.toml:1:11: ", ""),
             (FILE, &["contxt=4"], "`--set contxt=4`: unknown key `contxt`", "did you mean `context`?"),
             (
@@ -279,7 +303,7 @@ mod tests {
                 "`--set source.pairs.wait=4`: unknown key `wait`",
                 "known here",
             ),
-            (FILE, &["context=x"], "`--set context=x`: invalid type: string \"x\"", ""),
+            (FILE, &["context=x"], "`--set context=x`: found the text \"x\", expected a whole number", ""),
             (FILE, &["source.pears.uri=x"], "no table `pears` in `source`", "did you mean `pairs`?"),
             (FILE, &["source.7.uri=x"], "`source` has 2 tables, no number 7", ""),
             (FILE, &["context"], "no `=` in it", "write `--set key=value`"),

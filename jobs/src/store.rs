@@ -6,23 +6,31 @@
 
 mod aws;
 mod explain;
+mod output;
+mod secrets;
+mod write;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::{Component, Path as FsPath, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
-use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::gcp::{GoogleCloudStorage, GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::http::HttpBuilder;
+use object_store::list::PaginatedListStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ClientConfigKey, ClientOptions, ObjectStore, ObjectStoreExt, RetryConfig};
+use schemas::address;
 use url::Url;
 
 use crate::errors::hinted;
 
 pub(crate) use explain::explain;
+pub(crate) use output::{local_file, local_folder, local_input, write_file};
+pub(crate) use secrets::{refuse_in_arguments, refuse_in_table};
 
 /// A place in a store.
 #[derive(Clone, Debug)]
@@ -83,6 +91,9 @@ impl Stores {
     ///
     /// If the scheme is unknown, the URI is malformed, or credentials can't be found.
     pub(crate) fn place(&self, uri: &str) -> anyhow::Result<Place> {
+        if address::carries_secret(uri) {
+            return Err(secrets::refused(&format!("the address `{}`", address::shown(uri))));
+        }
         match uri.split_once("://") {
             None => local(uri, uri),
             Some((scheme, path)) if scheme.eq_ignore_ascii_case("file") => {
@@ -94,14 +105,9 @@ impl Stores {
 
     fn remote(&self, scheme: &str, uri: &str) -> anyhow::Result<Place> {
         let is_web = scheme.starts_with("http");
-        // Elsewhere `?` and `#` stand in names and globs; `?a=b` is a query even so, and may be secret.
-        let is_query = |(_, behind): (&str, &str)| {
-            behind.split(['/', '*']).next().is_some_and(|part| part.contains('='))
-        };
-        let has_query = is_web || uri.split_once('?').is_some_and(is_query);
-        let address = if has_query { uri.to_owned() } else { uri.replace('?', "%3F").replace('#', "%23") };
-        let url = Url::parse(&address).with_context(|| format!("`{uri}` is not a URI"))?;
-        refuse_secrets(&url)?;
+        // Elsewhere `?` and `#` stand in names and globs.
+        let escaped = if is_web { uri.to_owned() } else { uri.replace('?', "%3F").replace('#', "%23") };
+        let url = Url::parse(&escaped).with_context(|| format!("`{}` is not a URI", address::shown(uri)))?;
         let host = url.host_str().filter(|host| !host.is_empty());
         let host = host.ok_or_else(|| anyhow!("`{uri}` names no bucket"))?;
         let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
@@ -113,6 +119,17 @@ impl Stores {
         let path = path.with_context(|| format!("`{uri}` has a path that no store has"))?;
         let store = self.store(&root, || open(scheme, host, &root))?;
         Ok(Place { store, path, local: None, uri: uri.to_owned() })
+    }
+
+    /// The bucket of a URI by single pages of its list, where its store can be asked for such from any key on.
+    pub(crate) fn pages_of(&self, uri: &str) -> Option<Arc<dyn PaginatedListStore>> {
+        let (scheme, behind) = uri.split_once("://")?;
+        let bucket = behind.split('/').next()?;
+        match scheme.to_ascii_lowercase().as_str() {
+            "s3" | "s3a" => Some(aws::open(bucket).ok()?),
+            "gs" => Some(Arc::new(open_google(bucket).ok()?)),
+            _ => None,
+        }
     }
 
     fn store(
@@ -130,29 +147,11 @@ impl Stores {
     }
 }
 
-fn refuse_secrets(url: &Url) -> anyhow::Result<()> {
-    if url.username().is_empty() && url.password().is_none() && url.query().is_none() {
-        return Ok(());
-    }
-    let place = format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path());
-    Err(hinted(
-        anyhow!("the URI of `{place}` carries a user, a password or a query"),
-        "keep credentials in the environment or in the AWS profile files, and URIs free of them",
-    ))
-}
-
 fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
     let failed = || format!("cannot open `{root}`");
     match scheme {
-        "s3" | "s3a" => aws::open(host).with_context(failed),
-        "gs" => {
-            let mut builder =
-                GoogleCloudStorageBuilder::from_env().with_bucket_name(host).with_retry(retry());
-            if std::env::var_os("GOOGLE_TIMEOUT").is_none() {
-                builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
-            }
-            Ok(Arc::new(builder.build().with_context(failed)?))
-        }
+        "s3" | "s3a" => Ok(aws::open(host).with_context(failed)?),
+        "gs" => Ok(Arc::new(open_google(host).with_context(failed)?)),
         "az" | "abfs" => {
             for name in ["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"] {
                 check_endpoint(name, std::env::var(name).ok().as_deref())?;
@@ -183,9 +182,26 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
     }
 }
 
-/// Refuses what is no address of a server: the library below would panic.
+fn open_google(bucket: &str) -> object_store::Result<GoogleCloudStorage> {
+    let mut builder = GoogleCloudStorageBuilder::from_env().with_bucket_name(bucket).with_retry(retry());
+    if std::env::var_os("GOOGLE_TIMEOUT").is_none() {
+        builder = builder.with_config(GoogleConfigKey::Client(ClientConfigKey::Timeout), TIMEOUT);
+    }
+    builder.build()
+}
+
+/// Refuses what is no address of a server, of which the library below would panic, and one that carries a secret.
 fn check_endpoint(name: &str, value: Option<&str>) -> anyhow::Result<()> {
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(()) };
+    if address::carries_secret(value) {
+        return Err(hinted(
+            anyhow!(
+                "`{name}` is `{}`: a server's address with a user, a password or a query",
+                address::shown(value)
+            ),
+            "give the address alone; credentials have variables of their own",
+        ));
+    }
     let is_address = |url: Url| {
         ["http", "https"].contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
     };
@@ -207,11 +223,33 @@ fn retry() -> RetryConfig {
 const TIMEOUT: &str = "300 seconds";
 
 fn local(path: &str, uri: &str) -> anyhow::Result<Place> {
-    let file = resolve(FsPath::new(path)).with_context(|| format!("cannot find the place of `{uri}`"))?;
+    let path = expand_home(path)?;
+    let file = resolve(FsPath::new(&*path)).with_context(|| format!("cannot find the place of `{uri}`"))?;
     let text = file.to_str().ok_or_else(|| anyhow!("`{uri}` has a path that is not UTF-8"))?;
     let path = Path::parse(text.trim_matches('/'))
         .with_context(|| format!("`{uri}` has a path that no store has"))?;
     Ok(Place { store: Arc::new(LocalFileSystem::new()), path, local: Some(file), uri: uri.to_owned() })
+}
+
+/// A path with `~` written out as the user's home, as a shell does.
+///
+/// # Errors
+///
+/// If it begins with another user's home, or the environment names no home.
+pub(crate) fn expand_home(path: &str) -> anyhow::Result<Cow<'_, str>> {
+    expand(path, std::env::var("HOME").ok().filter(|home| !home.is_empty()))
+}
+
+fn expand(path: &str, home: Option<String>) -> anyhow::Result<Cow<'_, str>> {
+    let Some(rest) = path.strip_prefix('~') else { return Ok(Cow::Borrowed(path)) };
+    let hint = "write the folder out; a file whose own name begins with `~` is `./~...`";
+    if !rest.is_empty() && !rest.starts_with('/') {
+        let user = path.split('/').next().unwrap_or(path);
+        return Err(hinted(anyhow!("`{path}` begins with `{user}`, and only `~/` is known as a home"), hint));
+    }
+    let home =
+        home.ok_or_else(|| hinted(anyhow!("`{path}` is in a home, and the variable HOME names none"), hint))?;
+    Ok(Cow::Owned(format!("{}{rest}", home.trim_end_matches('/'))))
 }
 
 /// The absolute path. Object stores know no `..`, so the longest part that exists is resolved as the system does.
@@ -286,6 +324,17 @@ mod tests {
     }
 
     #[test]
+    fn a_home_is_written_out() {
+        let home = || Some("/home/me".to_owned());
+        assert_eq!(expand("~/data/*.jsonl", home()).unwrap(), "/home/me/data/*.jsonl");
+        assert_eq!(expand("~", home()).unwrap(), "/home/me");
+        assert_eq!(expand("./~/x", home()).unwrap(), "./~/x");
+        assert_eq!(expand("a~/x", None).unwrap(), "a~/x");
+        assert!(expand("~you/x", home()).unwrap_err().to_string().contains("begins with `~you`"));
+        assert!(expand("~/x", None).unwrap_err().to_string().contains("HOME"));
+    }
+
+    #[test]
     fn an_endpoint_without_a_scheme_is_refused() {
         for wrong in ["localhost:9000", "notaurl", "ftp://host", "http://"] {
             let error = check_endpoint("AWS_ENDPOINT_URL", Some(wrong)).unwrap_err();
@@ -312,7 +361,7 @@ mod tests {
         let cases = [
             ("ftp://host/x", "scheme"),
             ("s3:///x", "no bucket"),
-            ("https://me:secret@host/x", "user, a password"),
+            ("https://me:secret@host/x", "a user, a password"),
             ("https://host/x?signature=secret", "query"),
         ];
         for (uri, expected) in cases {

@@ -1,41 +1,63 @@
-//! `train`: streams shards, trains, keeps checkpoints.
+//! `train`: streams shards, trains, keeps checkpoints, draws samples on the way.
 
-use std::path::Path;
+mod describe;
+mod sampling;
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
+use schemas::address::shown;
 use serde_json::{Value, json};
 use trainer::config::{ModelChoice, TrainConfig};
 use trainer::model::Transfusion;
-use trainer::run::{Description, Event, Observer, Outcome as Run, StepReport, TrainPlan};
+use trainer::run::{Event, Observer, Outcome as Run, StepReport, TrainPlan};
 use trainer::stream::Location;
 
 use crate::cli::TrainArgs;
-use crate::draw::{bytes, count, percent, thousands};
-use crate::errors::{Outcome, hinted};
+use crate::draw::{count, folded, thousands};
+use crate::errors::{Account, Outcome, hinted};
+use crate::machine;
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit};
+use crate::sample::{Made, pass_text};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
+use crate::store;
+use describe::{description_lines, last_lines, sample_command};
+
+pub(crate) use sampling::{Sampled, Sampling};
 
 /// Runs the command.
 pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome> {
     let mut config: TrainConfig = settings::load(Kind::Train, &args.config, &args.set)?;
     config.model = resolve_model(config.model)?;
     let plan = plan(config, args.resume, session)?;
-    describe(&plan, session)?;
+    let sampling = Sampling::new(&plan, session)?;
+    describe(&plan, args.dry_run, session)?;
     if args.dry_run {
+        foresee(&plan, session);
         session.printer.note("dry run: nothing was written; leave `--dry-run` out to train");
         return Ok(Outcome::Done);
     }
     let stop = Stop::listen()?;
-    let name = plan.config().run.clone();
-    let run = train(plan, session, &stop, &|_, _| {})?;
+    let again = format!("transfusion train {} --resume", settings::spelled(&args.config, &args.set));
+    let further = Further::of(&plan, sampling.is_some(), again);
+    let run = train(plan, sampling, session, &stop, &|_, _| {})?;
     let signal = stop.signal().filter(|_| run.stopped);
-    finish(&run, &name, &settings::spelled(&args.config, &args.set), session)?;
+    finish(&run, &further, session)?;
     Ok(signal.map_or(Outcome::Done, Outcome::Stopped))
+}
+
+/// Warnings of a run that is not started.
+fn foresee(plan: &TrainPlan, session: &Session) {
+    plan.warnings().iter().for_each(|warning| session.printer.warn(warning));
+    if let Some(Err(error)) = machine::available_bytes().map(|bytes| plan.check_memory(bytes)) {
+        session.printer.warn(&error.to_string());
+    }
 }
 
 /// Settles a config against its data.
@@ -43,7 +65,12 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
 /// # Errors
 ///
 /// Whatever keeps the run from starting.
-pub(crate) fn plan(config: TrainConfig, resume: bool, session: &Session) -> anyhow::Result<TrainPlan> {
+pub(crate) fn plan(mut config: TrainConfig, resume: bool, session: &Session) -> anyhow::Result<TrainPlan> {
+    config.device = session.device_over(Some(&config.device)).to_owned();
+    config.run = store::local_folder("run", &config.run)?;
+    config.codec = config.codec.map(|path| store::local_input("codec", path)).transpose()?;
+    config.stream.cache =
+        config.stream.cache.map(|path| store::local_folder("stream.cache", path)).transpose()?;
     if let Some(codec) = config.codec.as_deref().filter(|path| !path.is_dir()) {
         let missing = anyhow!("`codec` is `{}`, and there is no such folder", codec.display());
         return Err(hinted(
@@ -53,26 +80,51 @@ pub(crate) fn plan(config: TrainConfig, resume: bool, session: &Session) -> anyh
     }
     let locations: Vec<Location> =
         config.data.iter().map(|data| location(&data.uri, session)).collect::<anyhow::Result<_>>()?;
-    Ok(TrainPlan::try_new(config, &locations, resume)?)
+    Ok(TrainPlan::try_new(config, &locations, resume, &machine::this())?)
 }
 
-/// Is handed the step and the model every `sample.every` steps.
-pub(crate) type Look<'a> = &'a dyn Fn(u64, &Transfusion);
+/// Is handed the step and what was made of the prompts, every `sample.every` steps.
+pub(crate) type Seen<'a> = &'a dyn Fn(u64, &[Made]);
 
 /// Trains to the end, or until a signal asks to stop.
 ///
 /// # Errors
 ///
 /// Whatever the run failed of.
-pub(crate) fn train(plan: TrainPlan, session: &Session, stop: &Stop, look: Look<'_>) -> anyhow::Result<Run> {
-    let watcher = Watcher::new(&session.printer, &plan.describe(), look);
+pub(crate) fn train(
+    plan: TrainPlan,
+    sampling: Option<Sampling>,
+    session: &Session,
+    stop: &Stop,
+    seen: Seen<'_>,
+) -> anyhow::Result<Run> {
+    machine::available_bytes().map(|bytes| plan.check_memory(bytes)).transpose()?;
+    let description = plan.describe();
+    let progress = Progress::new(
+        &session.printer,
+        "train",
+        Unit::Things("step"),
+        description.first_step,
+        description.steps,
+    );
+    let watcher = Watcher {
+        printer: session.printer.clone(),
+        progress,
+        started: Instant::now(),
+        recent: Mutex::default(),
+        run: plan.config().run.clone(),
+        sampling,
+        stop,
+        seen,
+    };
     let run = trainer::run::train(plan, &watcher, &stop.flag());
     watcher.progress.finish();
     Ok(run?)
 }
 
 fn location(uri: &str, session: &Session) -> anyhow::Result<Location> {
-    let place = session.stores.place(uri).with_context(|| format!("cannot open the dataset `{uri}`"))?;
+    let place =
+        session.stores.place(uri).with_context(|| format!("cannot open the dataset `{}`", shown(uri)))?;
     if place.local.is_none() {
         // Tells a missing or closed bucket from a missing dataset.
         session.runtime.block_on(place.join("manifest.json").read_if_there())?;
@@ -92,57 +144,24 @@ fn resolve_model(model: ModelChoice) -> anyhow::Result<ModelChoice> {
     }
 }
 
-fn describe(plan: &TrainPlan, session: &Session) -> anyhow::Result<()> {
+fn describe(plan: &TrainPlan, is_dry: bool, session: &Session) -> anyhow::Result<()> {
     let (printer, description) = (&session.printer, plan.describe());
-    let config = toml::to_string(plan.config()).context("cannot write the config as TOML")?;
     if printer.json() {
         return printer.event(&json!({
             "event": "plan", "description": description, "config": serde_json::to_value(plan.config())?,
         }));
     }
-    description_lines(&description).iter().for_each(|line| printer.note(line));
-    printer.note(&format!("resolved config ({}/config.toml):", description.run));
-    config.trim_end().lines().for_each(|line| printer.note(&format!("  {line}")));
-    Ok(())
-}
-
-fn description_lines(of: &Description) -> Vec<String> {
-    let mut lines = vec![
-        format!(
-            "model: {} parameters ({} transformer, {} image ends)",
-            thousands(of.parameters),
-            thousands(of.transformer_parameters),
-            thousands(of.image_parameters)
-        ),
-        format!(
-            "memory: {} for weights and optimizer, about {} for a step",
-            bytes(of.state_bytes),
-            bytes(of.activation_bytes)
-        ),
-    ];
-    for data in &of.datasets {
-        let all = data.tokens + data.patches + data.padding;
-        let source = data.source.as_ref().map_or_else(String::new, |source| format!(" ({source})"));
-        lines.push(format!(
-            "data: {}{source}: {}, {} text, {} patches, {} padding; {:.0} % of the mix, {:.1} epochs",
-            data.uri,
-            count(data.rows, "row"),
-            thousands(data.tokens),
-            thousands(data.patches),
-            percent(data.padding, all),
-            100.0 * data.share,
-            data.epochs
-        ));
+    if session.verbose {
+        let config = toml::to_string(plan.config()).context("cannot write the config as TOML")?;
+        printer.note("resolved config:");
+        config.trim_end().lines().for_each(|line| printer.note(&format!("  {line}")));
+    } else if is_dry {
+        printer.note("resolved config: `--verbose` shows it");
+    } else {
+        printer.note(&format!("resolved config: {}/config.toml", description.run));
     }
-    let from =
-        if of.first_step > 0 { format!(" from step {}", thousands(of.first_step)) } else { String::new() };
-    lines.push(format!(
-        "run: {}: {} of {}{from}",
-        of.run,
-        count(of.steps, "step"),
-        count(of.batch as u64, "row")
-    ));
-    lines
+    description_lines(&description).iter().flat_map(|line| folded(line)).for_each(|line| printer.note(&line));
+    Ok(())
 }
 
 /// Shows events as they come.
@@ -151,7 +170,11 @@ struct Watcher<'a> {
     progress: Progress,
     started: Instant,
     recent: Mutex<Recent>,
-    look: Look<'a>,
+    /// The folder of the run.
+    run: PathBuf,
+    sampling: Option<Sampling>,
+    stop: &'a Stop,
+    seen: Seen<'a>,
 }
 
 /// Losses averaged over the last steps, because a single batch jumps.
@@ -173,12 +196,7 @@ impl Recent {
     }
 }
 
-impl<'a> Watcher<'a> {
-    fn new(printer: &Printer, of: &Description, look: Look<'a>) -> Self {
-        let progress = Progress::new(printer, "train", Unit::Things("step"), of.first_step, of.steps);
-        Self { printer: printer.clone(), progress, started: Instant::now(), recent: Mutex::default(), look }
-    }
-
+impl Watcher<'_> {
     fn step(&self, report: &StepReport) {
         let mut recent = self.recent.lock().expect("no holder of this lock panics");
         recent.add(report);
@@ -188,6 +206,33 @@ impl<'a> Watcher<'a> {
     fn emit(&self, value: Value) {
         // Whoever read the events may have gone; the run goes on.
         let _ = self.printer.event(&value);
+    }
+
+    fn warn(&self, text: &str) {
+        self.emit(json!({ "event": "warning", "text": text }));
+        self.printer.warn(text);
+    }
+
+    /// Samples are for people: where they can't be drawn or written, the run goes on.
+    fn warn_of(&self, what: &str, error: &anyhow::Error) {
+        self.warn(&format!("{what}: {}", Account::of(error).lines.join(": ")));
+    }
+
+    fn draw(&self, sampling: &Sampling, step: u64, model: &Transfusion) -> anyhow::Result<()> {
+        let mut observe = |pass| {
+            self.progress.message(format!("sampling: {}", pass_text(pass)));
+            if self.stop.signal().is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let Some(sampled) = sampling.draw(step, model, &mut observe)? else { return Ok(()) };
+        let Sampled { folder, made, entries } = sampled;
+        if self.printer.shows_progress() {
+            let what = count(made.len() as u64, "sample");
+            let line = format!("step {}: {what} in {}", thousands(step), folder.display());
+            folded(&line).iter().for_each(|line| self.printer.note(line));
+        }
+        self.emit(json!({ "event": "sampled", "step": step, "folder": folder, "samples": entries }));
+        (self.seen)(step, &made);
+        Ok(())
     }
 }
 
@@ -208,14 +253,14 @@ impl Observer for Watcher<'_> {
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Started { step, steps, parameters } => {
+                if let Err(error) = sampling::cut(&self.run, *step) {
+                    self.warn_of("cannot remove samples of later steps", &error);
+                }
                 self.emit(
                     json!({ "event": "started", "step": step, "steps": steps, "parameters": parameters }),
                 );
             }
-            Event::Warning(text) => {
-                self.emit(json!({ "event": "warning", "text": text }));
-                self.printer.warn(text);
-            }
+            Event::Warning(text) => self.warn(text),
             Event::Step(report) => {
                 let mut value = json!({ "event": "step" });
                 if let (Some(target), Ok(Value::Object(fields))) =
@@ -237,22 +282,38 @@ impl Observer for Watcher<'_> {
     }
 
     fn memory_bytes(&self) -> Option<u64> {
-        resident_bytes()
+        machine::resident_bytes()
     }
 
-    fn look(&self, step: u64, model: &Transfusion) {
-        (self.look)(step, model);
+    fn sample(&self, step: u64, model: &Transfusion) {
+        let Some(sampling) = &self.sampling else { return };
+        if let Err(error) = self.draw(sampling, step, model) {
+            self.warn_of(&format!("cannot sample at step {}", thousands(step)), &error);
+        }
     }
 }
 
-/// Memory that this process holds, where the system tells it in `/proc`.
-fn resident_bytes() -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    line.split_whitespace().next()?.parse::<u64>().ok().map(|kilobytes| kilobytes * 1024)
+/// Where a run's results lie, and the commands that go on with them.
+struct Further {
+    samples: Option<PathBuf>,
+    again: String,
+    sample: String,
 }
 
-fn finish(run: &Run, name: &Path, config: &str, session: &Session) -> anyhow::Result<()> {
+impl Further {
+    fn of(plan: &TrainPlan, has_samples: bool, again: String) -> Self {
+        let config = plan.config();
+        let (draws, has_codec) = (plan.model().image().is_some(), !plan.companions().codec.is_empty());
+        let prompt = config.sample.prompts.first().map(String::as_str);
+        Self {
+            samples: has_samples.then(|| sampling::folder_of(&config.run)),
+            again,
+            sample: sample_command(&config.run, prompt, draws, has_codec),
+        }
+    }
+}
+
+fn finish(run: &Run, further: &Further, session: &Session) -> anyhow::Result<()> {
     let printer = &session.printer;
     printer.event(&json!({
         "event": if run.stopped { "stopped" } else { "finished" },
@@ -261,35 +322,19 @@ fn finish(run: &Run, name: &Path, config: &str, session: &Session) -> anyhow::Re
     if printer.json() {
         return Ok(());
     }
-    let name = name.display();
-    printer.note(&format!(
-        "{} at step {}",
-        if run.stopped { "stopped" } else { "done" },
-        thousands(run.step)
-    ));
-    if let Some(last) = &run.last {
-        printer.note(&last_line(last));
-    }
+    let how = if run.stopped { "stopped" } else { "done" };
+    printer.note(&format!("{how} at step {}", thousands(run.step)));
+    let last = run.last.as_ref().map(last_lines).unwrap_or_default();
+    last.iter().flat_map(|line| folded(line)).for_each(|line| printer.note(&line));
     printer.note(&format!("checkpoint: {}", run.checkpoint.display()));
+    if let Some(samples) = further.samples.as_ref().filter(|samples| samples.is_dir()) {
+        printer.note(&format!("samples: {}", samples.display()));
+    }
     printer.note(&match run.stopped {
-        true => format!("go on with: transfusion train {config} --resume"),
-        false => format!("sample with: transfusion sample {name} --prompt \"a red circle\""),
+        true => format!("go on with: {}", further.again),
+        false => format!("sample with: {}", further.sample),
     });
     Ok(())
-}
-
-fn last_line(last: &StepReport) -> String {
-    let show = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.3}"));
-    let by_t: Vec<String> = last.image_error_by_t.iter().map(|&value| show(value)).collect();
-    let order = &last.image_error_by_order;
-    format!(
-        "last step: text loss {}, image loss {}; error by noise, clean to noisy {}; caption first {}, image first {}",
-        show(last.text_loss),
-        show(last.image_loss),
-        by_t.join(" / "),
-        show(order.caption_first),
-        show(order.image_first)
-    )
 }
 
 #[cfg(test)]

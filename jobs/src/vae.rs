@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
 use pipeline::picture::PictureRules;
-use pipeline::{Event, Observer, PictureRequest, PictureSet};
+use pipeline::{Event, Observer, PictureRequest, PictureSet, PipelineError};
 use serde_json::json;
 use trainer::codec::{Pictures, VaeEvent, VaeObserver, VaeStep};
 use trainer::device::device;
@@ -16,6 +16,7 @@ use crate::cli::{VaeCodecArgs, VaeCommand, VaeTrainArgs};
 use crate::codec::{Codec, save_picture};
 use crate::draw::{bytes, count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::preprocess::say_passed_over;
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
 use crate::session::Session;
@@ -36,17 +37,11 @@ pub(crate) fn run(command: &VaeCommand, session: &Session) -> anyhow::Result<Out
 fn train(args: &VaeTrainArgs, session: &Session) -> anyhow::Result<Outcome> {
     let config: VaeConfig = settings::load(Kind::Vae, &args.config, &args.set)?;
     let stop = Stop::listen()?;
-    match learn(&config, session, &stop) {
-        Err(error) if stop.signal().is_some() => {
-            session.printer.note(&format!("{error}"));
-            Ok(stop.signal().map_or(Outcome::Done, Outcome::Stopped))
-        }
-        Err(error) => Err(error),
-        Ok(codec) => {
-            finish(&config, &codec, session)?;
-            Ok(Outcome::Done)
-        }
-    }
+    let learned = learn(&config, session, &stop).and_then(|codec| finish(&config, &codec, session));
+    stop.outcome(learned, |error| {
+        let nothing = if error.is::<PipelineError>() { "; nothing was written" } else { "" };
+        session.printer.note(&format!("{error}{nothing}"));
+    })
 }
 
 /// Reads the pictures of the sources and trains a codec on them.
@@ -56,7 +51,7 @@ fn train(args: &VaeTrainArgs, session: &Session) -> anyhow::Result<Outcome> {
 /// Whatever the job failed of. Nothing is left under the output's name then.
 pub(crate) fn learn(config: &VaeConfig, session: &Session, stop: &Stop) -> anyhow::Result<Codec> {
     let settings = &config.train;
-    let pictures = read_pictures(config, session)?;
+    let pictures = read_pictures(config, session, stop)?;
     let watcher = Watcher {
         progress: Progress::new(&session.printer, "vae train", Unit::Things("step"), 0, settings.steps),
         printer: session.printer.clone(),
@@ -82,7 +77,7 @@ pub(crate) fn learn(config: &VaeConfig, session: &Session, stop: &Stop) -> anyho
     Ok(Codec::new(codec, session))
 }
 
-fn read_pictures(config: &VaeConfig, session: &Session) -> anyhow::Result<Crops> {
+fn read_pictures(config: &VaeConfig, session: &Session, stop: &Stop) -> anyhow::Result<Crops> {
     let size = u32::try_from(config.train.size).context("`size` is too large")?;
     if !config.sources.iter().any(|source| source.shape.has_images()) {
         return Err(hinted(
@@ -96,8 +91,10 @@ fn read_pictures(config: &VaeConfig, session: &Session) -> anyhow::Result<Crops>
         pictures: config.pictures.clone(),
         limit: config.max_pictures,
         threads: session.threads,
+        stop: stop.pipeline().clone(),
     };
-    let progress = Arc::new(Reading(Progress::new(&session.printer, "read", Unit::Things("picture"), 0, 0)));
+    let progress = Progress::new(&session.printer, "read", Unit::Things("picture"), 0, 0);
+    let progress = Arc::new(Reading(progress, session.printer.clone()));
     let read = pipeline::pictures(request, &*session.stores, progress.clone());
     let set = session.runtime.block_on(read)?;
     progress.0.finish();
@@ -141,12 +138,14 @@ impl Pictures for Crops {
 }
 
 /// Counts pictures as they are read.
-struct Reading(Progress);
+struct Reading(Progress, Printer);
 
 impl Observer for Reading {
     fn event(&self, event: Event) {
-        if let Event::Rows { images, .. } = event {
-            self.0.add(images);
+        match event {
+            Event::Rows { images, .. } => self.0.add(images),
+            Event::PassedOver(passed) => say_passed_over(&passed, &self.1),
+            _ => {}
         }
     }
 }

@@ -21,6 +21,8 @@ use tempfile::NamedTempFile;
 
 use crate::PipelineError;
 use crate::operators::pack::{SPLITS, UnitReport};
+use crate::stop::Stop;
+use crate::threads::blocking;
 
 /// Bytes of a part of a multipart upload, and the size up to which one put is enough.
 const PART_BYTES: usize = 8 << 20;
@@ -243,8 +245,14 @@ impl Location {
         Ok(true)
     }
 
-    /// Gives a finished temporary file its place. Its content decides its name, so it may exist.
-    pub(crate) async fn put_file(&self, name: &str, file: Temporary) -> Result<(), PipelineError> {
+    /// Gives a finished temporary file its place. Its content decides its name, so it may exist. Of an upload that is
+    /// stopped no part is left.
+    pub(crate) async fn put_file(
+        &self,
+        name: &str,
+        file: Temporary,
+        stop: &Stop,
+    ) -> Result<(), PipelineError> {
         let mut source = match file {
             Temporary::Named(file) => {
                 let (location, name) = (self.clone(), name.to_owned());
@@ -262,7 +270,7 @@ impl Location {
         }
         let failed = |error| self.store_error("write", name, error);
         let mut upload = self.store.put_multipart(&self.path(name)).await.map_err(failed)?;
-        match self.upload(&mut *upload, first, source, name).await {
+        match stop.until(self.upload(&mut *upload, first, source, name)).await {
             Ok(()) => Ok(()),
             Err(error) => {
                 // The first error is the one that says what happened.
@@ -314,17 +322,6 @@ impl Location {
             what: error.to_string(),
         };
         serde_json::from_slice(&bytes).map(Some).map_err(damaged)
-    }
-}
-
-/// Runs what blocks on a thread for it.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PipelineError> + Send + 'static,
-) -> Result<T, PipelineError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-        Err(error) => Err(PipelineError::Format(Box::new(error))),
     }
 }
 

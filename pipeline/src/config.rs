@@ -4,6 +4,7 @@
 //! will be done: defaults are filled in, addresses resolved, files listed.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use arrow::datatypes::DataType;
 use schemas::Markers;
@@ -114,9 +115,6 @@ const MOST_VOCABULARY: u32 = 1 << 20;
 /// Copies of a document, at most.
 const MOST_WEIGHT: f64 = 1e6;
 
-/// Open rows, at most: beyond some hundred they leave no less padding.
-const MOST_WINDOW: usize = 1 << 16;
-
 impl TokenizerConfig {
     pub(crate) fn markers(&self) -> Markers {
         Markers { bos: self.bos.clone(), eos: self.eos.clone() }
@@ -126,17 +124,14 @@ impl TokenizerConfig {
     /// A file's markers are checked when it is opened.
     fn check(&self) -> Result<(), PipelineError> {
         const TRAINED: [&str; 2] = ["<s>", "</s>"];
-        if let Some(TrainTokenizer { vocabulary, .. }) = self.train
-            && vocabulary <= RESERVED
-        {
-            let expected = format!("more than the {RESERVED} ids of markers and bytes");
-            return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
-        }
-        if let Some(TrainTokenizer { vocabulary, .. }) = self.train
-            && vocabulary > MOST_VOCABULARY
-        {
-            let expected = format!("at most {MOST_VOCABULARY}");
-            return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
+        if let Some(TrainTokenizer { vocabulary, sample_bytes }) = self.train {
+            if vocabulary <= RESERVED {
+                let expected = format!("more than the {RESERVED} ids of markers and bytes");
+                return Err(wrong("tokenizer.train.vocabulary", vocabulary, expected));
+            }
+            let most = u64::from(MOST_VOCABULARY);
+            check_range("tokenizer.train.vocabulary", vocabulary.into(), 1..=most, "ids")?;
+            check_range("tokenizer.train.sample-bytes", sample_bytes, 1..=MOST_BYTES, "bytes")?;
         }
         let known = |piece: &String| self.train.is_none() || TRAINED.contains(&piece.as_str());
         for (key, piece) in [("tokenizer.bos", &self.bos), ("tokenizer.eos", &self.eos)] {
@@ -187,15 +182,9 @@ pub struct CodecConfig {
 
 impl CodecConfig {
     fn check(&self) -> Result<(), PipelineError> {
-        let sizes = [
-            ("codec.size", self.size == 0),
-            ("codec.patch", self.patch == 0),
-            ("codec.batch", self.batch == 0),
-        ];
-        match sizes.iter().find(|(_, is_zero)| *is_zero) {
-            Some((key, _)) => Err(wrong(*key, 0, "at least 1")),
-            None => Ok(()),
-        }
+        check_range("codec.size", self.size.into(), 1..=16_384, "pixels")?;
+        check_range("codec.patch", self.patch.into(), 1..=1_024, "latent pixels")?;
+        check_range("codec.batch", self.batch as u64, 1..=65_536, "pictures")
     }
 }
 
@@ -240,6 +229,12 @@ impl Default for PictureConfig {
 }
 
 impl PictureConfig {
+    fn check(&self) -> Result<(), PipelineError> {
+        check_range("pictures.min-side", self.min_side.into(), 0..=1_000_000, "pixels")?;
+        // A billion pixels take 4 GB when they are decoded.
+        check_range("pictures.max-pixels", self.max_pixels, 1..=1_000_000_000, "pixels")
+    }
+
     /// The rules for crops of `size` pixels.
     pub fn rules(&self, size: u32) -> PictureRules {
         let Self { min_side, max_pixels, background, orientation } = *self;
@@ -263,7 +258,7 @@ pub enum Format {
     JsonLines,
     /// Plain text.
     Text,
-    /// Comma-separated values with a line of names (tabs where the name ends in `.tsv`). Every column is text, unless
+    /// Comma-separated values with a line of names (tabs where the file's name ends in `.tsv`). Every column is text, unless
     /// `types` or another file of the source says otherwise.
     Csv,
     /// Parquet.
@@ -274,6 +269,10 @@ pub enum Format {
     Tar,
     /// The captions file of COCO: `images` and `annotations`.
     Coco,
+    /// Texts of web pages as Common Crawl publishes them (WET).
+    Warc,
+    /// Pictures, each a row, with captions (`.txt`, `.caption`) and fields (`.json`) of the same name beside them.
+    Pictures,
 }
 
 impl Format {
@@ -287,6 +286,8 @@ impl Format {
             Self::Arrow => "arrow",
             Self::Tar => "tar",
             Self::Coco => "coco",
+            Self::Warc => "warc",
+            Self::Pictures => "pictures",
         }
     }
 }
@@ -387,6 +388,12 @@ pub struct JoinConfig {
     pub columns: Vec<String>,
     /// The form of its files; by default their names tell.
     pub format: Option<Format>,
+    /// What stands between the values of its CSV files; by default as for a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// What stands around values of its CSV files; by default as for a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
 }
 
 /// The columns that a join compares.
@@ -463,6 +470,13 @@ pub struct SourceConfig {
     pub join: Option<JoinConfig>,
     /// What is a document in plain text.
     pub document: TextSplit,
+    /// What stands between the values of CSV files, one character; by default a tab in `.tsv` files and a comma elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// What stands around values of CSV files that have delimiters or line ends in them, one character, or nothing: `""`.
+    /// By default `"`, unless the beginning of a file with tabs has a lone one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
     /// Types of columns of JSON and CSV files, where the first rows don't show them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, ColumnType>,
@@ -489,16 +503,51 @@ impl Default for SourceConfig {
             images: None,
             join: None,
             document: TextSplit::File,
+            delimiter: None,
+            quote: None,
             types: BTreeMap::new(),
         }
     }
 }
+
+/// A petabyte: more than this is a slip of the pen.
+const MOST_BYTES: u64 = 1_000_000_000_000_000;
 
 /// Less than this and not even one unit can be read.
 const LEAST_MEMORY: u64 = 64 << 20;
 
 fn wrong(key: impl Into<String>, found: impl ToString, expected: impl Into<String>) -> PipelineError {
     PipelineError::Config { key: key.into(), expected: expected.into(), found: found.to_string() }
+}
+
+fn check_range(key: &str, found: u64, range: RangeInclusive<u64>, unit: &str) -> Result<(), PipelineError> {
+    if range.contains(&found) {
+        return Ok(());
+    }
+    let expected = format!("{} to {} {unit}", thousands(*range.start()), thousands(*range.end()));
+    Err(wrong(key, thousands(found), expected))
+}
+
+/// `1234567` as `1,234,567`.
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number without hundreds of digits.
+fn number(number: f64) -> String {
+    let size = number.abs();
+    match size.is_finite() && size != 0.0 && !(1e-5..1e15).contains(&size) {
+        true => format!("{number:e}"),
+        false => number.to_string(),
+    }
 }
 
 impl PreprocessConfig {
@@ -528,27 +577,20 @@ impl PreprocessConfig {
     }
 
     fn check_numbers(&self) -> Result<(), PipelineError> {
-        if !(8..=1 << 24).contains(&self.context) {
-            return Err(wrong("context", self.context, "8 to 16,777,216 positions"));
-        }
-        if !(1..=MOST_WINDOW).contains(&self.window) {
-            return Err(wrong("window", self.window, format!("1 to {MOST_WINDOW} open rows")));
-        }
-        for (key, bytes) in [("unit-bytes", self.unit_bytes), ("shard-bytes", self.shard_bytes)] {
-            if bytes == 0 {
-                return Err(wrong(key, 0, "at least 1"));
-            }
-        }
-        if self.memory_bytes < LEAST_MEMORY {
-            return Err(wrong("memory-bytes", self.memory_bytes, format!("at least {LEAST_MEMORY}")));
-        }
+        check_range("context", self.context.into(), 8..=1 << 24, "positions")?;
+        // Beyond some hundred open rows they leave no less padding.
+        check_range("window", self.window as u64, 1..=1 << 16, "open rows")?;
+        check_range("unit-bytes", self.unit_bytes, 1..=MOST_BYTES, "bytes")?;
+        check_range("shard-bytes", self.shard_bytes, 1..=MOST_BYTES, "bytes")?;
+        check_range("memory-bytes", self.memory_bytes, LEAST_MEMORY..=MOST_BYTES, "bytes")?;
+        self.pictures.check()?;
         for (key, share) in [
             ("caption-first-share", self.caption_first_share),
             ("max-reject-share", self.max_reject_share),
             ("split.validation", self.split.validation),
         ] {
             if !(0.0..=1.0).contains(&share) {
-                return Err(wrong(key, share, "a share from 0 to 1"));
+                return Err(wrong(key, number(share), "a share from 0 to 1"));
             }
         }
         self.codec.as_ref().map_or(Ok(()), CodecConfig::check)
@@ -586,18 +628,49 @@ impl SourceConfig {
             return Err(self.wrong("uri", "empty", "an address or a path"));
         }
         if !(self.weight > 0.0 && self.weight <= MOST_WEIGHT) {
-            return Err(self.wrong("weight", self.weight, format!("a number over 0, at most {MOST_WEIGHT}")));
+            return Err(self.wrong("weight", number(self.weight), "a number over 0, at most 1,000,000"));
         }
         self.check_keys()?;
         self.check_template()?;
         self.check_types()?;
+        self.check_dialect("", self.format, self.delimiter.as_deref(), self.quote.as_deref())?;
         self.check_join()
+    }
+
+    /// Checks the keys of CSV files, of the source or, with `join.` before the keys, of its joined table.
+    fn check_dialect(
+        &self,
+        before: &str,
+        format: Option<Format>,
+        delimiter: Option<&str>,
+        quote: Option<&str>,
+    ) -> Result<(), PipelineError> {
+        let is_character = |text: &str| text.len() == 1 && text.is_ascii() && !["\n", "\r"].contains(&text);
+        for (key, value, may_be_empty) in [("delimiter", delimiter, false), ("quote", quote, true)] {
+            let Some(value) = value else { continue };
+            let key = format!("{before}{key}");
+            if format.is_some_and(|format| format != Format::Csv) {
+                return Err(self.wrong(&key, "set", "it for files of the form `csv` only"));
+            }
+            if !is_character(value) && !(may_be_empty && value.is_empty()) {
+                let expected =
+                    if may_be_empty { "one ASCII character, or nothing" } else { "one ASCII character" };
+                return Err(self.wrong(&key, format!("`{}`", value.escape_debug()), expected));
+            }
+        }
+        match (delimiter, quote) {
+            (Some(delimiter), Some(quote)) if delimiter == quote => {
+                let expected = "another character than `delimiter`";
+                Err(self.wrong(&format!("{before}quote"), format!("`{quote}`"), expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_types(&self) -> Result<(), PipelineError> {
         let Some((column, of)) = self.types.first_key_value() else { return Ok(()) };
         match self.format {
-            Some(format @ (Format::Parquet | Format::Arrow | Format::Text)) => {
+            Some(format @ (Format::Parquet | Format::Arrow | Format::Text | Format::Warc)) => {
                 let expected = format!("nothing for files of the form `{}`", format.name());
                 Err(self.wrong(&format!("types.{column}"), format!("`{}`", of.name()), expected))
             }
@@ -670,10 +743,13 @@ impl SourceConfig {
             let expected = "the column that both have, or `{ column = \"column of the table\" }`";
             return Err(self.wrong("join.on", "empty", expected));
         }
-        if let Some(format @ (Format::Text | Format::Tar | Format::Coco)) = join.format {
+        if let Some(format @ (Format::Text | Format::Tar | Format::Coco | Format::Pictures | Format::Warc)) =
+            join.format
+        {
             let expected = "a form of tables: `json-lines`, `csv`, `parquet` or `arrow`";
             return Err(self.wrong("join.format", format!("`{}`", format.name()), expected));
         }
+        self.check_dialect("join.", join.format, join.delimiter.as_deref(), join.quote.as_deref())?;
         Ok(())
     }
 }

@@ -31,7 +31,6 @@ use futures::{StreamExt, stream};
 use rayon::ThreadPool;
 use rayon::prelude::*;
 
-use crate::commit::blocking;
 use crate::document::{Shape, not_blank};
 use crate::error::PipelineError;
 use crate::operators::items::{Captioning, Choice, Item, Part, from_columns, texts};
@@ -40,6 +39,7 @@ use crate::pictures::read_at;
 use crate::plan::{PreprocessPlan, sort_session, stage};
 use crate::read::table::{FILE, KIND, Kind, ROW};
 use crate::source::{Columns, SourcePlan, UnitFiles};
+use crate::threads::blocking;
 use crate::units::{Rows, Unit};
 
 /// Rows of a batch of hashes.

@@ -1,8 +1,12 @@
 //! What can stop a preprocessing job. Bad rows are no errors: they become rejects.
 
 use datafusion::error::DataFusionError;
+use schemas::address::shown;
 
+use crate::config::Format;
+use crate::passed::PassedOver;
 use crate::read::table::{OWN, is_own};
+use crate::rejects::RejectLine;
 
 /// An error of a store, codec or resolver, whatever its type.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -21,7 +25,7 @@ pub enum PipelineError {
         found: String,
     },
     /// An address that can't be opened.
-    #[error("`{uri}` of source `{name}` can't be opened")]
+    #[error("`{}` of source `{name}` can't be opened", shown(uri))]
     Address {
         /// Name of the source, or of the key.
         name: String,
@@ -32,7 +36,7 @@ pub enum PipelineError {
         source: BoxError,
     },
     /// An address with nothing behind it.
-    #[error("source `{name}` has no files: nothing matches `{uri}`")]
+    #[error("source `{name}` has no files: nothing matches `{}`", shown(uri))]
     NoFiles {
         /// Name of the source.
         name: String,
@@ -40,9 +44,31 @@ pub enum PipelineError {
         uri: String,
         /// What lies there instead, at most a few names.
         nearby: Vec<String>,
+        /// What the address leads to and is not read.
+        passed: Vec<PassedOver>,
+    },
+    /// A folder in which it is not clear which files are meant.
+    #[error("`{uri}` of source `{name}` has files of several {of}: {}", kinds_of(kinds))]
+    Unclear {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// What there are several of: `forms` or `splits`.
+        of: &'static str,
+        /// Each of them: its name, its files, and a glob below the address that takes no others.
+        kinds: Vec<(String, usize, Option<String>)>,
+    },
+    /// Files of which nothing but their place has been fetched.
+    #[error("`{path}` of source `{name}` is a pointer of Git LFS, not the file itself")]
+    Pointer {
+        /// Name of the source.
+        name: String,
+        /// The file.
+        path: String,
     },
     /// A folder or bucket that can't be listed.
-    #[error("the files of source `{name}` at `{uri}` can't be listed")]
+    #[error("the files of source `{name}` at `{}` can't be listed", shown(uri))]
     List {
         /// Name of the source.
         name: String,
@@ -87,6 +113,16 @@ pub enum PipelineError {
         column: String,
         /// The columns that are there.
         available: Vec<String>,
+    },
+    /// Pictures without any caption.
+    #[error("no picture of source `{name}` has a caption; the first file is `{path}`")]
+    NoCaptions {
+        /// Name of the source.
+        name: String,
+        /// Its first file.
+        path: String,
+        /// The form of that file.
+        format: Format,
     },
     /// A column whose type can't be what the source takes it for.
     #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
@@ -172,7 +208,7 @@ pub enum PipelineError {
         source: BoxError,
     },
     /// A tokenizer that can't be used.
-    #[error("tokenizer `{uri}` can't be used")]
+    #[error("tokenizer `{}` can't be used", shown(uri))]
     Tokenizer {
         /// Where it came from.
         uri: String,
@@ -276,7 +312,7 @@ pub enum PipelineError {
         what: String,
     },
     /// Too much was refused.
-    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows{}: {}", unread(*unread_bytes), top.join(", "))]
+    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows{}: {}{}", unread(*unread_bytes), top.join(", "), first_row(first.as_deref()))]
     TooManyRejects {
         /// Rows refused.
         rejected: u64,
@@ -288,6 +324,8 @@ pub enum PipelineError {
         unread_bytes: u64,
         /// The commonest reasons with their counts.
         top: Vec<String>,
+        /// The first of the rows.
+        first: Option<Box<RejectLine>>,
     },
     /// The job's memory is too small.
     #[error("memory is not enough: {what}")]
@@ -296,11 +334,11 @@ pub enum PipelineError {
         what: String,
     },
     /// Asked to stop.
-    #[error("stopped after {done} of {total} units")]
+    #[error("stopped{}", after(*done, *total))]
     Stopped {
         /// Units that are done.
         done: usize,
-        /// Units of the job.
+        /// Units of the job; 0 where it had not come to them.
         total: usize,
     },
     /// A shard or manifest can't be written.
@@ -311,11 +349,41 @@ pub enum PipelineError {
     Plan(#[source] DataFusionError),
 }
 
+fn after(done: usize, total: usize) -> String {
+    if total == 0 { String::new() } else { format!(" after {done} of {total} units") }
+}
+
 fn quoted(names: &[String]) -> String {
     if names.is_empty() {
         return "none that can be read".to_owned();
     }
     names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The kinds of files that a folder has, with their counts.
+fn kinds_of(kinds: &[(String, usize, Option<String>)]) -> String {
+    let counted = |(kind, files, _): &(String, usize, Option<String>)| format!("{files} of `{kind}`");
+    kinds.iter().map(counted).collect::<Vec<_>>().join(", ")
+}
+
+/// How an address is written that leads to one of the kinds.
+fn clear_address(uri: &str, of: &str, kinds: &[(String, usize, Option<String>)]) -> String {
+    // A glob that names no form, `data/*`, ends where its folder does.
+    let root = match uri.find(['*', '?', '[', '{']) {
+        Some(glob) => uri[..glob].rsplit_once('/').map_or("", |(root, _)| root),
+        None => uri.trim_end_matches('/'),
+    };
+    let between = if root.is_empty() { "" } else { "/" };
+    let globs: Vec<String> = (kinds.iter().filter_map(|(_, _, glob)| glob.as_ref()))
+        .map(|glob| format!("`uri = \"{root}{between}{glob}\"`"))
+        .collect();
+    if globs.is_empty() {
+        return format!("write a glob that takes the files of one of the {of}");
+    }
+    format!(
+        "say which: {}; several are sources of their own, or alternatives in braces, `{{a,b}}`",
+        globs.join(" or ")
+    )
 }
 
 fn files(count: usize) -> String {
@@ -337,6 +405,13 @@ fn unread(bytes: u64) -> String {
     }
 }
 
+fn first_row(line: Option<&RejectLine>) -> String {
+    line.map_or_else(String::new, |line| {
+        let RejectLine { source, file, row, reason, detail, .. } = line;
+        format!("; the first is row {row} of `{file}` of source `{source}`: {reason}: {detail}")
+    })
+}
+
 impl PipelineError {
     /// What to do about it, for a line `hint: ...` behind the message.
     pub fn hint(&self) -> Option<String> {
@@ -344,11 +419,20 @@ impl PipelineError {
             Self::Config { key, .. } => format!("set `{key}` in the config, or with `--set KEY=VALUE`"),
             Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
             Self::List { source, .. } if is_bad_name(source) => {
-                "a name there can't be used (not UTF-8, a line end, an empty part between two `/`, a link to its own \
-                 folder): move it, or give an address that does not lead over it; `folder/*.jsonl` looks into no subfolder"
+                "a name there can't be used (an empty part between two `/`, a control character): move it, or give \
+                 the exact address of a file"
                     .to_owned()
             }
             Self::List { .. } => "check the bucket and what may be done there".to_owned(),
+            Self::NoFiles { passed, .. } if !passed.is_empty() => {
+                let passed: Vec<String> = passed.iter().map(PassedOver::describe).collect();
+                format!("passed over: {}", passed.join("; "))
+            }
+            Self::Unclear { uri, of, kinds, .. } => clear_address(uri, of, kinds),
+            Self::Pointer { .. } => {
+                "fetch the files with `git lfs pull` in the repository, or download them from where it is published"
+                    .to_owned()
+            }
             Self::NoFiles { nearby, .. } if nearby.is_empty() => {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
@@ -370,6 +454,16 @@ impl PipelineError {
             Self::NoColumn { .. } => {
                 "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
                  `a.b` is the field `b` of the column `a`; names are case-sensitive"
+                    .to_owned()
+            }
+            Self::NoCaptions { format: Format::Coco, .. } => {
+                "COCO has its captions in files of their own: set `uri` to `annotations/captions_train2017.json`, not to the \
+                 instances or key points"
+                    .to_owned()
+            }
+            Self::NoCaptions { .. } => {
+                "put the caption of `a.jpg` into `a.txt` or `a.caption` beside it, name a field of `a.json` with `caption`, or \
+                 add captions with `join`"
                     .to_owned()
             }
             Self::WrongColumn { .. } => {
@@ -406,6 +500,11 @@ impl PipelineError {
                 "run the same command again: it goes on with the units that are not done".to_owned()
             }
             Self::Changed { .. } => "preprocess a corpus that nobody writes to".to_owned(),
+            Self::TooManyRejects { top, .. } if top.first().is_some_and(|top| top.ends_with(" missing_image")) => {
+                "set `folder` of the source to where its pictures lie (`folder = \"coco/train2017\"`): they are looked for \
+                 beside the file that names them; `transfusion inspect OUTPUT --rejects` lists what is missing"
+                    .to_owned()
+            }
             Self::TooManyRejects { .. } => {
                 "look at them with `transfusion inspect OUTPUT --rejects`; raise `max-reject-share` if that is expected, \
                  and run again: what was read is kept"
@@ -436,6 +535,26 @@ impl PipelineError {
         Some(hint)
     }
 
+    /// The error of a job whose files all lie on a disk. In a store of the whole disk, paths have no leading `/`.
+    pub fn on_disk(mut self) -> Self {
+        match &mut self {
+            Self::UnknownFormat { path, .. }
+            | Self::Unreadable { path, .. }
+            | Self::Repeated { path, .. }
+            | Self::LargeBatch { path, .. }
+            | Self::Store { path, .. }
+            | Self::Read { path, .. }
+            | Self::Io { operation: "read", path, .. }
+            | Self::Changed { path, .. }
+                if !path.starts_with('/') =>
+            {
+                path.insert(0, '/');
+            }
+            _ => {}
+        }
+        self
+    }
+
     /// As an error of DataFusion, to travel through a plan.
     pub(crate) fn into_plan(self) -> DataFusionError {
         DataFusionError::External(Box::new(self))
@@ -457,7 +576,6 @@ impl PipelineError {
     }
 }
 
-/// Whether a path leads through a file.
 /// Whether a store failed of a name rather than of a bucket or a connection.
 fn is_bad_name(error: &object_store::Error) -> bool {
     let text = error.to_string();
@@ -467,6 +585,7 @@ fn is_bad_name(error: &object_store::Error) -> bool {
             .any(|sign| text.contains(sign))
 }
 
+/// Whether a path leads through a file.
 fn is_no_folder(error: &object_store::Error) -> bool {
     let mut cause = Some(error as &(dyn std::error::Error + 'static));
     while let Some(current) = cause {

@@ -103,8 +103,12 @@ impl PreprocessPlan {
     ///
     /// # Errors
     ///
-    /// If a source can't be read or a tokenizer not be trained.
+    /// If a source can't be read or a tokenizer not be trained, or it is told to stop.
     pub async fn estimate(&self) -> Result<Estimate, PipelineError> {
+        self.environment.stop.until(self.estimated()).await
+    }
+
+    async fn estimated(&self) -> Result<Estimate, PipelineError> {
         let mut sketch = self.clone();
         sketch.environment.codec = self
             .environment

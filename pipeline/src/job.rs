@@ -15,7 +15,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::execution::TaskContext;
@@ -33,7 +33,8 @@ use crate::meter::Meter;
 use crate::observer::{Event, Observer};
 use crate::operators::pack::SPLITS;
 use crate::operators::write::receipts;
-use crate::plan::{PreprocessPlan, Tools};
+use crate::plan::{Environment, PreprocessPlan, Tools};
+use crate::rejects::{RejectLine, RejectTable};
 use crate::report::{OperatorReport, Report, RetryReport, operators};
 use crate::source::SourcePlan;
 use crate::train;
@@ -47,26 +48,78 @@ use crate::version::{Commits, Version, compose};
 /// If the output belongs to another configuration or another process, a store or the codec fails, too many rows are
 /// refused, or the job is told to stop. What was finished is kept and used by the next start.
 pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Result<Report, PipelineError> {
-    let output = &plan.environment.output;
-    let lease = Lease::take(output, plan.environment.lease_period, &observer).await?;
-    let done = tokio::select! {
-        done = run(&plan, &observer) => done,
-        lost = lease.lost() => Err(lost),
+    let Environment { output, lease_period, stop, .. } = &plan.environment;
+    let tally = Tally::default();
+    let lease = tally.told(stop.until(Lease::take(output, *lease_period, &observer)).await)?;
+    let work = async {
+        tokio::select! {
+            done = run(&plan, &observer, &tally) => done,
+            lost = lease.lost() => Err(lost),
+        }
     };
+    let done = stop.until(work).await;
     lease.release().await;
-    done
+    match tally.told(done) {
+        Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, .. }) => {
+            let first = first_refused(&plan).await.map(Box::new);
+            Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, first })
+        }
+        done => done,
+    }
 }
 
-async fn run(plan: &PreprocessPlan, observer: &Arc<dyn Observer>) -> Result<Report, PipelineError> {
+/// The first row that this job refused, in the order in which units are started; `None` where no table tells.
+async fn first_refused(plan: &PreprocessPlan) -> Option<RejectLine> {
+    let output = &plan.environment.output;
+    for (_, unit) in start_order(plan) {
+        let table = output.read_commit(&unit.id).await.ok()?.and_then(|commit| commit.rejects);
+        let Some(table) = table else { continue };
+        let bytes = output.read(&table.path).await.ok()??;
+        return RejectTable::open(bytes).ok()?.next()?.ok()?.into_iter().next();
+    }
+    None
+}
+
+/// How many units are done, for the message of a job that is stopped.
+#[derive(Debug, Default)]
+struct Tally {
+    done: AtomicUsize,
+    total: AtomicUsize,
+}
+
+impl Tally {
+    fn is(&self, done: usize, total: usize) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    /// The same outcome, with the counts in the message of a stop.
+    fn told<T>(&self, outcome: Result<T, PipelineError>) -> Result<T, PipelineError> {
+        outcome.map_err(|error| match error {
+            PipelineError::Stopped { .. } => PipelineError::Stopped {
+                done: self.done.load(Ordering::Relaxed),
+                total: self.total.load(Ordering::Relaxed),
+            },
+            other => other,
+        })
+    }
+}
+
+async fn run(
+    plan: &PreprocessPlan,
+    observer: &Arc<dyn Observer>,
+    tally: &Tally,
+) -> Result<Report, PipelineError> {
     let outputs = plan.outputs();
     outputs.iter().try_for_each(Location::remove_unfinished)?;
+    plan.passed_over().into_iter().for_each(|passed| observer.event(Event::PassedOver(passed)));
     claim(&outputs[0], &plan.portable).await?;
     check_base(plan, &outputs[0]).await?;
     if let Some(base) = plan.base.as_ref().filter(|_| plan.unit_count() == 0) {
         return unchanged(plan, base, &outputs, RetryReport::default()).await;
     }
     let tokenizer = tokenizer(plan, &outputs, observer).await?;
-    let (done, operators) = run_units(plan, &tokenizer, observer).await?;
+    let (done, operators) = run_units(plan, &tokenizer, observer, tally).await?;
     let retried = retry_report(&done);
     let commits: Commits<'_> = (done.iter().filter(|(_, done)| !done.commit.is_in_vain()))
         .map(|(unit, done)| (unit.as_str(), &done.commit))
@@ -109,6 +162,7 @@ async fn unchanged(
     let mut report = Report::new(base.name(), &base.manifest, &base.checksum, validation);
     report.already_complete = true;
     report.waiting_files = plan.waiting_files();
+    report.passed_over = plan.passed_over();
     report.retried = plan.environment.retry_rejects.then_some(retried);
     Ok(report)
 }
@@ -217,8 +271,10 @@ async fn run_units(
     plan: &PreprocessPlan,
     tokenizer: &Tokenizer,
     observer: &Arc<dyn Observer>,
+    tally: &Tally,
 ) -> Result<(HashMap<String, Done>, Vec<OperatorReport>), PipelineError> {
     let mut done = committed(plan).await?;
+    tally.is(done.len(), plan.unit_count());
     let mut watch = Watch::new(plan);
     watch.look(&done)?;
     let context = plan.session()?.task_ctx();
@@ -241,13 +297,9 @@ async fn run_units(
     });
     let mut running = std::pin::pin!(running.buffer_unordered(plan.units_at_once()));
     while let Some((unit, result)) = running.next().await {
-        match result.and_then(|commits| checked(unit, commits)) {
-            Ok(commit) => done.insert(unit.id.clone(), Done { commit, reused: false }),
-            Err(PipelineError::Stopped { .. }) => {
-                return Err(PipelineError::Stopped { done: done.len(), total });
-            }
-            Err(error) => return Err(error),
-        };
+        let commit = result.and_then(|commits| checked(unit, commits))?;
+        done.insert(unit.id.clone(), Done { commit, reused: false });
+        tally.is(done.len(), total);
         progress.finished(unit);
         watch.look(&done)?;
     }
@@ -376,6 +428,7 @@ async fn write_versions(
     let mut report = Report::new(written.name(), &written.manifest, &written.checksum, validation);
     report.added_files = added;
     report.waiting_files = plan.waiting_files();
+    report.passed_over = plan.passed_over();
     Ok(report)
 }
 

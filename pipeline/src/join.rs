@@ -21,19 +21,19 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, ident};
 use futures::StreamExt;
 
-use crate::commit::Location;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::error::PipelineError;
-use crate::memory::Memory;
 use crate::operators::lookup::{Lookup, key_of};
 use crate::operators::unit_read::describe;
+use crate::passed::PassedOver;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
+use crate::read::csv::Dialect;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, Wanted, find};
 use crate::sql::root_cause;
-use crate::units::{Listing, Resolver, Unit, list};
+use crate::units::{Listing, Planning, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -60,9 +60,7 @@ impl Join {
     pub(crate) async fn open(
         source: &SourceConfig,
         config: &JoinConfig,
-        memory: &Arc<Memory>,
-        resolver: &dyn Resolver,
-        output: Option<&Location>,
+        planning: Planning<'_>,
     ) -> Result<Self, PipelineError> {
         let listed = SourceConfig {
             name: format!("{}.join", source.name),
@@ -70,14 +68,21 @@ impl Join {
             format: config.format,
             ..SourceConfig::default()
         };
-        let listing = list(&listed, resolver, output).await?;
+        let listing = list(&listed, planning.resolver, planning.output).await?;
         let wrong = |what, hint| PipelineError::Join { name: source.name.clone(), what, hint };
-        let is_table = |format| !matches!(format, Format::Text | Format::Tar | Format::Coco);
+        let is_table = |format| {
+            !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Pictures | Format::Warc)
+        };
         if let Some(file) = listing.files.iter().find(|file| !is_table(file.format)) {
             let what = format!("`{}` is no table", file.below);
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
         }
-        let input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), TextSplit::File) };
+        let input = Input {
+            memory: planning.memory.clone(),
+            stop: planning.stop.clone(),
+            dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
+            ..Input::new(listing.store.clone(), TextSplit::File)
+        };
         let on = config.on.pairs();
         let wanted = Wanted { whole: true, ..Wanted::default() };
         let mut found = find(&listed.name, &listing, &input, wanted).await?;
@@ -109,6 +114,11 @@ impl Join {
 
     fn wrong(&self, what: String, hint: &'static str) -> PipelineError {
         PipelineError::Join { name: self.source.clone(), what, hint }
+    }
+
+    /// What its address leads to and is not read.
+    pub(crate) fn passed_over(&self) -> &[PassedOver] {
+        &self.listing.passed
     }
 
     /// The name of the table for a message.

@@ -21,8 +21,9 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use crate::PipelineError;
-use crate::commit::{Location, blocking};
+use crate::commit::Location;
 use crate::observer::{Event, Observer};
+use crate::threads::blocking;
 
 /// Periods that a counter may stand still.
 const PATIENCE: u32 = 3;
@@ -44,7 +45,23 @@ pub(crate) enum Lease {
     /// A lock of the operating system.
     Disk(#[allow(dead_code)] File),
     /// An object that a task renews.
-    Store { output: Location, writer: u64, renewal: AbortHandle, lost: watch::Receiver<Option<String>> },
+    Store {
+        output: Location,
+        writer: u64,
+        period: Duration,
+        renewal: Renewal,
+        lost: watch::Receiver<Option<String>>,
+    },
+}
+
+/// The task that renews a lease. It ends with whoever holds this, so a job that is given up is soon taken for dead.
+#[derive(Debug)]
+pub(crate) struct Renewal(AbortHandle);
+
+impl Drop for Renewal {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 impl Lease {
@@ -66,7 +83,8 @@ impl Lease {
         let version = acquire(output, writer, period, observer).await?;
         let (lose, lost) = watch::channel(None);
         let renewal = tokio::spawn(renew(output.clone(), writer, version, period, lose)).abort_handle();
-        Ok(Self::Store { output: output.clone(), writer, renewal, lost })
+        let output = output.clone();
+        Ok(Self::Store { output, writer, period, renewal: Renewal(renewal), lost })
     }
 
     /// Returns only if the right is gone.
@@ -81,18 +99,25 @@ impl Lease {
         std::future::pending().await
     }
 
-    /// Gives the right back.
+    /// Gives the right back. A store that does not answer in time is left alone: the lease runs out by itself.
     pub(crate) async fn release(self) {
-        let Self::Store { output, writer, renewal, lost } = self else { return };
-        renewal.abort();
+        let Self::Store { output, writer, period, renewal, lost } = self else { return };
+        drop(renewal);
         if lost.borrow().is_some() {
             return;
         }
-        // Between this look and the removal another writer would have to see the counter stand still for periods.
-        let ours = matches!(read(&output).await, Ok(Some((record, _))) if record.writer == writer);
-        if ours && let Err(error) = output.store.delete(&path(&output)).await {
-            tracing::warn!(%error, "the lease could not be removed; it runs out by itself");
+        if tokio::time::timeout(period, remove(&output, writer)).await.is_err() {
+            tracing::warn!("the lease could not be removed in time; it runs out by itself");
         }
+    }
+}
+
+/// Removes a lease of ours.
+async fn remove(output: &Location, writer: u64) {
+    // Between this look and the removal another writer would have to see the counter stand still for periods.
+    let ours = matches!(read(output).await, Ok(Some((record, _))) if record.writer == writer);
+    if ours && let Err(error) = output.store.delete(&path(output)).await {
+        tracing::warn!(%error, "the lease could not be removed; it runs out by itself");
     }
 }
 
@@ -303,6 +328,15 @@ mod tests {
             "{error}"
         );
         quick.release().await;
+    }
+
+    /// The lease of a job whose future was dropped used to be renewed for ever.
+    #[tokio::test]
+    async fn a_lease_that_is_dropped_stands_still() {
+        let output = memory();
+        drop(take(&output, PERIOD).await.expect("free"));
+        let second = take(&output, PERIOD * 4).await.expect("taken over from what stands still");
+        second.release().await;
     }
 
     #[tokio::test]

@@ -57,7 +57,8 @@ impl Counts {
             self.reasons.iter().map(|(reason, count)| (reason, *count)).collect();
         top.sort_by_key(|&(reason, count)| (std::cmp::Reverse(count), reason));
         let top = top.into_iter().take(TOP).map(|(reason, count)| format!("{count} {reason}")).collect();
-        PipelineError::TooManyRejects { rejected: self.rejected, read: self.read, limit, unread_bytes, top }
+        let (rejected, read) = (self.rejected, self.read);
+        PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, first: None }
     }
 }
 

@@ -7,13 +7,17 @@
 //! it, nor for the rows' while holding the pictures', so no two can wait for each other.
 
 use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use datafusion::execution::memory_pool::{
     GreedyMemoryPool, MemoryConsumer, MemoryPool, MemoryReservation, PeakRecordingPool,
 };
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
 use crate::PipelineError;
+use crate::read::MAX_PICTURE_BYTES;
 
 /// The limit unless the configuration says otherwise: enough for any corpus.
 pub(crate) const DEFAULT_BYTES: u64 = 1 << 30;
@@ -27,14 +31,19 @@ pub(crate) struct Memory {
     pub(crate) rows: Share,
     /// For pictures while they are decoded.
     pub(crate) pixels: Share,
+    /// Requests that may be under way.
+    requests: Arc<Semaphore>,
 }
+
+/// Requests of a job to the stores of its sources at a time: on a disk each has a file open.
+const REQUESTS: usize = 128;
 
 impl Memory {
     pub(crate) fn new(limit: usize) -> Self {
         let pool = Arc::new(PeakRecordingPool::new(Arc::new(GreedyMemoryPool::new(limit))));
         let rows = Share::new("large rows", limit / 4, pool.clone());
         let pixels = Share::new("decoded pictures", limit / 4, pool.clone());
-        Self { limit, pool, rows, pixels }
+        Self { limit, pool, rows, pixels, requests: Arc::new(Semaphore::new(REQUESTS)) }
     }
 
     /// The pool that plans of this job run with.
@@ -45,6 +54,35 @@ impl Memory {
     /// The most bytes that were reserved at a time.
     pub(crate) fn peak(&self) -> usize {
         self.pool.max_reserved()
+    }
+
+    /// The right to a request, for as long as it is kept. Whoever has it waits for nothing but the store, or for bytes of a
+    /// [`Budget`] that earlier requests of the same reader have.
+    pub(crate) fn request(&self) -> impl Future<Output = Option<OwnedSemaphorePermit>> + use<> {
+        let requests = self.requests.clone();
+        // It is never closed.
+        async move { requests.acquire_owned().await.ok() }
+    }
+
+    /// A budget of `bytes` for what a reader fetches ahead.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn budget(&self, name: &str, bytes: usize) -> Result<Budget, PipelineError> {
+        let bytes = bytes.clamp(1, u32::MAX as usize);
+        let reservation = MemoryConsumer::new(name).register(&self.pool());
+        reservation.try_grow(bytes)?;
+        Ok(Budget {
+            total: bytes as u32,
+            free: Arc::new(Semaphore::new(bytes)),
+            reservation: Arc::new(reservation),
+        })
+    }
+
+    /// Bytes of encoded pictures that a reader may fetch ahead: one of the largest, where there is memory for that.
+    pub(crate) fn picture_bytes(&self) -> usize {
+        (self.limit / 32).min(MAX_PICTURE_BYTES as usize)
     }
 
     /// How many units of `unit_bytes` may run at a time on `threads` cores; at least one.
@@ -128,6 +166,37 @@ impl Drop for Taken {
         *self.share.0.free() += self.bytes;
         self.share.0.freed.notify_all();
     }
+}
+
+/// Bytes that a reader may have asked for and not used yet, reserved as a whole. Who asks first gets them first: of
+/// pieces that are used in the order in which they were asked for, the next one never waits for a later one.
+#[derive(Clone, Debug)]
+pub(crate) struct Budget {
+    total: u32,
+    free: Arc<Semaphore>,
+    reservation: Arc<MemoryReservation>,
+}
+
+impl Budget {
+    /// Its size.
+    pub(crate) fn total(&self) -> u64 {
+        self.total.into()
+    }
+
+    /// Waits for `bytes` of it; for all of it where that is less.
+    pub(crate) async fn take(&self, bytes: u64) -> Granted {
+        let bytes = u32::try_from(bytes).map_or(self.total, |bytes| bytes.min(self.total));
+        // It is never closed.
+        let permit = self.free.clone().acquire_many_owned(bytes).await.ok();
+        Granted { _permit: permit, _reservation: self.reservation.clone() }
+    }
+}
+
+/// Bytes of a [`Budget`], given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    _permit: Option<OwnedSemaphorePermit>,
+    _reservation: Arc<MemoryReservation>,
 }
 
 #[cfg(test)]

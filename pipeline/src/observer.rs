@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::passed::PassedOver;
+
 /// Something that happened.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
@@ -11,6 +13,8 @@ pub enum Event {
         /// How long a lease must stand still before it is taken over.
         wait: Duration,
     },
+    /// Files that a source leads to are not read.
+    PassedOver(PassedOver),
     /// The job is planned.
     Planned {
         /// The version of the dataset that it makes, from 1.

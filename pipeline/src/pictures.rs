@@ -16,7 +16,8 @@ use crate::operators::items::{Part, from_batch};
 use crate::plan::{run_session, stage, thread_pool};
 use crate::read::table::Kind;
 use crate::source::{Columns, plan_source};
-use crate::units::Resolver;
+use crate::stop::Stop;
+use crate::units::{Planning, Resolver};
 
 /// Bytes up to which crops are kept in memory; the others lie in a temporary file.
 const IN_MEMORY: usize = 256 << 20;
@@ -44,6 +45,8 @@ pub struct PictureRequest<'a> {
     pub limit: usize,
     /// Cores to use.
     pub threads: usize,
+    /// Set it to stop reading.
+    pub stop: Stop,
 }
 
 impl PictureSet {
@@ -118,8 +121,17 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
 ///
 /// # Errors
 ///
-/// If a source can't be read. Pictures that can't be used are counted and left out.
+/// If a source can't be read, or it is told to stop. Pictures that can't be used are counted and left out.
 pub async fn pictures(
+    request: PictureRequest<'_>,
+    resolver: &dyn Resolver,
+    observer: Arc<dyn Observer>,
+) -> Result<PictureSet, PipelineError> {
+    let stop = request.stop.clone();
+    stop.until(read_pictures(request, resolver, observer)).await
+}
+
+async fn read_pictures(
     request: PictureRequest<'_>,
     resolver: &dyn Resolver,
     observer: Arc<dyn Observer>,
@@ -127,11 +139,13 @@ pub async fn pictures(
     check_sources(request.sources)?;
     let pool = thread_pool(request.threads)?;
     let memory = Arc::new(Memory::new(DEFAULT_BYTES as usize));
+    let planning = Planning { memory: &memory, resolver, output: None, stop: &request.stop };
     let size = request.size as usize;
     let mut set = PictureSet { size, count: 0, memory: Vec::new(), file: None, rejected: 0 };
     for (index, source) in request.sources.iter().enumerate().filter(|(_, source)| source.shape.has_images())
     {
-        let source = plan_source(index as u16, source, 128 << 20, &memory, resolver).await?;
+        let source = plan_source(index as u16, source, 128 << 20, planning).await?;
+        source.passed_over().cloned().for_each(|passed| observer.event(Event::PassedOver(passed)));
         let decode = source.decode(request.pictures.rules(request.size), 0, pool.clone());
         let physical = stage(decode, source.rows(&source.units, Columns::Document).await?);
         for partition in 0..source.units.len() {

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -37,9 +36,11 @@ use crate::operators::stage::{Operator, StageExec};
 use crate::operators::tokenize::Tokenize;
 use crate::operators::write::Write;
 use crate::pack::Packing;
+use crate::passed::PassedOver;
 use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS, TEXT_ROWS};
 use crate::source::{Columns, SourcePlan, plan_columns};
-use crate::units::{Resolver, Rows, Unit, plan_units, unit_id};
+use crate::stop::Stop;
+use crate::units::{Planning, Resolver, Rows, Unit, plan_units, unit_id};
 use crate::version::{Version, settle};
 use crate::{retry, train};
 
@@ -58,7 +59,7 @@ pub struct Environment {
     /// Cores to use.
     pub threads: usize,
     /// Set it to stop the job: what is finished stays.
-    pub stop: Arc<AtomicBool>,
+    pub stop: Stop,
     /// How often the right to write to a store is renewed.
     pub lease_period: Duration,
     /// Run nothing but those refused rows of a finished dataset again that may pass now.
@@ -73,7 +74,7 @@ impl Environment {
             output,
             codec: None,
             threads: threads.max(1),
-            stop: Arc::new(AtomicBool::new(false)),
+            stop: Stop::default(),
             lease_period: Duration::from_secs(5),
             retry_rejects: false,
         }
@@ -137,8 +138,14 @@ impl PreprocessPlan {
     ///
     /// # Errors
     ///
-    /// If a value can't be, an address can't be opened or holds nothing, a column is not there, or a codec is missing.
+    /// If a value can't be, an address can't be opened or holds nothing, a column is not there, a codec is missing, or it
+    /// is told to stop.
     pub async fn try_new(config: PreprocessConfig, environment: Environment) -> Result<Self, PipelineError> {
+        let stop = environment.stop.clone();
+        stop.until(Self::make(config, environment)).await
+    }
+
+    async fn make(config: PreprocessConfig, environment: Environment) -> Result<Self, PipelineError> {
         config.check()?;
         check_codec(&config, environment.codec.as_deref())?;
         let tokenizer = match &config.tokenizer.model {
@@ -149,8 +156,13 @@ impl PreprocessPlan {
         let memory = Arc::new(Memory::new(usize::try_from(config.memory_bytes).unwrap_or(usize::MAX)));
         let mut sources = Vec::with_capacity(config.sources.len());
         for (index, source) in config.sources.iter().enumerate() {
-            let (resolver, output) = (&*environment.resolver, Some(&environment.output));
-            sources.push(plan_columns(index as u16, source, &memory, resolver, output).await?);
+            let planning = Planning {
+                memory: &memory,
+                resolver: &*environment.resolver,
+                output: Some(&environment.output),
+                stop: &environment.stop,
+            };
+            sources.push(plan_columns(index as u16, source, planning).await?);
         }
         let portable = portable_config(&config, tokenizer.as_ref(), &environment, &sources)?;
         let base = Version::newest(&environment.output).await?;
@@ -257,14 +269,19 @@ impl PreprocessPlan {
         if self.environment.retry_rejects { self.sources.iter().map(new).sum() } else { 0 }
     }
 
+    /// Files that the addresses of the sources lead to and that are not read.
+    pub fn passed_over(&self) -> Vec<PassedOver> {
+        self.sources.iter().flat_map(|source| source.passed_over()).cloned().collect()
+    }
+
     /// The configuration that it was made from.
     pub fn config(&self) -> &PreprocessConfig {
         &self.config
     }
 
     /// The codec that its pictures go through.
-    pub fn codec(&self) -> Option<&dyn ImageCodec> {
-        self.environment.codec.as_deref().filter(|_| self.has_images())
+    pub fn codec(&self) -> Option<Arc<dyn ImageCodec>> {
+        self.environment.codec.clone().filter(|_| self.has_images())
     }
 
     /// The units in the order of the dataset.
@@ -286,8 +303,12 @@ impl PreprocessPlan {
     ///
     /// # Errors
     ///
-    /// If the plan can't be made.
+    /// If the plan can't be made, or it is told to stop.
     pub async fn explain(&self) -> Result<String, PipelineError> {
+        self.environment.stop.until(self.explained()).await
+    }
+
+    async fn explained(&self) -> Result<String, PipelineError> {
         let tools = Tools {
             tokenizer: self.some_tokenizer().await?,
             duplicates: Arc::default(),

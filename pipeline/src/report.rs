@@ -8,6 +8,8 @@ use datafusion::physical_plan::metrics::MetricsSet;
 use schemas::{DatasetStatistics, Manifest, SourceStatistics};
 use serde::Serialize;
 
+use crate::passed::PassedOver;
+
 /// What a job has done.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -28,6 +30,8 @@ pub struct Report {
     pub added_files: usize,
     /// Input files that are new and were left for a start that packs them.
     pub waiting_files: usize,
+    /// Files that the addresses of the sources lead to and that were not read.
+    pub passed_over: Vec<PassedOver>,
     /// What became of rows that were run again.
     pub retried: Option<RetryReport>,
     /// Bytes of the shards.
@@ -99,6 +103,7 @@ impl Report {
             reused_units: 0,
             added_files: 0,
             waiting_files: 0,
+            passed_over: Vec::new(),
             retried: None,
             peak_memory: 0,
             bytes: manifest.shards.iter().map(|shard| shard.bytes).sum(),

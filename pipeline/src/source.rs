@@ -25,21 +25,22 @@ use futures::{StreamExt, TryStreamExt, stream};
 use rayon::ThreadPool;
 use serde_json::Value;
 
-use crate::commit::{Location, blocking};
 use crate::config::{ColumnType, Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::PipelineError;
 use crate::join::{Join, with_joined};
-use crate::memory::Memory;
 use crate::operators::decode::Decode;
 use crate::operators::items::Captioning;
 use crate::operators::picture_rows::PictureRowsExec;
 use crate::operators::sql::row_by_row;
 use crate::operators::unit_read::{UnitRead, describe, description_schema};
+use crate::passed::PassedOver;
 use crate::picture::PictureRules;
+use crate::picture_folder::{self, refuse_pointers};
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::{United, repeated, wider};
+use crate::read::csv::Dialect;
 use crate::read::infer::Looked;
 use crate::read::place::MATCHED;
 use crate::read::table::{
@@ -48,7 +49,8 @@ use crate::read::table::{
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::sql::Clause;
-use crate::units::{InputFile, Listing, Resolver, Unit, list, plan_units};
+use crate::threads::blocking;
+use crate::units::{InputFile, Listing, Planning, Resolver, Unit, list, plan_units};
 use crate::version::Settled;
 
 /// A source with its files, columns and units.
@@ -96,10 +98,9 @@ pub(crate) async fn plan_source(
     index: u16,
     config: &SourceConfig,
     unit_bytes: u64,
-    memory: &Arc<Memory>,
-    resolver: &dyn Resolver,
+    planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
-    let mut source = plan_columns(index, config, memory, resolver, None).await?;
+    let mut source = plan_columns(index, config, planning).await?;
     let (listing, input) = (&source.listing, &source.input);
     source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
     source.name_files();
@@ -110,15 +111,24 @@ pub(crate) async fn plan_source(
 pub(crate) async fn plan_columns(
     index: u16,
     config: &SourceConfig,
-    memory: &Arc<Memory>,
-    resolver: &dyn Resolver,
-    output: Option<&Location>,
+    planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
+    let Planning { memory, resolver, output, stop } = planning;
     let listing = list(config, resolver, output).await?;
-    let mut input = Input { memory: memory.clone(), ..Input::new(listing.store.clone(), config.document) };
+    let mut input = Input {
+        memory: memory.clone(),
+        stop: stop.clone(),
+        dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
+        ..Input::new(listing.store.clone(), config.document)
+    };
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
+    input.beside = listing.beside.clone().into();
+    refuse_pointers(&config.name, &listing).await?;
+    if config.folder.is_none() {
+        input.folders = Arc::new(picture_folder::find(&listing, &input).await?);
+    }
     let join = match &config.join {
-        Some(join) => Some(Arc::new(Join::open(config, join, memory, resolver, output).await?)),
+        Some(join) => Some(Arc::new(Join::open(config, join, planning).await?)),
         None => None,
     };
     let mut source = SourcePlan {
@@ -175,7 +185,7 @@ pub(crate) async fn find(
     let (tables, others): (Vec<&InputFile>, Vec<&InputFile>) = listing.files.iter().partition(has_columns);
     let (typed, damaged) = typed_columns(name, &tables, input, &named).await?;
     let others: Vec<InputFile> = others.into_iter().cloned().collect();
-    let beside = others.iter().any(|file| file.format == Format::Tar);
+    let beside = others.iter().any(|file| matches!(file.format, Format::Tar | Format::Pictures));
     let looked = if others.is_empty() {
         Looked::default()
     } else {
@@ -308,6 +318,11 @@ pub(crate) enum Columns {
 }
 
 impl SourcePlan {
+    /// What its address, and that of its joined table, leads to and is not read.
+    pub(crate) fn passed_over(&self) -> impl Iterator<Item = &PassedOver> {
+        self.listing.passed.iter().chain(self.join.iter().flat_map(|join| join.passed_over()))
+    }
+
     /// Makes the names of the files of all units known, once these have their own names.
     pub(crate) fn name_files(&mut self) {
         self.files = Arc::new(UnitFiles::new(self.settled.units.iter().chain(&self.units), &self.listing));
@@ -342,9 +357,6 @@ impl SourcePlan {
         config["uri"] = self.listing.pattern.clone().into();
         if let Some(join) = &self.join {
             config["join"]["uri"] = join.fingerprint.clone().into();
-        }
-        if let Some(config) = config.as_object_mut() {
-            config.shift_remove("folder");
         }
     }
 
@@ -475,6 +487,13 @@ impl SourcePlan {
         let mut exprs = Vec::with_capacity(wanted.len());
         for (name, column) in &self.table.parts {
             if known.field_with_name(column).is_err() {
+                if *name == "caption"
+                    && self.config.caption.is_none()
+                    && let Some(file) = self.uncaptioned()
+                {
+                    let (name, path) = (self.config.name.clone(), file.below.clone());
+                    return Err(PipelineError::NoCaptions { name, path, format: file.format });
+                }
                 // The image of a pair is always there: the table has been made around it.
                 return Err(self.no_column(column, name));
             }
@@ -483,6 +502,12 @@ impl SourcePlan {
             }
         }
         Ok(exprs)
+    }
+
+    /// The first file of a source whose files have captions or not, whatever their columns are called.
+    fn uncaptioned(&self) -> Option<&InputFile> {
+        let has_captions = |file: &&InputFile| matches!(file.format, Format::Coco | Format::Pictures);
+        self.listing.files.first().filter(has_captions)
     }
 
     fn no_column(&self, column: &str, key: &str) -> PipelineError {

@@ -10,13 +10,14 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use schemas::Tokenizer;
 
-use crate::commit::{Location, blocking};
+use crate::commit::Location;
 use crate::config::TrainTokenizer;
 use crate::error::{BoxError, PipelineError};
 use crate::observer::{Event, Observer};
 use crate::operators::items::{Choice, texts_from_columns};
 use crate::plan::PreprocessPlan;
 use crate::source::{Columns, SourcePlan};
+use crate::threads::blocking;
 
 const FILE: &str = "tokenizer.json";
 

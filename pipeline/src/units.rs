@@ -8,20 +8,29 @@
 //! planned. Compressed lines and archives are not cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
 //! padding of the rows that are open when it ends.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
+use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::braces::expand;
-use crate::commit::{Location, blocking, is_written};
+use crate::commit::{Location, is_written};
 use crate::config::{Format, SourceConfig};
 use crate::document::Shape;
 use crate::error::{BoxError, PipelineError};
+use crate::folder::{self, Below, OPTIONS, TABLES};
+use crate::memory::Memory;
+use crate::names::{extension, is_hidden, stem};
+use crate::passed::{Aside, Passed, PassedOver};
+use crate::read::tar::is_picture;
 use crate::read::{Input, ipc, json, parquet, stream};
+use crate::stop::Stop;
+use crate::threads::blocking;
+use crate::walk::{self, is_disk, on_disk};
 
 /// Turns an address into a store and a path in it. The path may hold glob characters, unescaped.
 pub trait Resolver: Send + Sync {
@@ -31,6 +40,23 @@ pub trait Resolver: Send + Sync {
     ///
     /// If the address is of no known kind or the store can't be set up.
     fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError>;
+
+    /// The same store by single pages of its list, where it has such: a list of many keys fails as a whole where one of
+    /// them can't be a path, and is then asked for around that key.
+    fn pages(&self, _uri: &str) -> Option<Arc<dyn PaginatedListStore>> {
+        None
+    }
+}
+
+/// What sources are planned with.
+#[derive(Clone, Copy)]
+pub(crate) struct Planning<'a> {
+    /// Shared by all that the job reads.
+    pub(crate) memory: &'a Arc<Memory>,
+    pub(crate) resolver: &'a dyn Resolver,
+    /// Where the job writes, if it writes.
+    pub(crate) output: Option<&'a Location>,
+    pub(crate) stop: &'a Stop,
 }
 
 /// One file of a source.
@@ -40,7 +66,7 @@ pub(crate) struct InputFile {
     pub(crate) path: Path,
     /// Its path below the source's fixed prefix: its name in the dataset.
     pub(crate) below: String,
-    /// Its size.
+    /// Its size; of a picture with that of the caption and the fields beside it.
     pub(crate) bytes: u64,
     /// What the store says of its version.
     pub(crate) e_tag: Option<String>,
@@ -70,7 +96,23 @@ pub(crate) struct Listing {
     pub(crate) pattern: String,
     /// The files, sorted by the bytes of `below`; behind those of an earlier version of the dataset, if there is one.
     pub(crate) files: Vec<InputFile>,
+    /// Extensions, as they are written, of the captions and fields beside pictures.
+    pub(crate) beside: Vec<String>,
+    /// What the address leads to and is not read.
+    pub(crate) passed: Vec<PassedOver>,
 }
+
+impl Listing {
+    /// A single file.
+    fn one(store: Arc<dyn ObjectStore>, pattern: String, file: InputFile) -> Self {
+        let beside =
+            if file.format == Format::Pictures { BESIDE.map(str::to_owned).to_vec() } else { Vec::new() };
+        Self { store, pattern, files: vec![file], beside, passed: Vec::new() }
+    }
+}
+
+/// What may stand beside a single picture.
+const BESIDE: [&str; 3] = ["caption", "json", "txt"];
 
 /// A run of consecutive files of one source that is packed alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,61 +167,70 @@ pub(crate) async fn list(
     {
         let (prefix, name) = parent_and_name(&text);
         let file = input_file(source, &prefix, meta)?;
-        return Ok(Listing { store, pattern: name, files: vec![file] });
+        return Ok(Listing::one(store, name, file));
     }
     let (prefix, pattern) = split_glob(&text);
     let patterns = expand(&pattern).map_err(|error| address(Box::new(error)))?;
     if is_web(&source.uri) {
         let files = web_files(source, &*store, &prefix, &text, &patterns).await?;
-        return Ok(Listing { store, pattern, files });
+        return Ok(Listing { store, pattern, files, beside: Vec::new(), passed: Vec::new() });
     }
     if pattern.is_empty()
         && source.shape.has_images()
         && let Some(meta) = table_of(&*store, &prefix).await?
     {
-        return Ok(Listing { store, pattern, files: vec![input_file(source, &prefix, meta)?] });
+        return Ok(Listing::one(store, pattern, input_file(source, &prefix, meta)?));
     }
     // Subfolders that no file of the source can lie in are not looked into.
     let deep =
         pattern.is_empty() || patterns.iter().any(|pattern| pattern.contains('/') || pattern.contains("**"));
-    let mut metas = list_below(&*store, &prefix, deep).await.map_err(|error| PipelineError::List {
-        name: source.name.clone(),
-        uri: source.uri.clone(),
-        source: error,
-    })?;
+    let found =
+        walk::list(&*store, || resolver.pages(&source.uri), &prefix, deep).await.map_err(|error| {
+            PipelineError::List { name: source.name.clone(), uri: source.uri.clone(), source: error }
+        })?;
+    let mut metas = found.files;
     if let Some(output) = output.filter(|output| is_elsewhere_than_root(output, &*store)) {
         metas.retain(|meta| {
             !is_written(&below(&output.prefix, &meta.location))
                 || !meta.location.prefix_matches(&output.prefix)
         });
     }
-    let nearby = || metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
-    let nothing =
-        |nearby| PipelineError::NoFiles { name: source.name.clone(), uri: source.uri.clone(), nearby };
+    let nearby: Vec<String> = metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
+    let sizes = beside(&metas, &prefix, source.shape);
+    let mut passed = Passed::default();
     let chosen = if pattern.is_empty() {
-        folder_files(source, &prefix, &metas)
+        let files = metas.into_iter().map(|meta| (below(&prefix, &meta.location), meta));
+        found.odd.iter().for_each(|(why, name)| passed.add(*why, name));
+        visible(files, &mut passed)
     } else {
-        matching(&metas, &prefix, &patterns).map_err(|error| match error {
-            Unmatched::Pattern(error) => PipelineError::Config {
-                key: format!("source.{}.uri", source.name),
-                expected: format!("a glob that can be read ({})", error.msg),
-                found: format!("`{}`", source.uri),
-            },
-            Unmatched::TooMany => PipelineError::Config {
-                key: format!("source.{}.uri", source.name),
-                expected: format!(
-                    "braces that stand for at most {MOST_GLOBS} patterns with `*`, `?` or `[..]`"
-                ),
-                found: format!("`{}`", source.uri),
-            },
-            Unmatched::Name(name) => no_file(source, &pattern, &name, nearby()),
-        })?
+        let matched = matching(metas, found.odd, &prefix, &patterns, &mut passed);
+        matched.map_err(|error| unmatched(source, &pattern, error, &nearby))?
     };
+    let unclear = |unclear: folder::Unclear| PipelineError::Unclear {
+        name: source.name.clone(),
+        uri: source.uri.clone(),
+        of: unclear.of,
+        kinds: unclear.kinds,
+    };
+    let chosen = match patterns.iter().all(|pattern| folder::names_a_form(pattern)) && !pattern.is_empty() {
+        true => chosen,
+        false => folder::choose(source, chosen, &mut passed).map_err(unclear)?,
+    };
+    let passed = passed.of_source(&source.name);
     if chosen.is_empty() {
-        return Err(nothing(nearby()));
+        let (name, uri) = (source.name.clone(), source.uri.clone());
+        return Err(PipelineError::NoFiles { name, uri, nearby, passed });
     }
-    let files = chosen.into_iter().map(|meta| input_file(source, &prefix, meta));
-    Ok(Listing { store, pattern, files: sorted(files.collect::<Result<_, _>>()?) })
+    let stems = sizes.stems(&chosen);
+    // What stands beside a picture belongs to it, whatever a glob says.
+    let own = chosen.into_iter().filter(|(below, _)| !folder::is_beside(below, &stems));
+    let files = own.map(|(_, meta)| {
+        let file = input_file(source, &prefix, meta)?;
+        let of_beside = sizes.bytes(&file);
+        Ok(InputFile { bytes: file.bytes + of_beside, ..file })
+    });
+    let files = sorted(files.collect::<Result<_, PipelineError>>()?);
+    Ok(Listing { store, pattern, files, beside: sizes.extensions(&stems), passed })
 }
 
 /// Whether a job writes to a folder of the store, not to all of it.
@@ -207,41 +258,166 @@ enum Unmatched {
     TooMany,
 }
 
+/// What a person is told of it.
+fn unmatched(source: &SourceConfig, pattern: &str, error: Unmatched, nearby: &[String]) -> PipelineError {
+    let expected = match error {
+        Unmatched::Pattern(error) => format!("a glob that can be read ({})", error.msg),
+        Unmatched::TooMany => {
+            format!("braces that stand for at most {MOST_GLOBS} patterns with `*`, `?` or `[..]`")
+        }
+        Unmatched::Name(name) => return no_file(source, pattern, &name, nearby.to_vec()),
+    };
+    let key = format!("source.{}.uri", source.name);
+    PipelineError::Config { key, expected, found: format!("`{}`", source.uri) }
+}
+
 /// A file that is named by the braces of an address and is not there.
 fn no_file(source: &SourceConfig, pattern: &str, name: &str, nearby: Vec<String>) -> PipelineError {
     let root = source.uri.strip_suffix(pattern).unwrap_or_default();
-    PipelineError::NoFiles { name: source.name.clone(), uri: format!("{root}{name}"), nearby }
+    let (uri, passed) = (format!("{root}{name}"), Vec::new());
+    PipelineError::NoFiles { name: source.name.clone(), uri, nearby, passed }
+}
+
+/// The files without a hidden part in their paths.
+fn visible(files: impl Iterator<Item = Below>, passed: &mut Passed) -> Vec<Below> {
+    let mut visible = Vec::new();
+    for (below, meta) in files {
+        match below.split('/').any(is_hidden) {
+            true => passed.add(Aside::Hidden, &below),
+            false if below.is_empty() => {}
+            false => visible.push((below, meta)),
+        }
+    }
+    visible
+}
+
+/// Globs and whole names, as the braces of an address give them.
+struct Patterns<'a> {
+    /// With what they were made of.
+    globs: Vec<(glob::Pattern, &'a str)>,
+    /// Whether each of the names has been met.
+    names: HashMap<&'a str, bool>,
+}
+
+/// Whether a path is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asked {
+    Yes,
+    /// Some glob would match it, were a part of it not hidden.
+    Hidden,
+    No,
+}
+
+impl<'a> Patterns<'a> {
+    fn new(patterns: &'a [String]) -> Result<Self, Unmatched> {
+        let (globs, names): (Vec<&String>, Vec<&String>) =
+            patterns.iter().partition(|pattern| pattern.contains(GLOB));
+        if globs.len() > MOST_GLOBS {
+            return Err(Unmatched::TooMany);
+        }
+        let glob = |pattern: &'a String| {
+            let glob = glob::Pattern::new(&pattern.replace("[^", "[!")).map_err(Unmatched::Pattern)?;
+            Ok((glob, pattern.as_str()))
+        };
+        let globs = globs.into_iter().map(glob).collect::<Result<_, _>>()?;
+        Ok(Self { globs, names: names.into_iter().map(|name| (name.as_str(), false)).collect() })
+    }
+
+    fn ask(&mut self, path: &str) -> Asked {
+        if let Some(met) = self.names.get_mut(path) {
+            *met = true;
+            return Asked::Yes;
+        }
+        let whatever = glob::MatchOptions { require_literal_leading_dot: false, ..OPTIONS };
+        let mut asked = Asked::No;
+        let matches = |(glob, _): &&(glob::Pattern, &str)| glob.matches_with(path, whatever);
+        for (_, pattern) in self.globs.iter().filter(matches) {
+            asked = Asked::Hidden;
+            if folder::asks_for_hidden(pattern, path) {
+                return Asked::Yes;
+            }
+        }
+        asked
+    }
 }
 
 /// The files that match one of the patterns. What is asked for by its whole name and missing is not passed over.
-fn matching(metas: &[ObjectMeta], prefix: &Path, patterns: &[String]) -> Result<Vec<ObjectMeta>, Unmatched> {
-    let options = glob::MatchOptions {
-        require_literal_separator: true,
-        // Hidden files are asked for by name.
-        require_literal_leading_dot: true,
-        ..glob::MatchOptions::new()
-    };
-    let (globs, names): (Vec<&String>, Vec<&String>) =
-        patterns.iter().partition(|pattern| pattern.contains(GLOB));
-    let mut names: HashMap<&str, bool> = names.into_iter().map(|name| (name.as_str(), false)).collect();
-    if globs.len() > MOST_GLOBS {
-        return Err(Unmatched::TooMany);
-    }
-    let globs = globs
-        .into_iter()
-        .map(|pattern| glob::Pattern::new(&pattern.replace("[^", "[!")).map_err(Unmatched::Pattern))
-        .collect::<Result<Vec<_>, _>>()?;
+fn matching(
+    metas: Vec<ObjectMeta>,
+    odd: Vec<(Aside, String)>,
+    prefix: &Path,
+    patterns: &[String],
+    passed: &mut Passed,
+) -> Result<Vec<Below>, Unmatched> {
+    let mut wanted = Patterns::new(patterns)?;
     let mut chosen = Vec::new();
     for meta in metas {
         let below = below(prefix, &meta.location);
-        let named = names.get_mut(below.as_str()).map(|found| *found = true).is_some();
-        if named || globs.iter().any(|glob| glob.matches_with(&below, options)) {
-            chosen.push(meta.clone());
+        match wanted.ask(&below) {
+            Asked::Yes => chosen.push((below, meta)),
+            Asked::Hidden => passed.add(Aside::Hidden, &below),
+            Asked::No => {}
         }
     }
-    match patterns.iter().find(|pattern| names.get(pattern.as_str()) == Some(&false)) {
-        Some(missing) => Err(Unmatched::Name(missing.clone())),
-        None => Ok(chosen),
+    if let Some(missing) = patterns.iter().find(|pattern| wanted.names.get(pattern.as_str()) == Some(&false))
+    {
+        return Err(Unmatched::Name(missing.clone()));
+    }
+    for (why, name) in odd {
+        // Of a folder nobody knows what it would have held.
+        if matches!(why, Aside::Loop | Aside::Closed) || wanted.ask(&name) != Asked::No {
+            passed.add(why, &name);
+        }
+    }
+    Ok(chosen)
+}
+
+/// What stands beside pictures: bytes by the path without an extension, and how the extensions are written.
+#[derive(Default)]
+struct Beside(HashMap<String, (u64, BTreeSet<String>)>);
+
+/// What may stand beside the pictures of files, of a source of pairs.
+fn beside(metas: &[ObjectMeta], prefix: &Path, shape: Shape) -> Beside {
+    let mut beside = Beside::default();
+    if shape != Shape::Pair {
+        return beside;
+    }
+    let is_it = |path: &str| extension(path).is_some_and(|extension| is_picture(&extension.name));
+    let stem_of = |meta: &ObjectMeta| Some(stem(&below(prefix, &meta.location))?.0.to_owned());
+    let pictures = metas.iter().filter(|meta| is_it(meta.location.as_ref()));
+    let stems: HashSet<String> = pictures.filter_map(stem_of).collect();
+    for meta in metas {
+        let path = below(prefix, &meta.location);
+        if let Some((stem, extension)) = stem(&path).filter(|_| folder::is_beside(&path, &stems)) {
+            let (bytes, extensions) = beside.0.entry(stem.to_owned()).or_default();
+            *bytes += meta.size;
+            extensions.insert(extension.to_owned());
+        }
+    }
+    beside
+}
+
+impl Beside {
+    /// The paths of chosen pictures without their extensions.
+    fn stems(&self, chosen: &[Below]) -> HashSet<String> {
+        let is_it = |path: &str| extension(path).is_some_and(|extension| is_picture(&extension.name));
+        let stems = chosen.iter().filter(|(below, _)| is_it(below)).filter_map(|(below, _)| stem(below));
+        stems.map(|(stem, _)| stem.to_owned()).filter(|stem| self.0.contains_key(stem)).collect()
+    }
+
+    /// Bytes that stand beside a picture.
+    fn bytes(&self, file: &InputFile) -> u64 {
+        if file.format != Format::Pictures {
+            return 0;
+        }
+        stem(&file.below).and_then(|(stem, _)| self.0.get(stem)).map_or(0, |(bytes, _)| *bytes)
+    }
+
+    /// The extensions of what stands beside these pictures.
+    fn extensions(&self, stems: &HashSet<String>) -> Vec<String> {
+        let extensions: BTreeSet<&String> =
+            stems.iter().filter_map(|stem| self.0.get(stem)).flat_map(|(_, extensions)| extensions).collect();
+        extensions.into_iter().cloned().collect()
     }
 }
 
@@ -278,6 +454,7 @@ fn not_exact(source: &SourceConfig, path: &str) -> PipelineError {
             name: source.name.clone(),
             uri: source.uri.clone(),
             nearby: Vec::new(),
+            passed: Vec::new(),
         };
     }
     PipelineError::Config {
@@ -292,28 +469,31 @@ pub(crate) fn shown(store: &dyn ObjectStore, path: &Path) -> String {
     if store.to_string() == "LocalFileSystem(file:///)" { format!("/{path}") } else { path.to_string() }
 }
 
+/// Why a store refuses a file: its answer to a question about one has no room for the reason, that to a request of bytes has.
+async fn why(store: &dyn ObjectStore, path: &Path, error: object_store::Error) -> object_store::Error {
+    use object_store::Error::{PermissionDenied, Unauthenticated};
+    match error {
+        PermissionDenied { .. } | Unauthenticated { .. } => {
+            store.get_range(path, 0..1).await.err().unwrap_or(error)
+        }
+        error => error,
+    }
+}
+
 async fn head(store: &dyn ObjectStore, path: &Path) -> Result<Option<ObjectMeta>, PipelineError> {
+    // Opening a pipe would wait for somebody who writes to it.
+    if is_disk(store) && std::fs::metadata(on_disk(path)).is_ok_and(|metadata| !metadata.is_file()) {
+        return Ok(None);
+    }
     match store.head(path).await {
         Ok(meta) => Ok(Some(meta)),
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         // A folder on a disk.
         Err(object_store::Error::Generic { store: "LocalFileSystem", .. }) => Ok(None),
-        Err(source) => Err(PipelineError::Store { operation: "read", path: shown(store, path), source }),
-    }
-}
-
-async fn list_below(
-    store: &dyn ObjectStore,
-    prefix: &Path,
-    deep: bool,
-) -> Result<Vec<ObjectMeta>, object_store::Error> {
-    let found = match deep {
-        true => store.list(Some(prefix)).try_collect().await,
-        false => store.list_with_delimiter(Some(prefix)).await.map(|found| found.objects),
-    };
-    match found {
-        Err(object_store::Error::NotFound { .. }) => Ok(Vec::new()),
-        found => found,
+        Err(source) => {
+            let source = why(store, path, source).await;
+            Err(PipelineError::Store { operation: "read", path: shown(store, path), source })
+        }
     }
 }
 
@@ -325,25 +505,6 @@ async fn table_of(store: &dyn ObjectStore, folder: &Path) -> Result<Option<Objec
         }
     }
     Ok(None)
-}
-
-/// The tables that describe the pictures of a folder, the first that is there.
-const TABLES: [&str; 6] = [
-    "captions.jsonl",
-    "metadata.jsonl",
-    "captions.csv",
-    "metadata.csv",
-    "captions.parquet",
-    "metadata.parquet",
-];
-
-/// Every visible file of a folder that has a known form.
-fn folder_files(source: &SourceConfig, prefix: &Path, metas: &[ObjectMeta]) -> Vec<ObjectMeta> {
-    let visible = |meta: &&ObjectMeta| {
-        !below(prefix, &meta.location).split('/').any(|part| part.starts_with('.') || part.starts_with('_'))
-    };
-    let known = |meta: &&ObjectMeta| format_of(source, meta.location.as_ref()).is_some();
-    metas.iter().filter(visible).filter(known).cloned().collect()
 }
 
 fn input_file(source: &SourceConfig, prefix: &Path, meta: ObjectMeta) -> Result<InputFile, PipelineError> {
@@ -361,21 +522,24 @@ fn input_file(source: &SourceConfig, prefix: &Path, meta: ObjectMeta) -> Result<
     })
 }
 
-fn format_of(source: &SourceConfig, path: &str) -> Option<Format> {
-    if source.format.is_some() {
-        return source.format;
-    }
-    let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-    let plain =
-        [".gz", ".zst", ".gzip", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-    match plain.rsplit_once('.')?.1 {
-        "json" if source.shape == Shape::Pair && plain == name => Some(Format::Coco),
+/// The form that a source says its files have, or that the name of a file tells.
+pub(crate) fn format_of(source: &SourceConfig, path: &str) -> Option<Format> {
+    source.format.or_else(|| form_of(source.shape, path))
+}
+
+/// The form that the name of a file tells, in a source of this shape.
+pub(crate) fn form_of(shape: Shape, path: &str) -> Option<Format> {
+    let extension = extension(path)?;
+    match extension.name.as_str() {
+        "json" if shape == Shape::Pair && !extension.compressed => Some(Format::Coco),
         "jsonl" | "ndjson" | "json" => Some(Format::JsonLines),
         "csv" | "tsv" => Some(Format::Csv),
         "txt" | "text" | "md" => Some(Format::Text),
-        "parquet" if plain == name => Some(Format::Parquet),
+        "parquet" if !extension.compressed => Some(Format::Parquet),
         "arrow" | "arrows" | "feather" | "ipc" => Some(Format::Arrow),
         "tar" | "tgz" => Some(Format::Tar),
+        "warc" | "wet" | "wat" => Some(Format::Warc),
+        name if shape == Shape::Pair && is_picture(name) && !extension.compressed => Some(Format::Pictures),
         _ => None,
     }
 }
@@ -437,17 +601,14 @@ pub(crate) async fn plan_units(
     Ok(units)
 }
 
-/// Bytes of a file that say what it is.
-const FIRST_BYTES: u64 = 4096;
-
 /// Parts of a file of lines, none if it is compressed or no lines but a list.
 async fn line_parts(
     input: &Input,
     file: &InputFile,
     bytes: u64,
 ) -> Result<Vec<(FilePart, u64)>, PipelineError> {
-    let first = stream::get_range(input, file, 0..file.bytes.min(FIRST_BYTES)).await?;
-    if stream::is_compressed(&first) || json::list::may_be(file) && json::list::begins(&first) {
+    let first = stream::get_range(input, file, 0..file.bytes.min(json::FIRST_BYTES as u64)).await?;
+    if stream::is_compressed(&first) || json::spans_lines(file, &first) {
         return Ok(Vec::new());
     }
     let starts: Vec<u64> = (0..file.bytes).step_by(usize::try_from(bytes).unwrap_or(usize::MAX)).collect();
@@ -541,20 +702,20 @@ mod tests {
 
     use super::*;
 
-    struct Memory(Arc<dyn ObjectStore>);
+    struct InStore(Arc<dyn ObjectStore>);
 
-    impl Resolver for Memory {
+    impl Resolver for InStore {
         fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
             Ok((self.0.clone(), Path::parse(uri)?))
         }
     }
 
-    async fn memory(paths: &[&str]) -> Memory {
+    async fn memory(paths: &[&str]) -> InStore {
         let store = Arc::new(InMemory::new());
         for path in paths {
             store.put(&Path::parse(path).expect("path"), "12345".into()).await.expect("put");
         }
-        Memory(store)
+        InStore(store)
     }
 
     fn source(uri: &str) -> SourceConfig {
@@ -595,7 +756,7 @@ mod tests {
         );
     }
 
-    /// What can't be named is no business of a glob that does not lead there; elsewhere it is named.
+    /// A loop of links used to stop the job, and a link that leads nowhere vanished.
     #[cfg(unix)]
     #[tokio::test]
     async fn a_name_that_cannot_be_used_stops_nobody_else() {
@@ -605,13 +766,25 @@ mod tests {
         std::fs::write(folder.path().join("a.jsonl"), "{}").expect("a file");
         std::os::unix::fs::symlink(&deep, deep.join("loop")).expect("a link");
         let store = Arc::new(object_store::local::LocalFileSystem::new());
-        let resolver = Memory(store);
+        let resolver = InStore(store);
         let root = folder.path().display().to_string();
         let uri = |pattern: &str| format!("{}/{pattern}", root.trim_start_matches('/'));
         let listing = list(&source(&uri("*.jsonl")), &resolver, None).await.expect("lists");
         assert_eq!(names(&listing), ["a.jsonl"]);
-        let error = list(&source(&uri("**/*.jsonl")), &resolver, None).await.expect_err("a loop");
-        assert!(error.hint().expect("a hint").contains("a link to its own folder"), "{error:?}");
+        std::os::unix::fs::symlink("nowhere", folder.path().join("dead.jsonl")).expect("a link");
+        for address in ["**/*.jsonl", ""] {
+            let listing = list(&source(&uri(address)), &resolver, None).await.expect("lists");
+            assert_eq!(names(&listing), ["a.jsonl"], "{address}");
+            let passed: Vec<String> = listing.passed.iter().map(PassedOver::describe).collect();
+            let dead = "1 link that leads nowhere (`dead.jsonl`)";
+            assert_eq!(passed, [dead, "1 link to a folder around it (`deep/loop`)"]);
+        }
+        let listing = list(&source(&uri("a*.jsonl")), &resolver, None).await.expect("lists");
+        assert!(listing.passed.is_empty(), "the glob does not ask for the link");
+        for address in ["dead.jsonl", "d*.jsonl"] {
+            let error = list(&source(&uri(address)), &resolver, None).await.expect_err("no file");
+            assert!(error.hint().expect("a hint").contains("leads nowhere (`dead.jsonl`)"), "{error:?}");
+        }
     }
 
     #[tokio::test]
@@ -663,7 +836,29 @@ mod tests {
             let resolver = memory(&there).await;
             assert_eq!(names(&list(&pairs, &resolver, None).await.expect("lists")), [taken]);
         }
-        assert_eq!(names(&list(&source("t"), &resolver, None).await.expect("lists")), ["b.txt"]);
+        let listing = list(&source("t"), &resolver, None).await.expect("lists");
+        assert_eq!(names(&listing), ["b.txt"]);
+        let passed: Vec<&[String]> = listing.passed.iter().map(|passed| passed.names.as_slice()).collect();
+        assert_eq!(passed, [&[".x.txt".to_owned(), "_SUCCESS".to_owned()][..], &["c.bin".to_owned()]]);
+    }
+
+    /// A folder passed over what a glob took.
+    #[tokio::test]
+    async fn folders_and_globs_have_one_rule_for_hidden_names() {
+        let resolver = memory(&["a/_a.jsonl", "a/b.jsonl", "a/_tmp/c.jsonl", "a/d/_e.jsonl"]).await;
+        for (uri, taken, passed) in [
+            ("a", &["b.jsonl"][..], 3),
+            ("a/*", &["b.jsonl"], 1),
+            ("a/*.jsonl", &["b.jsonl"], 1),
+            ("a/**/*.jsonl", &["b.jsonl"], 3),
+            ("a/_*.jsonl", &["_a.jsonl"], 0),
+            ("a/{_a,b}.jsonl", &["_a.jsonl", "b.jsonl"], 0),
+            ("a/_tmp", &["c.jsonl"], 0),
+        ] {
+            let listing = list(&source(uri), &resolver, None).await.expect("lists");
+            assert_eq!(names(&listing), taken, "{uri}");
+            assert_eq!(listing.passed.iter().map(|passed| passed.files).sum::<u64>(), passed, "{uri}");
+        }
     }
 
     #[tokio::test]
@@ -677,7 +872,7 @@ mod tests {
     #[tokio::test]
     async fn a_web_server_is_asked_for_exact_addresses_only() {
         let resolver = memory(&["x.jsonl", "d/p-0.jsonl", "d/p-1.jsonl"]).await;
-        struct Web(Memory);
+        struct Web(InStore);
         impl Resolver for Web {
             fn resolve(&self, uri: &str) -> Result<(Arc<dyn ObjectStore>, Path), BoxError> {
                 self.0.resolve(uri.trim_start_matches("https://host/"))

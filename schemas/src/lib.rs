@@ -5,10 +5,12 @@
 //! invariants ([`Row`], [`Span`]), the attention rule ([`AttentionRule`]), which text positions have a loss
 //! ([`Row::text_targets`]), the Arrow columns and the file around them ([`shard`]), the dataset's manifest
 //! ([`Manifest`]), the text tokenizer ([`Tokenizer`]), the reader's position ([`StreamCursor`]) and the hash that every per-row choice is drawn from
-//! ([`row_hash`]), and the randomness without state ([`random::Stream`]).
+//! ([`row_hash`]), the randomness without state ([`random::Stream`]), and how an address is shown without its secrets
+//! ([`address`]).
 //!
 //! This crate does no I/O and has no async code: bytes come in, bytes go out.
 
+pub mod address;
 mod columns;
 mod cursor;
 mod hash;

@@ -1,8 +1,9 @@
 //! A shard: an Arrow IPC file of packed rows that can be read without anything beside it.
 //!
 //! [`ShardWriter`] and [`Shard`] are the two halves of one definition. Record batches hold [`BATCH_ROWS`] rows and
-//! body buffers are aligned to 64 bytes, so an uncompressed shard is used straight from a memory map: opening one
-//! reads the footer, reading a row touches only that row's batch. There are no dictionary columns.
+//! body buffers are aligned to 64 bytes, so the rows of an uncompressed shard are used where its bytes lie: opening one
+//! reads the footer, reading a row touches only that row's batch. [`ShardIndex`] is what the footer says, for readers
+//! that fetch batches one by one. There are no dictionary columns.
 
 mod check;
 
@@ -98,7 +99,7 @@ pub enum ShardError {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Compression {
-    /// Usable straight from a memory map.
+    /// Usable without being unpacked.
     #[default]
     None,
     /// About a quarter of the bytes for text; for object storage.
@@ -188,18 +189,110 @@ impl<W: Write> ShardWriter<W> {
     }
 }
 
-/// A whole shard in memory or in a memory map.
-pub struct Shard {
-    bytes: Buffer,
+/// Bytes at the end of a shard that say how long the footer before them is.
+pub const TRAILER_BYTES: usize = 10;
+
+/// Bytes of the footer, which ends where the trailer begins.
+///
+/// # Errors
+///
+/// If `trailer` is not the end of an Arrow IPC file.
+pub fn footer_bytes(trailer: [u8; TRAILER_BYTES]) -> Result<usize, ShardError> {
+    read_footer_length(trailer).map_err(damaged)
+}
+
+/// What the footer of a shard says: where its batches lie and how they are read.
+pub struct ShardIndex {
     decoder: FileDecoder,
     schema: SchemaRef,
     blocks: Vec<Block>,
     metadata: ShardMetadata,
 }
 
+impl std::fmt::Debug for ShardIndex {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ShardIndex").field("metadata", &self.metadata).finish_non_exhaustive()
+    }
+}
+
+impl ShardIndex {
+    /// Reads the footer of a shard of `file_bytes` bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the bytes are not the footer of a shard of a format version that this program reads.
+    pub fn from_footer(footer: &[u8], file_bytes: u64) -> Result<Self, ShardError> {
+        let footer = root_as_footer(footer).map_err(damaged)?;
+        let found = footer.schema().ok_or_else(|| damaged("footer without a schema"))?;
+        let metadata = read_metadata(&found)?;
+        let schema = Arc::new(shard_schema(&metadata.layout()));
+        check::schema(&found, &schema).map_err(damaged)?;
+        let blocks: Vec<Block> = footer.recordBatches().iter().flatten().copied().collect();
+        let decoder = FileDecoder::new(schema.clone(), footer.version());
+        let index = Self { decoder, schema, blocks, metadata };
+        index.check_blocks(file_bytes)?;
+        Ok(index)
+    }
+
+    /// What the shard says of itself.
+    pub fn metadata(&self) -> &ShardMetadata {
+        &self.metadata
+    }
+
+    /// Number of record batches.
+    pub fn batches(&self) -> usize {
+        self.blocks.len()
+    }
+
+    /// Where the bytes of a batch lie in the file: the first one, and how many.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such batch.
+    pub fn range(&self, index: usize) -> Result<(usize, usize), ShardError> {
+        block_range(self.block(index)?).ok_or_else(|| damaged("a block with a negative range"))
+    }
+
+    /// One batch as Arrow columns, from its bytes; without a copy where these are aligned and not compressed.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such batch or it is damaged.
+    pub fn batch(&self, index: usize, bytes: &Buffer) -> Result<RecordBatch, ShardError> {
+        let block = self.block(index)?;
+        let inside = |what: String| damaged(format!("block {index}: {what}"));
+        check::batch(bytes, block.metaDataLength() as usize, &self.schema).map_err(inside)?;
+        let batch = self.decoder.read_record_batch(block, bytes)?;
+        batch.ok_or_else(|| damaged(format!("block {index} is empty")))
+    }
+
+    fn block(&self, index: usize) -> Result<&Block, ShardError> {
+        self.blocks.get(index).ok_or(ShardError::NoBatch { index, batches: self.blocks.len() })
+    }
+
+    fn check_blocks(&self, file_bytes: u64) -> Result<(), ShardError> {
+        let inside = |block: &Block| {
+            block_range(block)
+                .and_then(|(start, len)| start.checked_add(len))
+                .is_some_and(|end| end as u64 <= file_bytes)
+        };
+        match self.blocks.iter().position(|block| !inside(block)) {
+            Some(index) => Err(damaged(format!("block {index} lies outside the file"))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A whole shard in memory.
+pub struct Shard {
+    bytes: Buffer,
+    index: ShardIndex,
+}
+
 impl std::fmt::Debug for Shard {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shard").field("bytes", &self.bytes.len()).field("metadata", &self.metadata).finish()
+        let metadata = self.metadata();
+        f.debug_struct("Shard").field("bytes", &self.bytes.len()).field("metadata", metadata).finish()
     }
 }
 
@@ -215,33 +308,26 @@ impl Shard {
     ///
     /// If the bytes are not a shard of a format version that this program reads.
     pub fn open(bytes: Buffer) -> Result<Self, ShardError> {
-        let trailer_start =
-            bytes.len().checked_sub(10).ok_or_else(|| damaged(format!("{} bytes", bytes.len())))?;
-        let trailer: [u8; 10] = bytes[trailer_start..].try_into().map_err(damaged)?;
-        let footer_bytes = read_footer_length(trailer).map_err(damaged)?;
+        let trailer_start = bytes
+            .len()
+            .checked_sub(TRAILER_BYTES)
+            .ok_or_else(|| damaged(format!("{} bytes", bytes.len())))?;
+        let trailer = bytes[trailer_start..].try_into().map_err(damaged)?;
         let start = trailer_start
-            .checked_sub(footer_bytes)
+            .checked_sub(footer_bytes(trailer)?)
             .ok_or_else(|| damaged("footer is longer than the file"))?;
-        let footer = root_as_footer(&bytes[start..trailer_start]).map_err(damaged)?;
-        let found = footer.schema().ok_or_else(|| damaged("footer without a schema"))?;
-        let metadata = read_metadata(&found)?;
-        let schema = Arc::new(shard_schema(&metadata.layout()));
-        check::schema(&found, &schema).map_err(damaged)?;
-        let blocks: Vec<Block> = footer.recordBatches().iter().flatten().copied().collect();
-        let decoder = FileDecoder::new(schema.clone(), footer.version());
-        let shard = Self { bytes, decoder, schema, blocks, metadata };
-        shard.check_blocks()?;
-        Ok(shard)
+        let index = ShardIndex::from_footer(&bytes[start..trailer_start], bytes.len() as u64)?;
+        Ok(Self { bytes, index })
     }
 
     /// What the shard says of itself.
     pub fn metadata(&self) -> &ShardMetadata {
-        &self.metadata
+        self.index.metadata()
     }
 
     /// Number of record batches.
     pub fn batches(&self) -> usize {
-        self.blocks.len()
+        self.index.batches()
     }
 
     /// One batch as Arrow columns.
@@ -250,14 +336,8 @@ impl Shard {
     ///
     /// If there is no such batch or it is damaged.
     pub fn batch(&self, index: usize) -> Result<RecordBatch, ShardError> {
-        let block =
-            self.blocks.get(index).ok_or(ShardError::NoBatch { index, batches: self.blocks.len() })?;
-        let (start, len) = block_range(block).ok_or_else(|| damaged("a block with a negative range"))?;
-        let data = self.bytes.slice_with_length(start, len);
-        let inside = |what: String| damaged(format!("block {index}: {what}"));
-        check::batch(&data, block.metaDataLength() as usize, &self.schema).map_err(inside)?;
-        let batch = self.decoder.read_record_batch(block, &data)?;
-        batch.ok_or_else(|| damaged(format!("block {index} is empty")))
+        let (start, len) = self.index.range(index)?;
+        self.index.batch(index, &self.bytes.slice_with_length(start, len))
     }
 
     /// The rows of one batch.
@@ -266,19 +346,7 @@ impl Shard {
     ///
     /// If there is no such batch, or it or a row in it is damaged.
     pub fn rows(&self, index: usize) -> Result<Vec<Row>, ShardError> {
-        Ok(decode_rows(&self.batch(index)?, &self.metadata.layout())?)
-    }
-
-    fn check_blocks(&self) -> Result<(), ShardError> {
-        let inside = |block: &Block| {
-            block_range(block)
-                .and_then(|(start, len)| start.checked_add(len))
-                .is_some_and(|end| end <= self.bytes.len())
-        };
-        match self.blocks.iter().position(|block| !inside(block)) {
-            Some(index) => Err(damaged(format!("block {index} lies outside the file"))),
-            None => Ok(()),
-        }
+        Ok(decode_rows(&self.batch(index)?, &self.metadata().layout())?)
     }
 }
 

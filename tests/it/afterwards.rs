@@ -11,13 +11,13 @@ use serde_json::Value;
 
 use crate::support::{Run, chromium, digest_of_folder};
 
-struct Demo {
+pub(crate) struct Demo {
     _folder: tempfile::TempDir,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
 }
 
 /// The finished quick demo. Tests only read it.
-static DEMO: LazyLock<Demo> = LazyLock::new(|| {
+pub(crate) static DEMO: LazyLock<Demo> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("demo");
     let run = Run::new(&["demo", "--quick", "--json", "--output", text(&path)]).run();

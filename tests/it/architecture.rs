@@ -55,26 +55,93 @@ fn sources(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// The mark of what only tests are compiled with.
+const TEST_MARK: &str = "#[cfg(test)]";
+
 /// The source files of a library that are no test's.
 fn product_sources(library: &str) -> Vec<PathBuf> {
-    let folder = repository().join(library).join("src");
-    let all = sources(&folder);
-    let mut tests = BTreeSet::new();
-    for path in &all {
-        let text = fs::read_to_string(path).expect("a source file");
-        let lines: Vec<&str> = text.lines().map(str::trim).collect();
-        let after_mark = lines.windows(2).filter(|pair| pair[0] == "#[cfg(test)]").map(|pair| pair[1]);
-        tests.extend(
-            after_mark.filter_map(|line| Some(line.rsplit_once("mod ")?.1.strip_suffix(';')?.to_owned())),
-        );
-    }
+    let all = sources(&repository().join(library).join("src"));
+    let tests: Vec<PathBuf> = all.iter().flat_map(|path| test_modules(path)).collect();
     let is_test = |path: &PathBuf| {
-        let below = path.strip_prefix(&folder).expect("below the folder");
-        below.iter().any(|part| {
-            tests.contains(Path::new(part).file_stem().unwrap_or_default().to_str().unwrap_or(""))
-        })
+        tests.iter().any(|module| path.starts_with(module) || path.with_extension("") == *module)
     };
     all.into_iter().filter(|path| !is_test(path)).collect()
+}
+
+/// The test modules that a file declares and that lie in files of their own: where they lie, without `.rs`.
+fn test_modules(path: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string(path).expect("a source file");
+    let is_root =
+        path.file_name().is_some_and(|name| ["lib.rs", "main.rs", "mod.rs"].iter().any(|root| name == *root));
+    let folder = if is_root { path.parent().expect("a folder").to_owned() } else { path.with_extension("") };
+    let lines: Vec<&str> = text.lines().map(str::trim).collect();
+    let marked = lines.windows(2).filter(|pair| pair[0] == TEST_MARK).map(|pair| pair[1]);
+    marked.filter_map(|line| Some(folder.join(line.rsplit_once("mod ")?.1.strip_suffix(';')?))).collect()
+}
+
+/// The lines of a file that are in the product: no comment, and nothing of what is marked for tests. An item ends at
+/// the first line that closes it at its own indentation, as rustfmt writes it.
+fn product_lines(path: &Path) -> Vec<String> {
+    let text = fs::read_to_string(path).expect("a source file");
+    let mut lines = text.lines();
+    let mut product = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.trim() == TEST_MARK {
+            skip_item(&mut lines, line.len() - line.trim_start().len());
+        } else if !line.trim_start().starts_with("//") {
+            product.push(line.to_owned());
+        }
+    }
+    product
+}
+
+fn skip_item<'a>(lines: &mut impl Iterator<Item = &'a str>, indent: usize) {
+    for line in lines.by_ref() {
+        let here = line.len() - line.trim_start().len();
+        let is_own = here == indent && !line.trim().is_empty() && !line.trim_start().starts_with("#[");
+        // The item is one line, or this is the line that closes it.
+        if is_own && (line.ends_with(';') || line.trim_start().starts_with('}') || line.ends_with('}')) {
+            return;
+        }
+    }
+}
+
+/// Whether a word stands in a line as itself, not as a part of a longer name.
+fn uses(line: &str, word: &str) -> bool {
+    let is_name = |character: char| character.is_alphanumeric() || character == '_';
+    line.match_indices(word).any(|(start, _)| {
+        let (before, behind) = (&line[..start], &line[start + word.len()..]);
+        let begins = !word.starts_with(is_name) || !before.ends_with(is_name);
+        let ends = !word.ends_with(is_name) || !behind.starts_with(is_name);
+        begins && ends
+    })
+}
+
+/// Fails of every line of a library's product with one of the words.
+fn expect_none(library: &str, words: &[&str]) {
+    let mut found = Vec::new();
+    for path in product_sources(library) {
+        for line in product_lines(&path) {
+            // Which processor this was compiled for is no surrounding.
+            let line = line.replace("env::consts", "");
+            let words = words.iter().filter(|word| uses(&line, word));
+            found.extend(words.map(|word| format!("{} uses {word}: {}", path.display(), line.trim())));
+        }
+    }
+    assert!(found.is_empty(), "{}", found.join("\n"));
+}
+
+#[test]
+fn what_stands_behind_a_test_module_is_looked_at() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("part.rs");
+    let text = "use a;\n#[cfg(test)]\nuse b;\nfn c() {\n    #[cfg(test)]\n    {\n        d();\n    }\n    e();\n}\n\
+                #[cfg(test)]\n#[allow(x)]\nmod tests {\n    fn f() {\n    }\n}\n\n// g\nfn h() {}\n#[cfg(test)]\nmod i;\nfn j() {}\n";
+    fs::write(&path, text).expect("a file");
+    let product = product_lines(&path).join("|");
+    assert_eq!(product, "use a;|fn c() {|    e();|}||fn h() {}|fn j() {}");
+    assert_eq!(test_modules(&path), [folder.path().join("part/i")]);
+    assert!(uses("std::time::Instant::now()", "Instant") && !uses("InstantPlan", "Instant"));
 }
 
 #[test]
@@ -95,25 +162,32 @@ fn schemas_does_no_io_and_knows_no_runtime() {
     for name in ["tokio", "object_store", "futures", "datafusion", "burn", "reqwest", "memmap2"] {
         assert!(!direct.contains(name), "schemas depends on {name}");
     }
-    for path in product_sources("schemas") {
-        let text = fs::read_to_string(&path).expect("a source file");
-        let product = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for word in ["std::fs", "std::net", "std::env", "async fn", "std::time"] {
-            assert!(!product.contains(word), "{} uses {word}", path.display());
-        }
-    }
+    expect_none("schemas", &["std::fs", "std::net", "std::env", "async", "std::time", "std::thread"]);
 }
 
 #[test]
-fn only_jobs_touches_arguments_and_terminal() {
+fn only_jobs_touches_arguments_environment_terminal_and_clock() {
+    const WORDS: [&str; 17] = [
+        "std::env",
+        "env::args",
+        "env::var",
+        "env::vars",
+        "env::temp_dir",
+        "env::current_dir",
+        "SystemTime",
+        "Instant",
+        "chrono::Utc",
+        "chrono::Local",
+        "stdin",
+        "stdout",
+        "stderr",
+        "println!",
+        "eprintln!",
+        "print!",
+        "process::exit",
+    ];
     for library in ["schemas", "pipeline", "trainer"] {
-        for path in product_sources(library) {
-            let text = fs::read_to_string(&path).expect("a source file");
-            let product = text.split("#[cfg(test)]").next().unwrap_or_default();
-            for word in ["env::args", "println!(", "eprintln!(", "print!(", "process::exit"] {
-                assert!(!product.contains(word), "{} uses {word}", path.display());
-            }
-        }
+        expect_none(library, &WORDS);
     }
 }
 

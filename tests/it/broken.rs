@@ -60,7 +60,12 @@ fn cases() -> Vec<Case> {
             "broken.toml:3:1: unknown key `contxt`",
             "did you mean `context`?",
         ),
-        ("another type", top("context = \"long\""), "broken.toml:2:11: invalid type", "TOML"),
+        (
+            "another type",
+            top("context = \"long\""),
+            "broken.toml:2:11: found the text \"long\", expected a whole number",
+            "TOML",
+        ),
         (
             "a row too short",
             top("context = 2"),
@@ -74,8 +79,8 @@ fn cases() -> Vec<Case> {
             "--set",
         ),
         ("a share below 0", top("caption-first-share = -0.1"), "`caption-first-share` is -0.1", "--set"),
-        ("no window", top("window = 0"), "`window` is 0, expected 1 to 65536", "`window`"),
-        ("a vast window", top("window = 9223372036854775807"), "expected 1 to 65536", "`window`"),
+        ("no window", top("window = 0"), "`window` is 0, expected 1 to 65,536", "`window`"),
+        ("a vast window", top("window = 9223372036854775807"), "expected 1 to 65,536", "`window`"),
         ("units of nothing", top("unit-bytes = 0"), "unit-bytes", "--set"),
         ("an unknown packing", top("packing = \"best\""), "unknown value `best`", "did you mean `best-fit`?"),
         ("lz4", top("compression = \"lz4\""), "unknown value `lz4`", "zstd"),
@@ -106,7 +111,7 @@ fn cases() -> Vec<Case> {
         (
             "a vast vocabulary",
             tokenizer("train = { vocabulary = 4000000000 }"),
-            "at most 1048576",
+            "to 1,048,576 ids",
             "tokenizer",
         ),
         (

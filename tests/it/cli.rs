@@ -178,7 +178,8 @@ fn usage_errors_exit_2() {
     run(here.path(), &[]).exits(2);
     run(here.path(), &["inspect"]).exits(2);
     run(here.path(), &["verify", "out", "--threads", "0"]).exits(2);
-    run(here.path(), &["verify", "out", "--device", "cuda:0"]).fails_with("device `cuda:0`", "--device cpu");
+    run(here.path(), &["verify", "out", "--device", "cuda:0"])
+        .fails_with("device `cuda:0`", "this build computes on `cpu`");
 }
 
 #[test]

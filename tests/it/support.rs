@@ -159,6 +159,12 @@ impl Run {
         self.command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("the binary starts")
     }
 
+    /// Starts it without waiting, with all that it says going to pipes.
+    pub(crate) fn spawn_captured(mut self) -> std::process::Child {
+        use std::process::Stdio;
+        self.command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts")
+    }
+
     /// Runs it to its end.
     pub(crate) fn run(mut self) -> Outcome {
         let output = self.command.output().expect("the binary starts");

@@ -1,5 +1,5 @@
 //! What the key-value cache is worth: drawing an image and writing tokens behind a prefix, cached, against running the whole document
-//! anew in every step.
+//! anew in every step. And what a token costs behind a short and a long text: it reads all keys and values, and copies none.
 //!
 //! ```text
 //! cargo bench --bench denoise
@@ -9,7 +9,7 @@
 //! figures mean something on a quiet machine only.
 #![allow(clippy::print_stdout)]
 
-use std::{hint::black_box, sync::Arc, time::Instant};
+use std::{hint::black_box, ops::ControlFlow, sync::Arc, time::Instant};
 
 use burn::tensor::Device;
 use trainer::{
@@ -25,6 +25,9 @@ const SIZE: LatentSize = LatentSize { height: 16, width: 16 };
 const STEPS: u32 = 20;
 const TOKENS: usize = 20;
 const ROUNDS: usize = 5;
+/// Texts that are written side by side, and the positions they stand behind.
+const BESIDE: usize = 4;
+const LENGTHS: [usize; 2] = [256, 2048];
 
 fn main() {
     let data = DataShape { vocabulary: 4096, image: Some(ImageShape { channels: 8, patch: 2 }) };
@@ -43,6 +46,33 @@ fn main() {
     let whole = median(|| (0..TOKENS).for_each(|index| anew(&model, PREFIX + PATCHES + index, 0)));
     println!("{TOKENS} tokens behind them");
     println!("  cached {cached:.3} s, anew {whole:.3} s: {:.1} times", whole / cached);
+    let [short, long] = LENGTHS.map(|length| 1e3 * a_token(&model, length));
+    println!("a token of {BESIDE} texts side by side");
+    println!(
+        "  behind {} positions {short:.2} ms, behind {} {long:.2} ms: {:.2} times",
+        LENGTHS[0],
+        LENGTHS[1],
+        long / short
+    );
+}
+
+/// Seconds of a token of each of [`BESIDE`] texts, behind `length` positions.
+fn a_token(model: &Transfusion, length: usize) -> f64 {
+    let prompt = Prompt::new(1, u32::MAX).text(&vec![7; length - 1]);
+    let seconds = |tokens| median(|| write(model, &prompt, tokens));
+    (seconds(TOKENS) - seconds(1)) / (TOKENS - 1) as f64
+}
+
+fn write(model: &Transfusion, prompt: &Prompt, max_tokens: usize) {
+    let objective = ObjectiveConfig::default().plan().expect("the defaults are in range");
+    let config = SampleConfig { max_tokens, max_images: 0, ..SampleConfig::default() };
+    let plan = config.plan(&objective).expect("the defaults are in range");
+    let prompts = vec![prompt.clone(); BESIDE];
+    let request = Request { prompts: &prompts, first: 0, size: SIZE };
+    black_box(
+        sample(model, &request, &plan, &mut |_| ControlFlow::Continue(()))
+            .expect("the prompt fits the model"),
+    );
 }
 
 fn median(mut work: impl FnMut()) -> f64 {
@@ -71,7 +101,10 @@ fn run(model: &Transfusion, tokens: usize) {
     // No id ends a document, so all tokens are written.
     let prompts = [Prompt::new(1, u32::MAX).text(&[7; PREFIX - 2]).draw()];
     let request = Request { prompts: &prompts, first: 0, size: SIZE };
-    black_box(sample(model, &request, &plan, &mut |_| {}).expect("the prompt fits the model"));
+    black_box(
+        sample(model, &request, &plan, &mut |_| ControlFlow::Continue(()))
+            .expect("the prompt fits the model"),
+    );
 }
 
 /// The whole document once: text, then patches, and what is read from its last positions.

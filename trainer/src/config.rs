@@ -6,9 +6,12 @@ use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::device::CPU;
+use crate::limits::{self, Outside, Reals, STEPS};
 use crate::model::{ModelConfig, presets};
 use crate::objective::ObjectiveConfig;
 use crate::optimizer::OptimizerConfig;
+use crate::sample::{Method, SampleConfig};
 use crate::schedule::ScheduleConfig;
 use crate::stream::{Retry, Shuffle, StreamSettings};
 
@@ -36,6 +39,12 @@ pub struct TrainConfig {
     /// Decay of a moving average of the weights; none is kept if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ema: Option<f64>,
+    /// A run or a checkpoint whose weights a new run starts from, with a schedule and an optimizer of its own; fresh
+    /// weights if not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<PathBuf>,
+    /// Which weights of `init` these are.
+    pub init_weights: InitWeights,
     /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codec: Option<PathBuf>,
@@ -54,7 +63,7 @@ pub struct TrainConfig {
     /// How rows are read.
     pub stream: StreamConfig,
     /// What is sampled on the way.
-    pub sample: SampleConfig,
+    pub sample: SamplingConfig,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -69,8 +78,10 @@ impl Default for TrainConfig {
             lambda: 5.0,
             seed: 0,
             objective: ObjectiveKind::Transfusion,
-            device: "cpu".to_owned(),
+            device: CPU.to_owned(),
             ema: None,
+            init: None,
+            init_weights: InitWeights::default(),
             codec: None,
             model: ModelChoice::default(),
             data: Vec::new(),
@@ -79,7 +90,7 @@ impl Default for TrainConfig {
             diffusion: ObjectiveConfig::default(),
             checkpoint: CheckpointConfig::default(),
             stream: StreamConfig::default(),
-            sample: SampleConfig::default(),
+            sample: SamplingConfig::default(),
             log: LogConfig::default(),
         }
     }
@@ -92,6 +103,17 @@ pub enum ObjectiveKind {
     /// Next tokens of text and the noise of images, as in the paper.
     #[default]
     Transfusion,
+}
+
+/// Which weights of the checkpoint `init` a run starts from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InitWeights {
+    /// Those of its last step.
+    #[default]
+    Last,
+    /// The average where there is one, else the last.
+    Best,
 }
 
 /// The model: a preset's name or a table. A file's name is for the caller to resolve.
@@ -219,23 +241,58 @@ impl Default for StreamConfig {
     }
 }
 
-/// The `[sample]` table: samples that the caller draws while the run goes on.
+/// The `[sample]` table: what is drawn into the run's folder while it goes on. It changes nothing that is learned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct SampleConfig {
-    /// Steps from one look to the next; 0 for none.
+pub struct SamplingConfig {
+    /// Steps from one time to the next; 0 for none.
     pub every: u64,
-    /// Captions to draw pictures for.
+    /// Captions to draw pictures for; a model of text alone goes on with them. Without any, one document from nothing.
     pub prompts: Vec<String>,
     /// Denoising steps of a picture.
     pub steps: u32,
+    /// How to go from one denoising step to the next.
+    pub method: Method,
     /// Guidance of a picture.
     pub guidance: f64,
+    /// New tokens at most: behind a picture that was asked for none if not set, elsewhere 256 or what fits a row.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// Temperature of text; 0 takes the likeliest token.
+    pub temperature: f64,
+    /// Share of the probability that text is drawn from.
+    pub top_p: f64,
 }
 
-impl Default for SampleConfig {
+impl Default for SamplingConfig {
     fn default() -> Self {
-        Self { every: 0, prompts: Vec::new(), steps: 50, guidance: 3.0 }
+        Self {
+            every: 0,
+            prompts: Vec::new(),
+            steps: 50,
+            method: Method::default(),
+            guidance: 3.0,
+            max_tokens: None,
+            temperature: 0.0,
+            top_p: 1.0,
+        }
+    }
+}
+
+impl SamplingConfig {
+    /// The settings of the sampler. The noise is the same each time: it comes from `seed`.
+    pub fn settings(&self, seed: u64) -> SampleConfig {
+        let default = SampleConfig::default();
+        SampleConfig {
+            seed,
+            max_tokens: self.max_tokens.unwrap_or(default.max_tokens),
+            temperature: self.temperature,
+            top_p: self.top_p,
+            steps: self.steps,
+            method: self.method,
+            guidance: self.guidance,
+            ..default
+        }
     }
 }
 
@@ -253,6 +310,9 @@ impl Default for LogConfig {
     }
 }
 
+/// Weights of datasets. Shares outside of it would be lost in the last digits of a sum of positions.
+const WEIGHTS: Reals = Reals::closed(1e-9, 1e9);
+
 /// A value that can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{key}` is `{found}`, expected {expected}")]
@@ -269,6 +329,10 @@ impl ConfigError {
     fn new(key: &str, found: impl ToString, expected: &str) -> Self {
         Self { key: key.to_owned(), found: found.to_string(), expected: expected.to_owned() }
     }
+
+    fn outside(key: &str, outside: Outside) -> Self {
+        Self { key: key.to_owned(), found: outside.found, expected: outside.expected }
+    }
 }
 
 impl TrainConfig {
@@ -284,6 +348,9 @@ impl TrainConfig {
         if run.is_empty() || run.contains("://") {
             return Err(ConfigError::new("run", run, "a folder on a local disk"));
         }
+        if let Some(init) = self.init.as_ref().filter(|init| init.to_string_lossy().contains("://")) {
+            return Err(ConfigError::new("init", init.display(), "a run or a checkpoint on a local disk"));
+        }
         if self.data.is_empty() {
             return Err(ConfigError::new(
                 "data",
@@ -295,25 +362,29 @@ impl TrainConfig {
             if data.uri.is_empty() {
                 return Err(ConfigError::new(&format!("data.{index}.uri"), "", "the place of a dataset"));
             }
-            above_zero(&format!("data.{index}.weight"), data.weight)?;
+            let key = format!("data.{index}.weight");
+            limits::real(data.weight, WEIGHTS).map_err(|outside| ConfigError::outside(&key, outside))?;
         }
         self.model.config().map(|_| ())
     }
 
     fn check_counts(&self) -> Result<(), ConfigError> {
+        const MILLION: u64 = 1_000_000;
         let counts = [
-            ("steps", self.steps),
-            ("batch", self.batch as u64),
-            ("checkpoint.every", self.checkpoint.every),
-            ("checkpoint.keep", self.checkpoint.keep as u64),
-            ("stream.readers", self.stream.readers as u64),
-            ("stream.prefetch-rows", self.stream.prefetch_rows as u64),
-            ("stream.shuffle-shards", self.stream.shuffle_shards as u64),
-            ("stream.shuffle-blocks", self.stream.shuffle_blocks as u64),
-            ("log.every", self.log.every),
+            ("steps", self.steps, STEPS),
+            ("batch", self.batch as u64, 1..=MILLION),
+            ("schedule.warm-up", self.schedule.warm_up.unwrap_or(0), 0..=*STEPS.end()),
+            ("schedule.steps", self.schedule.steps.unwrap_or(1), STEPS),
+            ("checkpoint.every", self.checkpoint.every, STEPS),
+            ("checkpoint.keep", self.checkpoint.keep as u64, 1..=MILLION),
+            ("stream.readers", self.stream.readers as u64, 1..=256),
+            ("stream.prefetch-rows", self.stream.prefetch_rows as u64, 1..=MILLION),
+            ("stream.shuffle-shards", self.stream.shuffle_shards as u64, 1..=MILLION),
+            ("stream.shuffle-blocks", self.stream.shuffle_blocks as u64, 1..=MILLION),
+            ("log.every", self.log.every, STEPS),
         ];
-        if let Some((key, found)) = counts.into_iter().find(|(_, value)| *value == 0) {
-            return Err(ConfigError::new(key, found, "at least 1"));
+        for (key, value, range) in counts {
+            limits::whole(value, range).map_err(|outside| ConfigError::outside(key, outside))?;
         }
         match self.micro_batch {
             Some(rows) if rows == 0 || rows > self.batch => {
@@ -325,27 +396,27 @@ impl TrainConfig {
     }
 
     fn check_numbers(&self) -> Result<(), ConfigError> {
-        let below_one = |key: &str, value: f64| match (0.0..1.0).contains(&value) {
-            true => Ok(()),
-            false => Err(ConfigError::new(key, value, "a number from 0 to below 1")),
-        };
-        let not_negative = |key: &str, value: f64| match value.is_finite() && value >= 0.0 {
-            true => Ok(()),
-            false => Err(ConfigError::new(key, value, "a number that is not negative")),
-        };
-        not_negative("lambda", self.lambda)?;
-        below_one("optimizer.betas.0", self.optimizer.betas[0])?;
-        below_one("optimizer.betas.1", self.optimizer.betas[1])?;
-        above_zero("optimizer.epsilon", self.optimizer.epsilon)?;
-        not_negative("optimizer.decay", self.optimizer.decay)?;
-        above_zero("optimizer.clip", self.optimizer.clip)?;
-        above_zero("schedule.rate", self.schedule.rate)?;
-        not_negative("schedule.floor", self.schedule.floor)?;
-        if self.schedule.floor > self.schedule.rate {
-            let expected = format!("at most `schedule.rate`, {}", self.schedule.rate);
-            return Err(ConfigError::new("schedule.floor", self.schedule.floor, &expected));
+        const SHARE: Reals = Reals::below(0.0, 1.0);
+        let (optimizer, schedule) = (&self.optimizer, &self.schedule);
+        let numbers = [
+            ("lambda", self.lambda, Reals::closed(0.0, 1e6)),
+            ("optimizer.betas.0", optimizer.betas[0], SHARE),
+            ("optimizer.betas.1", optimizer.betas[1], SHARE),
+            ("optimizer.epsilon", optimizer.epsilon, Reals::above(0.0, 1.0)),
+            ("optimizer.decay", optimizer.decay, Reals::closed(0.0, 1000.0)),
+            ("optimizer.clip", optimizer.clip, Reals::above(0.0, 1e9)),
+            ("schedule.rate", schedule.rate, Reals::above(0.0, 1000.0)),
+            ("schedule.floor", schedule.floor, Reals::closed(0.0, 1000.0)),
+            ("ema", self.ema.unwrap_or(0.0), SHARE),
+        ];
+        for (key, value, range) in numbers {
+            limits::real(value, range).map_err(|outside| ConfigError::outside(key, outside))?;
         }
-        self.ema.map_or(Ok(()), |decay| below_one("ema", decay))
+        if schedule.floor > schedule.rate {
+            let expected = format!("at most `schedule.rate`, {}", schedule.rate);
+            return Err(ConfigError::new("schedule.floor", schedule.floor, &expected));
+        }
+        Ok(())
     }
 
     /// Settings of the stream.
@@ -365,25 +436,25 @@ impl TrainConfig {
     /// the saved and the new value. Where things are, how they are read, logged and saved, the device, and the number of
     /// steps may differ.
     pub(crate) fn first_change(&self, saved: &Self) -> Option<(String, String, String)> {
-        let (new, old) = (flat(self), flat(saved));
-        let mut keys: Vec<&String> = new.keys().chain(old.keys()).collect();
-        keys.sort();
-        let changed = keys.into_iter().find(|key| !may_change(key) && new.get(*key) != old.get(*key))?;
-        let value = |map: &Flat| map.get(changed).map_or_else(|| "nothing".to_owned(), ToString::to_string);
-        Some((changed.clone(), value(&old), value(&new)))
+        differences(saved, self).into_iter().find(|(key, ..)| !may_change(key))
     }
 }
 
-fn above_zero(key: &str, value: f64) -> Result<(), ConfigError> {
-    match value.is_finite() && value > 0.0 {
-        true => Ok(()),
-        false => Err(ConfigError::new(key, value, "a number above 0")),
-    }
+/// Every key, in order, whose value in one config is not that in another, with both values.
+pub(crate) fn differences<T: Serialize>(first: &T, second: &T) -> Vec<(String, String, String)> {
+    let (first, second) = (flat(first), flat(second));
+    let mut keys: Vec<&String> = first.keys().chain(second.keys()).collect();
+    keys.sort();
+    keys.dedup();
+    let value = |map: &Flat, key| map.get(key).map_or_else(|| "nothing".to_owned(), ToString::to_string);
+    let different = keys.into_iter().filter(|key| first.get(*key) != second.get(*key));
+    different.map(|key| (key.clone(), value(&first, key), value(&second, key))).collect()
 }
 
 fn may_change(key: &str) -> bool {
-    const WHOLE: [&str; 8] = [
+    const WHOLE: [&str; 9] = [
         "steps",
+        "schedule.steps",
         "run",
         "device",
         "codec",
@@ -399,7 +470,7 @@ fn may_change(key: &str) -> bool {
 
 type Flat = std::collections::BTreeMap<String, toml::Value>;
 
-fn flat(config: &TrainConfig) -> Flat {
+fn flat<T: Serialize>(config: &T) -> Flat {
     let mut found = Flat::new();
     let value = toml::Value::try_from(config).expect("a config holds nothing that TOML can't say");
     flatten(String::new(), value, &mut found);
@@ -455,7 +526,31 @@ mod tests {
     fn values_out_of_range_are_named_by_key() {
         parse(SMALL).unwrap().check().unwrap();
         let cases = [
-            ("steps = 0", "`steps` is `0`, expected at least 1"),
+            ("steps = 0", "`steps` is `0`, expected 1 to 1,000,000,000,000"),
+            ("steps = 1_000_000_000_001", "`steps` is `1,000,000,000,001`, expected 1 to 1,000,000,000,000"),
+            ("batch = 1_000_000_000_000", "`batch` is `1,000,000,000,000`, expected 1 to 1,000,000"),
+            ("stream.readers = 100_000", "`stream.readers` is `100,000`, expected 1 to 256"),
+            ("stream.prefetch-rows = 9_223_372_036_854_775_807", "`stream.prefetch-rows` is `9,223,372,036,"),
+            ("stream.shuffle-blocks = 1_000_001", "`stream.shuffle-blocks` is `1,000,001`"),
+            ("checkpoint.keep = 0", "`checkpoint.keep` is `0`, expected 1 to 1,000,000"),
+            ("checkpoint.every = 2_000_000_000_000", "`checkpoint.every` is `2,000,000,000,000`"),
+            ("log.every = 0", "`log.every` is `0`"),
+            ("schedule.warm-up = 2_000_000_000_000", "`schedule.warm-up` is `2,000,000,000,000`"),
+            ("schedule.steps = 0", "`schedule.steps` is `0`"),
+            ("schedule.rate = 1e300", "`schedule.rate` is `1e300`, expected a number above 0, 1000 at most"),
+            ("schedule.rate = nan", "`schedule.rate` is `NaN`"),
+            ("schedule.floor = -1e-9", "`schedule.floor` is `-1e-9`, expected a number from 0 to 1000"),
+            ("schedule.floor = 1.0", "`schedule.floor` is `1`, expected at most `schedule.rate`, 0.0003"),
+            (
+                "optimizer.betas = [1.0, 0.9]",
+                "`optimizer.betas.0` is `1`, expected a number from 0 to below 1",
+            ),
+            ("optimizer.betas = [0.9, -inf]", "`optimizer.betas.1` is `-inf`"),
+            ("optimizer.epsilon = 0.0", "`optimizer.epsilon` is `0`"),
+            ("optimizer.decay = inf", "`optimizer.decay` is `inf`"),
+            ("optimizer.clip = 0.0", "`optimizer.clip` is `0`"),
+            ("lambda = 1e7", "`lambda` is `10,000,000`, expected a number from 0 to 1,000,000"),
+            ("init = 's3://bucket/run'", "`init` is `s3://bucket/run`, expected a run or a checkpoint"),
             (
                 "batch = 4\nmicro-batch = 5",
                 "`micro-batch` is `5`, expected at least 1 and at most `batch`, 4",
@@ -471,8 +566,10 @@ mod tests {
             assert!(error.starts_with(expected), "{error}");
         }
         assert_eq!(parse("run = 'r'").unwrap().check().unwrap_err().key, "data");
-        let weightless = parse(&format!("{SMALL}weight = 0.0")).unwrap();
-        assert_eq!(weightless.check().unwrap_err().key, "data.0.weight");
+        for weight in ["0.0", "1e-300", "1e300", "-1.0", "nan", "inf"] {
+            let weighted = parse(&format!("{SMALL}weight = {weight}")).unwrap();
+            assert_eq!(weighted.check().unwrap_err().key, "data.0.weight", "{weight}");
+        }
     }
 
     #[test]

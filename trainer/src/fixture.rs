@@ -41,16 +41,25 @@ pub(crate) fn write(folder: &Path, shards: &[(u16, u64)]) -> Manifest {
 }
 
 pub(crate) fn write_with(folder: &Path, shards: &[(u16, u64)], compression: Compression) -> Manifest {
+    write_as(folder, shards, compression, Some("a codec"))
+}
+
+/// A dataset of the source `texts` alone that was packed without a codec, and so with the patch size 1.
+pub(crate) fn write_text(folder: &Path, rows: u64) -> Manifest {
+    write_as(folder, &[(0, rows)], Compression::None, None)
+}
+
+fn write_as(folder: &Path, shards: &[(u16, u64)], compression: Compression, codec: Option<&str>) -> Manifest {
     std::fs::create_dir_all(folder.join("shards")).unwrap();
     let tokenizer = b"a tokenizer".to_vec();
     std::fs::write(folder.join("tokenizer.json"), &tokenizer).unwrap();
     let mut first = 0;
     let mut records = Vec::new();
     for (index, &(source, rows)) in shards.iter().enumerate() {
-        records.push(shard(folder, index, source, first..first + rows, compression));
+        records.push(shard(folder, index, source, first..first + rows, compression, codec));
         first += rows;
     }
-    let manifest = manifest(records, content_hash(&tokenizer));
+    let manifest = manifest(records, content_hash(&tokenizer), codec);
     std::fs::write(folder.join(manifest_name(1)), manifest.to_bytes().unwrap().0).unwrap();
     manifest
 }
@@ -61,14 +70,15 @@ fn shard(
     source: u16,
     rows: std::ops::Range<u64>,
     compression: Compression,
+    codec: Option<&str>,
 ) -> ShardRecord {
     let metadata = ShardMetadata {
         format: FORMAT_VERSION,
         context: LAYOUT.context,
-        patch: LAYOUT.patch,
+        patch: patch(codec),
         vocabulary: VOCABULARY,
         tokenizer: content_hash(b"a tokenizer"),
-        codec: Some("a codec".to_owned()),
+        codec: codec.map(str::to_owned),
         sources: vec!["texts".to_owned(), "pairs".to_owned()],
         files: vec!["a.jsonl".to_owned(), "b.tar".to_owned()],
     };
@@ -95,6 +105,10 @@ fn shard(
         patches,
         padding,
     }
+}
+
+const fn patch(codec: Option<&str>) -> u32 {
+    if codec.is_some() { LAYOUT.patch } else { 1 }
 }
 
 /// Row `number`, which is also its row in its file. Every third pair has the image first.
@@ -173,7 +187,7 @@ impl Builder {
     }
 }
 
-fn manifest(shards: Vec<ShardRecord>, tokenizer: String) -> Manifest {
+fn manifest(shards: Vec<ShardRecord>, tokenizer: String, codec: Option<&str>) -> Manifest {
     let sum = |count: fn(&ShardRecord) -> u64| shards.iter().map(count).sum();
     let statistics = DatasetStatistics {
         rows: sum(|shard| shard.rows),
@@ -189,7 +203,7 @@ fn manifest(shards: Vec<ShardRecord>, tokenizer: String) -> Manifest {
         program: "0.0.0".to_owned(),
         parent: None,
         context: LAYOUT.context,
-        patch: LAYOUT.patch,
+        patch: patch(codec),
         vocabulary: VOCABULARY,
         seed: 0,
         tokenizer: TokenizerRecord {
@@ -198,8 +212,8 @@ fn manifest(shards: Vec<ShardRecord>, tokenizer: String) -> Manifest {
             bos: 1,
             eos: 2,
         },
-        codec: Some(CodecRecord {
-            fingerprint: "a codec".to_owned(),
+        codec: codec.map(|fingerprint| CodecRecord {
+            fingerprint: fingerprint.to_owned(),
             kind: "test".to_owned(),
             size: 16,
             channels: CHANNELS.into(),

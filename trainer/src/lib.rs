@@ -5,11 +5,13 @@ pub mod codec;
 pub mod config;
 pub mod device;
 pub mod diffusion;
+mod durable;
 #[cfg(test)]
 mod fixture;
 #[cfg(test)]
 mod golden;
 pub mod kernels;
+mod limits;
 pub mod model;
 pub mod objective;
 pub mod optimizer;

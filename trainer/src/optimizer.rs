@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{AdamWStep, adamw_step, sum_of_squares};
-use crate::weights::{self, FlatTensor, Path, Tensors, WeightsError};
+use crate::weights::{self, Path, Tensors, UnreadTensor, UnreadTensors, WeightsError};
 
 /// The `[optimizer]` table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,15 +157,14 @@ impl AdamW {
     }
 
     /// Its state, as a checkpoint holds it: `first.NAME` and `second.NAME`.
-    pub fn tensors(&self) -> Tensors {
-        let both = |(name, moments): (&String, &Moments)| {
-            let flat = |values: &[f32]| FlatTensor { shape: moments.shape.clone(), values: values.to_vec() };
-            [
-                (format!("first.{name}"), flat(&moments.first)),
-                (format!("second.{name}"), flat(&moments.second)),
-            ]
-        };
-        self.moments.iter().flat_map(both).collect()
+    pub fn tensors(&self) -> UnreadTensors<'_> {
+        let mut tensors = UnreadTensors::new();
+        for (name, moments) in &self.moments {
+            for (kind, values) in [("first", &moments.first), ("second", &moments.second)] {
+                tensors.insert(format!("{kind}.{name}"), UnreadTensor::borrowed(&moments.shape, values));
+            }
+        }
+        tensors
     }
 
     /// Takes up a saved state of `updates` updates.
@@ -332,7 +331,8 @@ mod tests {
         for update in 1..=6 {
             let gradients = gradients(&file, update);
             if update == 4 {
-                let bytes = weights::to_bytes(&optimizer.tensors()).unwrap();
+                let mut bytes = Vec::new();
+                weights::write(&optimizer.tensors(), &mut bytes).unwrap();
                 let fresh = AdamW::new(&module, OptimizerConfig::default());
                 optimizer = fresh.restore(weights::from_bytes(&bytes).unwrap(), 3).unwrap();
                 average = MovingAverage::new(average.tensors().clone(), 0.9, 3);

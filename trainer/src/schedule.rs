@@ -10,17 +10,32 @@ use serde::{Deserialize, Serialize};
 pub struct ScheduleConfig {
     /// Highest learning rate.
     pub rate: f64,
-    /// Updates until it is reached; a tenth of `steps`, at most 4,000, if not set.
+    /// Updates until it is reached; a tenth of the schedule's steps, at most 4,000, if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warm_up: Option<u64>,
     /// Learning rate of the last update.
     pub floor: f64,
+    /// Updates until the floor is reached; the run's `steps` if not set, so that it moves with them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
 }
 
 impl Default for ScheduleConfig {
     /// The paper's: 3e-4 after 4,000 updates, down to 1.5e-5.
     fn default() -> Self {
-        Self { rate: 3e-4, warm_up: None, floor: 1.5e-5 }
+        Self { rate: 3e-4, warm_up: None, floor: 1.5e-5, steps: None }
+    }
+}
+
+impl ScheduleConfig {
+    /// The curve of a run of `steps` updates whose warm-up is settled.
+    pub fn curve(&self, steps: u64) -> Schedule {
+        Schedule {
+            rate: self.rate,
+            warm_up: self.warm_up.unwrap_or_default(),
+            floor: self.floor,
+            steps: self.steps.unwrap_or(steps),
+        }
     }
 }
 

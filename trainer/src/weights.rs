@@ -5,11 +5,13 @@
 //! that the module has: one that is missing, superfluous or of another shape is an error, because a model that was
 //! filled in part computes without complaint and wrongly.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::io::{self, Write};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
-use safetensors::tensor::TensorView;
+use safetensors::tensor::{Metadata, TensorInfo, TensorView};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 
 /// The numbers of one tensor, last axis fastest.
@@ -217,20 +219,109 @@ pub fn check(shapes: &BTreeMap<String, Vec<usize>>, tensors: &Tensors) -> Result
     }
 }
 
+/// A tensor whose numbers are read when they are written, so that a file is never held in memory as a whole.
+pub struct UnreadTensor<'a> {
+    shape: Vec<usize>,
+    read: Box<dyn Fn() -> Cow<'a, [f32]> + 'a>,
+}
+
+impl std::fmt::Debug for UnreadTensor<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UnreadTensor").field("shape", &self.shape).finish_non_exhaustive()
+    }
+}
+
+impl<'a> UnreadTensor<'a> {
+    /// One that lies in memory anyway.
+    pub fn borrowed(shape: &[usize], values: &'a [f32]) -> Self {
+        Self { shape: shape.to_vec(), read: Box::new(move || Cow::Borrowed(values)) }
+    }
+
+    /// Whether every value is a number.
+    pub fn is_finite(&self) -> bool {
+        (self.read)().iter().all(|value| value.is_finite())
+    }
+}
+
+/// Unread tensors by name.
+pub type UnreadTensors<'a> = BTreeMap<String, UnreadTensor<'a>>;
+
+/// The parameters of a module, each copied only while it is written.
+pub fn unread<'a, M: Module>(module: &M) -> UnreadTensors<'a> {
+    struct Reader<'a> {
+        path: Path,
+        tensors: UnreadTensors<'a>,
+    }
+    impl ModuleVisitor for Reader<'_> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.enter(name);
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.exit();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            let shape = tensor.dims().to_vec();
+            let read = Box::new(move || Cow::Owned(values_of(tensor.clone())));
+            self.tensors.insert(self.path.name(), UnreadTensor { shape, read });
+        }
+    }
+    let mut reader = Reader { path: Path::default(), tensors: UnreadTensors::new() };
+    module.visit(&mut reader);
+    reader.tensors
+}
+
+/// Tensors that are in memory, to be written as they are.
+pub fn borrowed(tensors: &Tensors) -> UnreadTensors<'_> {
+    let mut unread = UnreadTensors::new();
+    for (name, tensor) in tensors {
+        unread.insert(name.clone(), UnreadTensor::borrowed(&tensor.shape, &tensor.values));
+    }
+    unread
+}
+
+/// Writes a safetensors file: its header, then one tensor after another.
+///
+/// # Errors
+///
+/// What `out` fails of, or so many tensors that the header has no room.
+pub fn write(tensors: &UnreadTensors<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let mut offset = 0;
+    let info = |(name, tensor): (&String, &UnreadTensor<'_>)| {
+        let start = offset;
+        offset += tensor.shape.iter().product::<usize>() * size_of::<f32>();
+        let (dtype, shape, data_offsets) = (Dtype::F32, tensor.shape.clone(), (start, offset));
+        (name.clone(), TensorInfo { dtype, shape, data_offsets })
+    };
+    let infos = tensors.iter().map(info).collect();
+    // One key only: the order of several would differ from run to run. The tools of the ecosystem ask for this one.
+    let about = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(about), infos).map_err(io::Error::other)?;
+    let mut header = serde_json::to_vec(&metadata)?;
+    header.resize(header.len().next_multiple_of(HEADER_ALIGNMENT), b' ');
+    if header.len() > LARGEST_HEADER {
+        return Err(io::Error::other(SafeTensorError::HeaderTooLarge));
+    }
+    out.write_all(&(header.len() as u64).to_le_bytes())?;
+    out.write_all(&header)?;
+    tensors.values().try_for_each(|tensor| out.write_all(bytemuck::cast_slice(&(tensor.read)())))
+}
+
+/// The header of a safetensors file is padded with spaces to a multiple of this.
+const HEADER_ALIGNMENT: usize = 8;
+/// Readers refuse a longer header.
+const LARGEST_HEADER: usize = 100_000_000;
+
 /// The bytes of a safetensors file.
 ///
 /// # Errors
 ///
 /// If there are so many tensors that the header has no room.
 pub fn to_bytes(tensors: &Tensors) -> Result<Vec<u8>, WeightsError> {
-    let views = tensors.iter().map(|(name, tensor)| {
-        let bytes = bytemuck::cast_slice(&tensor.values);
-        Ok((name.as_str(), TensorView::new(Dtype::F32, tensor.shape.clone(), bytes)?))
-    });
-    let views = views.collect::<Result<Vec<_>, SafeTensorError>>()?;
-    // One key only: the order of several would differ from run to run. The tools of the ecosystem ask for this one.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    Ok(safetensors::serialize(views, Some(metadata))?)
+    let mut bytes = Vec::new();
+    // Memory takes every byte: what is left to fail is the header.
+    write(&borrowed(tensors), &mut bytes).map_err(|_| SafeTensorError::HeaderTooLarge)?;
+    Ok(bytes)
 }
 
 /// The tensors of a safetensors file, in f32.
@@ -288,6 +379,20 @@ pub(crate) mod tests {
         }
     }
 
+    /// The file as the library itself writes it, all in memory.
+    fn by_the_library(tensors: &Tensors) -> Vec<u8> {
+        let view = |(name, tensor): (&String, &FlatTensor)| {
+            let bytes: Vec<u8> = tensor.values.iter().flat_map(|value| value.to_le_bytes()).collect();
+            (name.clone(), tensor.shape.clone(), bytes)
+        };
+        let parts: Vec<_> = tensors.iter().map(view).collect();
+        let views = parts.iter().map(|(name, shape, bytes)| {
+            (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+        safetensors::serialize(views, Some(metadata)).unwrap()
+    }
+
     #[test]
     fn names_are_paths_and_a_round_trip_is_exact() {
         let module = network(&Device::flex().autodiff());
@@ -297,6 +402,10 @@ pub(crate) mod tests {
         tensors.get_mut("layers.1.weight").unwrap().values[5] = f32::MIN_POSITIVE / 3.0;
         let bytes = to_bytes(&tensors).unwrap();
         assert_eq!(bytes, to_bytes(&tensors.clone()).unwrap());
+        assert_eq!(bytes, by_the_library(&tensors));
+        let mut streamed = Vec::new();
+        write(&unread(&module), &mut streamed).unwrap();
+        assert_eq!(streamed, by_the_library(&read(&module)));
         let filled = fill(module, from_bytes(&bytes).unwrap()).unwrap();
         assert_eq!(read(&filled), tensors);
         assert!(filled.gain.val().is_require_grad());

@@ -1,5 +1,7 @@
 //! The trained model at work: pictures for prompts, captions for pictures.
 
+use std::ops::ControlFlow;
+
 use anyhow::{Context, anyhow};
 use schemas::Tokenizer;
 use trainer::codec::Codec;
@@ -97,7 +99,7 @@ impl Artist<'_> {
         let mut samples = Vec::with_capacity(asks.len());
         for prompts in asks.chunks(BATCH) {
             let request = Request { prompts, first: samples.len() as u64, size };
-            samples.extend(sample(self.model, &request, &plan, &mut |_| {})?);
+            samples.extend(sample(self.model, &request, &plan, &mut |_| ControlFlow::Continue(()))?);
         }
         Ok(samples)
     }

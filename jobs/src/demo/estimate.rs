@@ -21,7 +21,7 @@ use crate::session::Session;
 const TIMED: usize = 4;
 /// Pictures drawn and encoded for the estimate.
 const SAMPLE: usize = 128;
-/// What the questions at the end and the looks on the way take, in steps of the training: all positions of a denoising
+/// What the questions at the end and the samples on the way take, in steps of the training: all positions of a denoising
 /// step pass once forward, a third of what a training step does with them.
 const QUESTION_STEPS: f64 = 0.75;
 
@@ -59,7 +59,7 @@ pub(crate) fn estimate(recipe: &Recipe, session: &Session) -> anyhow::Result<Est
     let (codec_step, encode) = time_codec(&drawn, folder.path(), session)?;
     let step = time_step(session)?;
     let pictures = recipe.pictures as f64;
-    let questions = 2.0 * (recipe.seen + recipe.held_out) as f64 + recipe.looks as f64 * 6.0;
+    let questions = 2.0 * (recipe.seen + recipe.held_out) as f64 + recipe.moments as f64 * 6.0;
     Ok(Estimate {
         // Reading a picture back costs about what drawing it did.
         data: pictures * (2.0 * draw + encode),

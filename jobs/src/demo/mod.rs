@@ -32,18 +32,20 @@ use trainer::device::device;
 use self::artist::{Artist, from_planes};
 use self::drawing::{Corpus, Subset};
 use self::evaluation::{Answers, Questions, ScoreLine};
-use self::progress::Looks;
+use self::progress::Growth;
 use self::recipe::{Folder, Recipe};
 use self::report::{Curve, Report, RowDrawing, Score, Stage, Timeline, duration};
 use crate::cli::DemoArgs;
 use crate::dataset::{Dataset, row_of};
 use crate::draw::{bytes, count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::sample::Made;
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
+use crate::train::Sampling;
 use crate::vae::VaeConfig;
-use crate::{preprocess, train, vae};
+use crate::{machine, preprocess, store, train, vae};
 
 /// Marks a folder as a demo's, whose parts a later demo may replace.
 const MARK: &str = "demo.json";
@@ -57,15 +59,16 @@ const BURN: &str = "0.22.1";
 /// Runs the command.
 pub(crate) fn run(args: &DemoArgs, session: &Session) -> anyhow::Result<Outcome> {
     let recipe = if args.quick { Recipe::quick(args.seed) } else { Recipe::full(args.seed) };
-    claim(&args.output)?;
+    let folder = store::local_folder("--output", &args.output)?;
+    claim(&folder)?;
     let stop = Stop::listen()?;
-    let mut demo = Demo { recipe, folder: Folder(&args.output), session, stop: &stop, stages: vec![] };
+    let mut demo = Demo { recipe, folder: Folder(&folder), session, stop: &stop, stages: vec![] };
     demo.announce()?;
     match demo.run() {
         Ok(()) => Ok(Outcome::Done),
         Err(error) => match stop.signal() {
             Some(signal) => {
-                session.printer.note(&format!("stopped; what is finished lies in {}", args.output.display()));
+                session.printer.note(&format!("stopped; what is finished lies in {}", folder.display()));
                 Ok(Outcome::Stopped(signal))
             }
             None => Err(error),
@@ -130,7 +133,7 @@ impl Demo<'_> {
         let codec = self.train_codec()?;
         self.pack()?;
         let (row, tokenizer) = self.session.runtime.block_on(self.packed_row(&codec))?;
-        let (checkpoint, timeline) = self.train_model(&codec, tokenizer.clone())?;
+        let (checkpoint, timeline) = self.train_model()?;
         let (answers, parameters) = self.ask(&codec, &tokenizer, &checkpoint)?;
         let seconds = begin.elapsed().as_secs_f64();
         let scores = answers.scores();
@@ -271,15 +274,16 @@ impl Demo<'_> {
         Ok((drawing.context("the codec failed")?, tokenizer))
     }
 
-    fn train_model(&mut self, codec: &Codec, tokenizer: Tokenizer) -> anyhow::Result<(Checkpoint, Timeline)> {
+    fn train_model(&mut self) -> anyhow::Result<(Checkpoint, Timeline)> {
         let config = self.folder.shown("train.toml");
         self.stage("model", Some(format!("transfusion train {config}")), |demo| {
             let settings: TrainConfig = settings::load(Kind::Train, &config, &[])?;
             let plan = train::plan(settings, false, demo.session)?;
-            let (described, objective) = (plan.describe(), plan.config().diffusion.plan()?);
-            let (printer, folder) = (&demo.session.printer, demo.folder.0.join("samples"));
-            let looks = Looks::new(printer, tokenizer, codec, objective, demo.recipe.seed, folder)?;
-            let ended = train::train(plan, demo.session, demo.stop, &|step, model| looks.look(step, model))?;
+            let (described, sampling) = (plan.describe(), Sampling::new(&plan, demo.session)?);
+            let folder = demo.folder.0.join("samples");
+            let growth = Growth::new(&demo.session.printer, demo.recipe.seed, folder)?;
+            let seen = |step, made: &[Made]| growth.add(step, made);
+            let ended = train::train(plan, sampling, demo.session, demo.stop, &seen)?;
             if ended.stopped {
                 return Err(anyhow!("stopped at step {}", ended.step));
             }
@@ -291,7 +295,7 @@ impl Demo<'_> {
                 described.datasets.first().map_or(0.0, |data| data.epochs)
             );
             let (checkpoint, _) = Checkpoint::open(&ended.checkpoint)?;
-            Ok(((checkpoint, looks.finish()?), what))
+            Ok(((checkpoint, growth.finish()?), what))
         })
     }
 
@@ -383,7 +387,7 @@ impl Demo<'_> {
                 "plans and shards",
                 format!("DataFusion {}, Arrow {}", datafusion::DATAFUSION_VERSION, arrow::ARROW_VERSION),
             ),
-            fact("processor", processor()),
+            fact("processor", machine::processor().unwrap_or_else(|| std::env::consts::ARCH.to_owned())),
             fact("threads", self.session.threads.to_string()),
             fact("system", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH)),
             fact("build", if cfg!(debug_assertions) { "dev profile" } else { "release profile" }.to_owned()),
@@ -456,13 +460,6 @@ fn write(path: &Path, content: &[u8]) -> anyhow::Result<()> {
 
 fn program() -> String {
     format!("transfusion {}", env!("CARGO_PKG_VERSION"))
-}
-
-/// The processor's name, where the system tells it in `/proc`.
-fn processor() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map_or_else(|| std::env::consts::ARCH.to_owned(), |(_, name)| name.trim().to_owned())
 }
 
 #[cfg(test)]

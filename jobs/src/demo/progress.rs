@@ -3,105 +3,99 @@
 use std::cell::RefCell;
 use std::path::PathBuf;
 
-use anyhow::Context;
-use schemas::Tokenizer;
-use trainer::codec::Codec;
-use trainer::model::Transfusion;
-use trainer::objective::Objective;
+use anyhow::{Context, anyhow};
 
-use super::artist::Artist;
 use super::drawing::{Corpus, Picture, SIDE, Sample, Subset, png};
 use super::report::{Moment, Timeline};
 use super::scorer::{Verdict, judge};
 use crate::printer::Printer;
+use crate::sample::{Made, Piece};
 
 /// Each pixel of a sheet's pictures becomes so many squared.
 const ZOOM: usize = 4;
 /// Pixels around a picture of a sheet.
 const FRAME: usize = 6;
 
-/// Draws the same prompts at every look, and keeps what came.
-pub(crate) struct Looks<'a> {
+/// What the run of the demo draws at intervals: three singles and three pairs.
+fn scenes(seed: u64) -> Vec<Sample> {
+    let corpus = |subset| Corpus { seed: seed.wrapping_add(3 << 40), subset };
+    let sample = |subset| move |index| corpus(subset).sample(index);
+    (0..3).map(sample(Subset::Singles)).chain((0..3).map(sample(Subset::Pairs))).collect()
+}
+
+/// Their captions, as they stand in `sample.prompts`.
+pub(crate) fn prompts(seed: u64) -> Vec<String> {
+    scenes(seed).iter().map(|sample| sample.scene.caption()).collect()
+}
+
+/// Judges what a run drew of [`prompts`], and keeps it.
+pub(crate) struct Growth<'a> {
     printer: &'a Printer,
-    tokenizer: Tokenizer,
-    codec: &'a Codec,
-    objective: Objective,
     seed: u64,
     folder: PathBuf,
-    prompts: Vec<Sample>,
+    scenes: Vec<Sample>,
     moments: RefCell<Vec<Moment>>,
     failure: RefCell<Option<anyhow::Error>>,
 }
 
-impl<'a> Looks<'a> {
-    /// Three singles and three pairs; sheets are written into `folder`.
+impl<'a> Growth<'a> {
+    /// Sheets are written into `folder`.
     ///
     /// # Errors
     ///
     /// If the folder can't be made.
-    pub(crate) fn new(
-        printer: &'a Printer,
-        tokenizer: Tokenizer,
-        codec: &'a Codec,
-        objective: Objective,
-        seed: u64,
-        folder: PathBuf,
-    ) -> anyhow::Result<Self> {
+    pub(crate) fn new(printer: &'a Printer, seed: u64, folder: PathBuf) -> anyhow::Result<Self> {
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot create `{}`", folder.display()))?;
-        let corpus = |subset| Corpus { seed: seed.wrapping_add(3 << 40), subset };
-        let sample = |subset| move |index| corpus(subset).sample(index);
-        let prompts = (0..3).map(sample(Subset::Singles)).chain((0..3).map(sample(Subset::Pairs))).collect();
         let (moments, failure) = Default::default();
-        Ok(Self { printer, tokenizer, codec, objective, seed, folder, prompts, moments, failure })
+        Ok(Self { printer, seed, folder, scenes: scenes(seed), moments, failure })
     }
 
-    /// Draws the prompts with the model of `step`. A failure is kept for [`Self::finish`]: the training goes on.
-    pub(crate) fn look(&self, step: u64, model: &Transfusion) {
-        if let Err(error) = self.try_look(step, model) {
+    /// Takes in what was drawn at `step`. A failure is kept for [`Self::finish`]: the training goes on.
+    pub(crate) fn add(&self, step: u64, made: &[Made]) {
+        if let Err(error) = self.try_add(step, made) {
             self.failure.borrow_mut().get_or_insert(error);
         }
     }
 
-    fn try_look(&self, step: u64, model: &Transfusion) -> anyhow::Result<()> {
-        let Self { tokenizer, codec, objective, seed, .. } = self;
-        let artist = Artist { model, tokenizer, codec, objective, seed: *seed };
-        let drawn = artist.draw(&self.prompt_texts())?;
-        let judged = drawn.into_iter().zip(&self.prompts);
-        let pictures: Vec<(Picture, Verdict)> = judged
-            .map(|(picture, asked)| {
-                let verdict = judge(&picture, &asked.scene);
-                (picture, verdict)
-            })
-            .collect();
+    fn try_add(&self, step: u64, made: &[Made]) -> anyhow::Result<()> {
+        let judged = made.iter().zip(&self.scenes).map(|(made, asked)| {
+            let picture = picture(made)?;
+            let verdict = judge(&picture, &asked.scene);
+            Ok((picture, verdict))
+        });
+        let pictures = judged.collect::<anyhow::Result<Vec<(Picture, Verdict)>>>()?;
         let path = self.folder.join(format!("step-{step:08}.png"));
         std::fs::write(&path, sheet(&pictures))
             .with_context(|| format!("cannot write `{}`", path.display()))?;
         let right = pictures.iter().filter(|(_, verdict)| verdict.wholly).count();
         if self.printer.shows_progress() {
             let of = pictures.len();
-            self.printer
-                .note(&format!("step {step}: {right} of {of} prompts drawn right, see {}", path.display()));
+            self.printer.note(&format!("  {right} of {of} drawn right, side by side in {}", path.display()));
         }
         self.moments.borrow_mut().push(Moment { step, pictures });
         Ok(())
-    }
-
-    fn prompt_texts(&self) -> Vec<String> {
-        self.prompts.iter().map(|prompt| prompt.scene.caption()).collect()
     }
 
     /// All that was seen.
     ///
     /// # Errors
     ///
-    /// The first look that failed.
+    /// The first moment that failed.
     pub(crate) fn finish(self) -> anyhow::Result<Timeline> {
-        let prompts = self.prompt_texts();
         match self.failure.into_inner() {
-            Some(error) => Err(error.context("cannot draw samples")),
-            None => Ok(Timeline { prompts, moments: self.moments.into_inner() }),
+            Some(error) => Err(error.context("cannot judge the samples of the run")),
+            None => Ok(Timeline { prompts: prompts(self.seed), moments: self.moments.into_inner() }),
         }
     }
+}
+
+/// The picture that a prompt gave.
+fn picture(made: &Made) -> anyhow::Result<Picture> {
+    let picture = made.pieces.iter().find_map(|piece| match piece {
+        Piece::Picture(picture) => Some(Picture::from_bytes(&picture.rgb)),
+        Piece::Text(_) => None,
+    });
+    picture.ok_or_else(|| anyhow!("a prompt to draw gave no picture"))
 }
 
 /// Pictures in a line, enlarged, framed green where right and red where wrong.

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use super::progress;
 use super::report::Deviation;
 
 /// How much is done.
@@ -19,7 +20,7 @@ pub(crate) struct Recipe {
     /// Updates of the model.
     pub(crate) steps: u64,
     /// Moments at which the same prompts are drawn while it trains.
-    pub(crate) looks: u64,
+    pub(crate) moments: u64,
     /// Questions of each kind whose combinations were trained on.
     pub(crate) seen: u64,
     /// Questions of each kind that were held out.
@@ -51,7 +52,7 @@ impl Recipe {
             codec_steps: 2250,
             codec_drawings: 500,
             steps: 16_500,
-            looks: 9,
+            moments: 9,
             seen: 100,
             held_out: 50,
             scorer_drawings: 1000,
@@ -66,7 +67,7 @@ impl Recipe {
             codec_steps: 40,
             codec_drawings: 20,
             steps: 40,
-            looks: 2,
+            moments: 2,
             seen: 8,
             held_out: 4,
             scorer_drawings: 200,
@@ -177,7 +178,9 @@ impl Recipe {
              keep = 2\n\
              \n\
              [sample]\n\
-             every = {look_every}\n\
+             every = {sample_every}\n\
+             prompts = {prompts}\n\
+             method = \"ddim\"\n\
              steps = {DENOISING}\n\
              guidance = {GUIDANCE}\n",
             config = folder.shown("train.toml"),
@@ -188,7 +191,8 @@ impl Recipe {
             steps = self.steps,
             warm_up = 100.min(self.steps / 4),
             every = self.steps.div_ceil(4),
-            look_every = self.steps.div_ceil(self.looks),
+            sample_every = self.steps.div_ceil(self.moments),
+            prompts = toml::Value::from(progress::prompts(self.seed)),
         )
     }
 }
@@ -295,5 +299,6 @@ mod tests {
         config.check().unwrap();
         assert_eq!((config.seed, config.steps), (7, Recipe::full(7).steps));
         assert_eq!(config.diffusion.noise_limit, 100);
+        assert_eq!(config.sample.prompts.len(), 6);
     }
 }

@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn reasons_stand_in_the_order_of_their_rows() {
         let statistics = statistics();
-        let text = table(&refused(&[("web", &statistics)]), Palette::new(false));
+        let text = table(&refused(&[("web", &statistics)]), Palette::new(false), 80);
         let lines: Vec<&str> = text.lines().map(str::trim).collect();
         assert!(lines[1].contains("invalid_json") && lines[2].contains("empty"), "{text}");
         assert!(lines[3].contains("exif_bad (kept)"), "{text}");

@@ -197,7 +197,7 @@ fn plain_text(view: &RowView<'_>, ids: &[u32]) -> String {
 }
 
 /// Lines of at most `room` columns, broken at spaces where there is one.
-fn wrap(text: &str, room: usize) -> Vec<String> {
+pub(crate) fn wrap(text: &str, room: usize) -> Vec<String> {
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split_inclusive(' ') {
         if !line.is_empty() && columns_of(&line) + columns_of(word.trim_end()) > room {

@@ -1,47 +1,98 @@
 //! `inspect --sql`: DataFusion over exactly the shards that the manifest names, as the table `rows`.
+//!
+//! Rows are printed as they come. What a query has to hold (a sort, a grouping) is bounded and spills to the disk.
+
+mod grid;
 
 use std::sync::Arc;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use arrow::record_batch::RecordBatch;
 use datafusion::datasource::file_format::arrow::ArrowFormat;
 use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
 use datafusion::error::DataFusionError;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
 use futures::StreamExt;
 use schemas::{RowLayout, shard_schema};
+use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::dataset::Found;
-use crate::errors::Hint;
+use crate::errors::{Hint, Outcome};
 use crate::session::Session;
 use crate::store::Place;
+use grid::Grid;
+
+/// What a query may hold before it spills.
+const MEMORY: usize = 1 << 30;
+
+/// Rows that travel together: some have megabytes of latents.
+const BATCH_ROWS: usize = 64;
 
 /// Runs the query and prints its rows: a table, or with `--json` one object a line.
-pub(super) async fn run(found: &Found, sql: &str, session: &Session) -> anyhow::Result<()> {
-    let context =
-        SessionContext::new_with_config(SessionConfig::new().with_target_partitions(session.threads));
+pub(super) async fn run(found: &Found, sql: &str, session: &Session) -> anyhow::Result<Outcome> {
+    let context = context(session)?;
     let (places, layout) = shards(found);
     context.register_table("rows", table(&context, &places, layout)?)?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let failed = |error: DataFusionError| anyhow!("cannot run the query: {}", error.find_root().message());
     let frame = context.sql_with_options(sql, read_only).await.map_err(failed).hint(columns)?;
-    if session.printer.json() {
-        let mut batches = frame.execute_stream().await.map_err(failed)?;
-        while let Some(batch) = batches.next().await {
-            print_json(&batch.map_err(failed)?, session)?;
-        }
-        return Ok(());
-    }
-    let shown = frame.to_string().await.map_err(failed)?;
-    session.printer.data(&format!("{shown}\n"))
+    let batches = frame.execute_stream().await.map_err(failed)?;
+    print(batches, session).await
+}
+
+fn context(session: &Session) -> anyhow::Result<SessionContext> {
+    // A sort keeps some of it for the merge; the rest of the memory is for rows.
+    let config = SessionConfig::new()
+        .with_target_partitions(session.threads.min(16))
+        .with_batch_size(BATCH_ROWS)
+        .with_sort_spill_reservation_bytes(4 << 20);
+    let runtime = RuntimeEnvBuilder::new().with_memory_limit(MEMORY, 1.0).build_arc();
+    Ok(SessionContext::new_with_config_rt(config, runtime.context("cannot prepare the query")?))
+}
+
+fn failed(error: DataFusionError) -> anyhow::Error {
+    anyhow!("cannot run the query: {}", error.find_root().message())
 }
 
 fn columns() -> String {
     "the table is `rows`, its columns are tokens, spans, images and sources; e.g. \
-     `select count(*), sum(cardinality(images)) from rows`"
+     `select count(*), sum(cardinality(images)) from rows`. All four are lists: `tokens[1]` is the first token, \
+     `spans[1]['start']` a field of the first span, and `select span['start'] from (select unnest(spans) as span from \
+     rows)` gives a row for each span"
         .to_owned()
+}
+
+/// Prints batches until there are no more, or a signal comes.
+async fn print(mut batches: SendableRecordBatchStream, session: &Session) -> anyhow::Result<Outcome> {
+    let mut signals = [
+        signal(SignalKind::interrupt()).context("cannot listen to signals")?,
+        signal(SignalKind::terminate()).context("cannot listen to signals")?,
+    ];
+    let mut grid = Grid::new(&batches.schema(), session.printer.width());
+    let [interrupt, terminate] = &mut signals;
+    loop {
+        let batch = tokio::select! {
+            biased;
+            _ = interrupt.recv() => return Ok(Outcome::Stopped(SignalKind::interrupt().as_raw_value())),
+            _ = terminate.recv() => return Ok(Outcome::Stopped(SignalKind::terminate().as_raw_value())),
+            batch = batches.next() => batch,
+        };
+        let Some(batch) = batch.transpose().map_err(failed)? else { break };
+        match session.printer.json() {
+            true => print_json(&batch, session)?,
+            false => session.printer.data(&grid.add(&batch)?)?,
+        }
+    }
+    if !session.printer.json() {
+        session.printer.data(&grid.finish())?;
+        if grid.has_cut() {
+            session.printer.note("long values are cut; `--json` shows them whole");
+        }
+    }
+    Ok(Outcome::Done)
 }
 
 fn shards(found: &Found) -> (Vec<Place>, RowLayout) {

@@ -43,7 +43,7 @@ pub(super) async fn show(place: &Place, reason: &str, session: &Session) -> anyh
         }
     }
     if !session.printer.json() {
-        session.printer.data(&totals(&counts, session.printer.palette()))?;
+        session.printer.data(&totals(&counts, session.printer.palette(), session.printer.width()))?;
     }
     Ok(())
 }
@@ -126,7 +126,7 @@ fn drawn(line: &RejectLine, palette: Palette) -> String {
     format!("{place}\n  {} {}\n{excerpt}", palette.warning(&line.reason), visible(&line.detail))
 }
 
-fn totals(counts: &BTreeMap<(String, String), u64>, palette: Palette) -> String {
+fn totals(counts: &BTreeMap<(String, String), u64>, palette: Palette, width: usize) -> String {
     let mut rows = vec![["source", "reason", "rows"].map(str::to_owned).to_vec()];
     for ((source, reason), number) in counts {
         rows.push(vec![visible(source), visible(reason), thousands(*number)]);
@@ -135,5 +135,5 @@ fn totals(counts: &BTreeMap<(String, String), u64>, palette: Palette) -> String 
     if counts.is_empty() {
         return format!("{all} refused\n");
     }
-    format!("{}{all} refused\n", table(&rows, palette))
+    format!("{}{all} refused\n", table(&rows, palette, width))
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::dataset::Dataset;
 use crate::draw::{
-    self, Counted, Palette, bars, bytes, columns_of, count, percent, short, table, thousands, visible,
+    self, Counted, Palette, bars, bytes, count, elided, percent, short, table, thousands, visible, wrapped,
 };
 use crate::store::Place;
 
@@ -67,26 +67,35 @@ pub(super) fn shard_rows(shard: &Shard) -> anyhow::Result<u64> {
 pub(super) fn dataset_text(dataset: &Dataset, palette: Palette, width: usize) -> String {
     let manifest = &dataset.manifest;
     let mut text = format!("{} {}\n", palette.bold("dataset"), dataset.place.uri);
-    text.push_str(&facts(&dataset_facts(dataset), palette));
-    text.push_str(&format!("\n{}\n{}", palette.bold("counts"), table(&counts(manifest), palette)));
+    text.push_str(&facts(&dataset_facts(dataset), palette, width));
+    text.push_str(&format!("\n{}\n{}", palette.bold("counts"), table(&counts(manifest), palette, width)));
     let refused = rejects(&manifest.sources);
     if refused.len() > 1 {
-        text.push_str(&format!("\n{}\n{}", palette.bold("rejected and remarked"), table(&refused, palette)));
+        text.push_str(&format!(
+            "\n{}\n{}",
+            palette.bold("rejected and remarked"),
+            table(&refused, palette, width)
+        ));
     }
     for (title, entries) in manifest.sources.iter().flat_map(histograms) {
-        text.push_str(&format!("\n{}\n{}", palette.bold(&title), bars(&entries, width)));
+        text.push_str(&format!("\n{}\n{}", palette.bold(&elided(&title, width)), bars(&entries, width)));
     }
     text.push_str(&format!(
         "\n{}\n{}",
         palette.bold("columns"),
         column_lines(&shard_schema(&manifest.layout()), width)
     ));
-    text.push_str(&format!("\n{}\n{}", palette.bold("shards"), shards(manifest, palette)));
+    text.push_str(&format!("\n{}\n{}", palette.bold("shards"), shards(manifest, palette, width)));
     text
 }
 
 /// A lone shard for a terminal.
-pub(super) fn shard_text(place: &Place, shard: &Shard, palette: Palette) -> anyhow::Result<String> {
+pub(super) fn shard_text(
+    place: &Place,
+    shard: &Shard,
+    palette: Palette,
+    width: usize,
+) -> anyhow::Result<String> {
     let metadata = shard.metadata();
     let lines = vec![
         ("rows", format!("{} in {}", thousands(shard_rows(shard)?), batches(shard.batches()))),
@@ -103,9 +112,9 @@ pub(super) fn shard_text(place: &Place, shard: &Shard, palette: Palette) -> anyh
         "{} {}\n{}\n{}\n{}",
         palette.bold("shard"),
         place.uri,
-        facts(&lines, palette),
+        facts(&lines, palette, width),
         palette.bold("columns"),
-        column_lines(&schema, 100)
+        column_lines(&schema, width)
     ))
 }
 
@@ -113,8 +122,14 @@ fn batches(number: usize) -> String {
     if number == 1 { "1 batch".to_owned() } else { format!("{number} batches") }
 }
 
-fn facts(lines: &[(&str, String)], palette: Palette) -> String {
-    lines.iter().map(|(name, value)| format!("  {} {value}\n", palette.dim(&format!("{name:<11}")))).collect()
+fn facts(lines: &[(&str, String)], palette: Palette, width: usize) -> String {
+    const INDENT: usize = 14;
+    let line = |(name, value): &(&str, String)| {
+        let value = wrapped(value, width.saturating_sub(INDENT), 0)
+            .replace('\n', &format!("\n{}", " ".repeat(INDENT)));
+        format!("  {} {value}\n", palette.dim(&format!("{name:<11}")))
+    };
+    lines.iter().map(line).collect()
 }
 
 /// What the dataset is, as names and values.
@@ -228,18 +243,16 @@ fn buckets(histogram: &Histogram) -> Vec<(String, u64)> {
 }
 
 fn column_lines(schema: &Schema, width: usize) -> String {
-    let mut text = String::new();
-    for field in schema.fields() {
-        let kind = type_text(field.data_type());
-        let line = format!("  {:<8} {kind}", field.name());
-        text.push_str(&if columns_of(&line) <= width.max(60) {
-            line
-        } else {
-            line.replace("{ ", "{\n             ")
-        });
-        text.push('\n');
-    }
-    text
+    const INDENT: usize = 13;
+    let line = |field: &std::sync::Arc<arrow::datatypes::Field>| {
+        let line = format!("  {:<8} {}", field.name(), type_text(field.data_type()));
+        // Broken at commas where it is too long, with the spaces of the beginning kept.
+        format!(
+            "  {}\n",
+            wrapped(line.trim_start(), width.saturating_sub(2), INDENT - 2).replace('\n', "\n  ")
+        )
+    };
+    schema.fields().iter().map(line).collect()
 }
 
 /// An Arrow type as docs/format.md writes it.
@@ -261,7 +274,7 @@ fn type_text(kind: &arrow::datatypes::DataType) -> String {
     }
 }
 
-fn shards(manifest: &Manifest, palette: Palette) -> String {
+fn shards(manifest: &Manifest, palette: Palette, width: usize) -> String {
     const SHOWN: usize = 10;
     let mut rows =
         vec![["path", "rows", "text", "patches", "padding", "size", "checksum"].map(str::to_owned).to_vec()];
@@ -279,7 +292,7 @@ fn shards(manifest: &Manifest, palette: Palette) -> String {
         count(manifest.statistics.rows, "row"),
         bytes(shard_bytes(manifest))
     );
-    format!("{}{more}{total}", table(&rows, palette))
+    format!("{}{more}{total}", table(&rows, palette, width))
 }
 
 #[cfg(test)]

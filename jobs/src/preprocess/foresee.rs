@@ -1,12 +1,14 @@
 //! What a job would do, said before it starts: `--explain` and `--dry-run`.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::anyhow;
-use pipeline::codec::RgbBatch;
+use anyhow::{Context, anyhow};
+use pipeline::codec::{ImageCodec, RgbBatch};
 use pipeline::{Estimate, PreprocessPlan};
 use serde_json::json;
 
+use super::say_passed_over;
 use crate::cli::PreprocessArgs;
 use crate::draw::{Palette, bytes, count, percent, table, thousands};
 use crate::printer::Printer;
@@ -18,6 +20,9 @@ pub(super) async fn show(
     args: &PreprocessArgs,
     printer: &Printer,
 ) -> anyhow::Result<()> {
+    if plan.units().is_empty() {
+        return nothing_left(plan, args, printer);
+    }
     let explained = if args.explain { Some(plan.explain().await?) } else { None };
     let foreseen = if args.dry_run { Some(Foreseen::of(plan).await?) } else { None };
     if printer.json() {
@@ -28,12 +33,32 @@ pub(super) async fn show(
             .collect();
         let (estimate, seconds) = foreseen.map(|foreseen| (foreseen.estimate, foreseen.seconds)).unzip();
         return printer.document(&json!({
-            "units": units, "plan": explained, "estimate": estimate, "seconds": seconds, "config": plan.config(),
+            "units": units, "plan": explained, "estimate": estimate, "seconds": seconds,
+            "passed-over": plan.passed_over(), "config": plan.config(),
         }));
     }
-    let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette()));
+    let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette(), printer.width()));
     printer.data(&[predicted, explained].into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
+    plan.passed_over().iter().for_each(|passed| say_passed_over(passed, printer));
     printer.note("nothing was written; leave `--dry-run` and `--explain` out to start");
+    Ok(())
+}
+
+/// Says that the output has all there is, and how it could get more.
+fn nothing_left(plan: &PreprocessPlan, args: &PreprocessArgs, printer: &Printer) -> anyhow::Result<()> {
+    if printer.json() {
+        return printer.document(&json!({
+            "units": [], "plan": null, "estimate": null, "seconds": 0.0, "config": plan.config(),
+        }));
+    }
+    let output = &plan.config().output;
+    printer.data(&match args.retry_rejects {
+        true => {
+            format!("no row of {output} was refused for a reason that may pass: nothing would be run again\n")
+        }
+        false => format!("all input is packed in {output} already: nothing would be done\n"),
+    })?;
+    printer.note("new files in the sources make a further version of it; `--set output=OTHER` packs all of it elsewhere");
     Ok(())
 }
 
@@ -51,19 +76,28 @@ impl Foreseen {
         let mut seconds = start.elapsed().as_secs_f64() * share;
         let images: u64 = estimate.sources.iter().map(|source| source.images).sum();
         if let (Some(settings), Some(codec)) = (&plan.config().codec, plan.codec()) {
-            let mut batch = RgbBatch { images: 0, size: settings.size as usize, values: Vec::new() };
-            let grey = vec![128; 3 * batch.size * batch.size];
-            (0..settings.batch).for_each(|_| batch.push(&grey));
-            let start = Instant::now();
-            codec.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))?;
-            seconds += start.elapsed().as_secs_f64() / settings.batch as f64 * images as f64;
+            seconds +=
+                seconds_a_picture(codec, settings.size as usize, settings.batch).await? * images as f64;
         }
         Ok(Self { estimate, seconds })
     }
 }
 
+/// What the codec takes for a picture, from one batch, on a thread that a stop does not wait for.
+async fn seconds_a_picture(codec: Arc<dyn ImageCodec>, size: usize, count: usize) -> anyhow::Result<f64> {
+    let encoding = tokio::task::spawn_blocking(move || {
+        let mut batch = RgbBatch { images: 0, size, values: Vec::new() };
+        let grey = vec![128; 3 * size * size];
+        (0..count).for_each(|_| batch.push(&grey));
+        let start = Instant::now();
+        codec.encode(&batch, false).map(|_| start.elapsed().as_secs_f64() / count as f64)
+    });
+    let seconds = encoding.await.context("the codec failed")?;
+    seconds.map_err(|error| anyhow!(error).context("the codec failed"))
+}
+
 /// The prediction for a person.
-fn prediction(foreseen: &Foreseen, palette: Palette) -> String {
+fn prediction(foreseen: &Foreseen, palette: Palette, width: usize) -> String {
     let Foreseen { estimate, seconds } = foreseen;
     let of = match estimate.exact {
         true => format!("all {} of input", bytes(estimate.bytes)),
@@ -84,7 +118,7 @@ fn prediction(foreseen: &Foreseen, palette: Palette) -> String {
         row.extend([thousands(source.shards), bytes(source.shard_bytes)]);
         row
     }));
-    text.push_str(&table(&rows, palette));
+    text.push_str(&table(&rows, palette, width));
     for source in estimate.sources.iter().filter(|source| !source.rejects.is_empty()) {
         let reasons: Vec<_> = source
             .rejects

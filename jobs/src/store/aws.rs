@@ -10,8 +10,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
-use object_store::{ClientConfigKey, ObjectStore};
+use object_store::ClientConfigKey;
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 
 use crate::errors::hinted;
 
@@ -29,7 +29,7 @@ pub(super) struct Profile {
 }
 
 /// Opens a bucket.
-pub(super) fn open(bucket: &str) -> anyhow::Result<Arc<dyn ObjectStore>> {
+pub(super) fn open(bucket: &str) -> anyhow::Result<Arc<AmazonS3>> {
     let environment = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let (config, credentials) =
         (read_file(&environment, "AWS_CONFIG_FILE", "config")?, read_credentials(&environment)?);

@@ -3,6 +3,8 @@
 //! The stores' own messages carry request ids, retry counts and XML; a person needs the cause. What is not
 //! recognised is shown as it is.
 
+mod clock;
+
 use std::io::ErrorKind;
 
 use object_store::Error;
@@ -46,6 +48,12 @@ pub(crate) fn explain(error: &Error) -> (String, Option<String>) {
         return line(
             "the bucket does not exist",
             "check the name and the region, or create the bucket first",
+        );
+    }
+    if says("RequestTimeTooSkewed") || says("RequestExpired") || says("Request date header too old") {
+        return line(
+            &clock::complaint(&whole),
+            "set the clock (a time server keeps it right), then repeat the command",
         );
     }
     if says("InvalidAccessKeyId") {
@@ -149,6 +157,11 @@ mod tests {
                 "the secret key does not fit the access key (403)",
             ),
             ("403 Forbidden", "the store refuses access (403)"),
+            (
+                "403 Forbidden: <Code>RequestTimeTooSkewed</Code><RequestTime>20261201T100000Z</RequestTime>\
+                 <ServerTime>2026-12-01T08:30:00Z</ServerTime>",
+                "the clock of this machine is off by 1 h 30 min: it is ahead of the store's",
+            ),
             (
                 "HTTP error: builder error for url: URL scheme is not allowed",
                 "the endpoint is http://, which is not allowed unasked",

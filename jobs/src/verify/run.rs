@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trainer::checkpoint::{Checkpoint, Checkpoints};
+use trainer::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 
 use super::Verdict;
 use crate::errors::Account;
@@ -23,7 +23,7 @@ pub(super) fn verify(place: &Place) -> anyhow::Result<Verdict> {
     let path = place.local.as_deref().unwrap_or(Path::new(""));
     if is_checkpoint(path) {
         let mut verdict = Verdict::new("checkpoint", place);
-        check(path, ".", &mut verdict);
+        check(path, ".", &mut verdict)?;
         return Ok(verdict);
     }
     let mut verdict = Verdict::new("run", place);
@@ -32,7 +32,10 @@ pub(super) fn verify(place: &Place) -> anyhow::Result<Verdict> {
     for &step in &steps {
         let folder = checkpoints.path(step);
         let name = folder.strip_prefix(path).unwrap_or(&folder).display().to_string();
-        check(&folder, &name, &mut verdict);
+        if check(&folder, &name, &mut verdict).is_err() {
+            let note = format!("{name} was removed meanwhile: its run keeps the newest and the best");
+            verdict.notes.push(note);
+        }
     }
     if steps.is_empty() {
         verdict.notes.push("the run has no checkpoint yet".to_owned());
@@ -40,7 +43,8 @@ pub(super) fn verify(place: &Place) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-fn check(folder: &Path, name: &str, verdict: &mut Verdict) {
+/// Checks a checkpoint; an error says that it was removed while it was read, which is no damage.
+fn check(folder: &Path, name: &str, verdict: &mut Verdict) -> Result<(), CheckpointError> {
     match Checkpoint::open(folder) {
         Ok((checkpoint, _)) => {
             let files = checkpoint.state().files.keys();
@@ -48,9 +52,11 @@ fn check(folder: &Path, name: &str, verdict: &mut Verdict) {
             verdict.objects += checkpoint.state().files.len() as u64 + 1;
             verdict.bytes += sizes.sum::<u64>();
         }
+        Err(error @ CheckpointError::Pruned { .. }) => return Err(error),
         Err(error) => {
             verdict.objects += 1;
             verdict.damaged(name, Account::of(&error.into()).lines.join(": "));
         }
     }
+    Ok(())
 }

@@ -1,6 +1,6 @@
 //! What the operators share: a unary node of the plan around work that takes a batch and gives batches.
 //!
-//! The work blocks, so it runs on the runtime's blocking threads; its memory is reserved from the pool of the session.
+//! The work blocks, so it runs on [`threads`] of its own; its memory is reserved from the pool of the session.
 //! An operator may let its input work ahead of it by a batch or two, so that one unit keeps several cores busy.
 
 use std::collections::VecDeque;
@@ -20,7 +20,7 @@ use datafusion::physical_plan::{
 use futures::{StreamExt, stream};
 
 use super::unary::{properties, unary_methods};
-use crate::PipelineError;
+use crate::{PipelineError, threads};
 
 /// What an operator is.
 pub(crate) trait Operator: fmt::Debug + Send + Sync + 'static {
@@ -171,7 +171,7 @@ impl Run {
             ));
         };
         let elapsed = self.metrics.elapsed_compute().clone();
-        let task = tokio::task::spawn_blocking(move || {
+        let task = threads::spawn(move || {
             let timer = elapsed.timer();
             let ready = match batch {
                 Some(batch) => work.push(batch),
@@ -180,11 +180,7 @@ impl Run {
             timer.done();
             (work, ready)
         });
-        let (work, ready) = match task.await {
-            Ok(done) => done,
-            Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Err(error) => return Err(DataFusionError::External(Box::new(error))),
-        };
+        let (work, ready) = task.map_err(PipelineError::into_plan)?.await;
         self.ready.extend(ready.map_err(PipelineError::into_plan)?);
         let ready: usize = self.ready.iter().map(RecordBatch::get_array_memory_size).sum();
         self.reservation.try_resize(work.held(ready))?;

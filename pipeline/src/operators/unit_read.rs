@@ -14,15 +14,15 @@ use datafusion::error::{DataFusionError, Result as PlanResult};
 use datafusion::execution::memory_pool::MemoryConsumer;
 use object_store::path::Path;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
-use tokio::task::JoinHandle;
 
 use super::stage::{Operator, Work};
-use crate::PipelineError;
 use crate::config::Format;
+use crate::read::ahead::{AHEAD_BYTES, Ahead};
 use crate::read::batch::{BATCH_BYTES, RowSink, Target};
 use crate::read::table::{Table, is_own};
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
+use crate::{PipelineError, threads};
 
 /// The columns of a description: one row a unit, which DataFusion can't cut, however many files it has.
 pub(crate) fn description_schema() -> SchemaRef {
@@ -50,8 +50,17 @@ fn file_fields() -> Fields {
     ])
 }
 
-const FORMATS: [Format; 7] =
-    [Format::JsonLines, Format::Text, Format::Csv, Format::Parquet, Format::Arrow, Format::Tar, Format::Coco];
+const FORMATS: [Format; 9] = [
+    Format::JsonLines,
+    Format::Text,
+    Format::Csv,
+    Format::Parquet,
+    Format::Arrow,
+    Format::Tar,
+    Format::Coco,
+    Format::Pictures,
+    Format::Warc,
+];
 
 /// The description of a unit.
 pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBatch> {
@@ -140,8 +149,8 @@ pub(crate) struct UnitRead {
     pub(crate) schema: SchemaRef,
 }
 
-/// Ranges of a file that are fetched ahead, and the rows of a batch as they are read, as columns, and on their way.
-const HELD_BYTES: usize = (16 << 20) + 3 * BATCH_BYTES;
+/// The rows of a batch as they are read, as columns, and on their way. The reader reserves what it fetches ahead.
+const HELD_BYTES: usize = 3 * BATCH_BYTES;
 
 impl Operator for UnitRead {
     fn name(&self) -> &'static str {
@@ -170,7 +179,7 @@ struct Readers {
 
 struct Running {
     batches: Receiver<RecordBatch>,
-    thread: JoinHandle<Result<(), PipelineError>>,
+    reader: threads::Running<Result<(), PipelineError>>,
 }
 
 impl Work for Readers {
@@ -178,8 +187,8 @@ impl Work for Readers {
         let units = units(&batch)?;
         let (sender, batches) = channel(1);
         let reading = Reading { operator: self.operator.clone(), sender };
-        let thread = self.operator.store.handle.spawn_blocking(move || reading.units(&units));
-        self.running = Some(Running { batches, thread });
+        let reader = threads::spawn(move || reading.units(units))?;
+        self.running = Some(Running { batches, reader });
         Ok(Vec::new())
     }
 
@@ -192,12 +201,7 @@ impl Work for Readers {
         if let Some(batch) = running.batches.blocking_recv() {
             return Ok(vec![batch]);
         }
-        match self.running.take().map(|running| self.operator.store.handle.block_on(running.thread)) {
-            None => Ok(Vec::new()),
-            Some(Ok(done)) => done.map(|()| Vec::new()),
-            Some(Err(error)) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
-            Some(Err(error)) => Err(PipelineError::Format(Box::new(error))),
-        }
+        self.running.take().map_or(Ok(()), |running| running.reader.join()).map(|()| Vec::new())
     }
 
     /// Rows beyond the size of a batch are taken from a share of their own.
@@ -217,18 +221,28 @@ impl Reading {
         Ok(self.sender.blocking_send(batch).is_ok())
     }
 
-    fn units(&self, units: &[(String, Vec<Described>)]) -> Result<(), PipelineError> {
-        units.iter().try_for_each(|(unit, files)| self.unit(unit, files).map(|_| ()))
+    fn units(&self, units: Vec<(String, Vec<Described>)>) -> Result<(), PipelineError> {
+        units.into_iter().try_for_each(|(unit, files)| self.unit(&unit, &files).map(|_| ()))
     }
 
     fn unit(&self, unit: &str, files: &[Described]) -> Result<bool, PipelineError> {
         let Some(last) = files.last() else { return Ok(true) };
-        let input = self.operator.store.of_unit(unit);
+        let UnitRead { table, schema, store, .. } = &self.operator;
+        let input = store.of_unit(unit, table.wants_images(schema))?;
+        let budget = input.memory.budget("files that are fetched", AHEAD_BYTES)?;
+        let wanted = |described: &Described| described.only.as_ref().is_none_or(|only| !only.is_empty());
+        // Of a sample nobody knows how many files it needs.
+        let ahead = input.sample.is_none().then(|| {
+            let files = files.iter().filter(|described| wanted(described));
+            Ahead::new(&input, budget.clone(), files.map(|described| described.file.clone()).collect())
+        });
+        let mut ahead = ahead;
         let mut read = 0;
-        for (index, described) in files.iter().enumerate() {
-            if described.only.as_ref().is_some_and(|only| only.is_empty()) {
-                continue;
-            }
+        for (index, described) in files.iter().enumerate().filter(|(_, described)| wanted(described)) {
+            let input = match &mut ahead {
+                Some(ahead) => ahead.next(&input)?,
+                None => input.clone(),
+            };
             let (rows, more) = self.file(&input, &described.file, self.target(unit, described, index))?;
             read += rows;
             if !more {
@@ -242,13 +256,12 @@ impl Reading {
     }
 
     fn target(&self, unit: &str, described: &Described, index: usize) -> Target {
-        let path = described.file.path.as_ref();
         Target {
             table: self.operator.table.clone(),
             schema: self.operator.schema.clone(),
             unit: unit.to_owned(),
             file: index as u32,
-            folder: path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned(),
+            folder: self.operator.store.folder_of(&described.file),
             only: described.only.clone(),
         }
     }

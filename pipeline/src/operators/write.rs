@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io::BufWriter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::sum;
@@ -23,6 +22,7 @@ use crate::PipelineError;
 use crate::commit::{Commit, Hashing, Location, Retried, Temporary, commit_name};
 use crate::rejects::{RejectWriter, table_name};
 use crate::source::UnitFiles;
+use crate::stop::Stop;
 
 /// Writes shards and commits units.
 #[derive(Clone, Debug)]
@@ -37,7 +37,7 @@ pub(crate) struct Write {
     /// What units run again, by their names.
     pub(crate) retries: Arc<HashMap<String, Retried>>,
     pub(crate) handle: Handle,
-    pub(crate) stop: Arc<AtomicBool>,
+    pub(crate) stop: Stop,
 }
 
 /// The columns of receipts.
@@ -107,9 +107,6 @@ struct OpenShard {
 
 impl Work for Writing {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
-        if self.operator.stop.load(Ordering::Relaxed) {
-            return Err(PipelineError::Stopped { done: 0, total: 0 });
-        }
         let unit = batch.column(0).as_string::<i32>().value(0).to_owned();
         let split = usize::from(batch.column(1).as_primitive::<UInt8Type>().value(0)).min(SPLITS - 1);
         let content = batch.column(2).as_primitive::<UInt8Type>().value(0);
@@ -162,7 +159,7 @@ impl Writing {
         record.path = format!("shards/{unit}-{part:04}-{}.arrow", &checksum[..16]);
         (record.checksum, record.bytes) = (checksum, bytes);
         let output = &self.operator.outputs[split];
-        self.operator.handle.block_on(output.put_file(&record.path, file))?;
+        self.operator.handle.block_on(output.put_file(&record.path, file, &self.operator.stop))?;
         self.shards[split].push(record);
         Ok(())
     }
@@ -182,7 +179,8 @@ impl Writing {
         let (buffered, checksum, bytes) = hashing.finish();
         buffered.into_inner().map_err(|error| format_error(error.into_error()))?;
         let path = table_name(unit);
-        self.operator.handle.block_on(self.operator.outputs[0].put_file(&path, file))?;
+        let (output, stop) = (&self.operator.outputs[0], &self.operator.stop);
+        self.operator.handle.block_on(output.put_file(&path, file, stop))?;
         Ok(Some(RejectsRecord { path, rows, bytes, checksum }))
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
-use std::pin::pin;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -13,16 +12,16 @@ use arrow::compute::filter_record_batch;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use datafusion::arrow::json::ReaderBuilder;
-use futures::TryStreamExt;
 use serde_json::{Map, Value};
 
 use super::buffer::{LARGE_ROW, RowMemory, column_of_one};
 use super::columnar::PATHS;
 use super::infer::{conform, kind_name, spelled};
 use super::nested::ColumnPath;
+use super::pictures::Fetching;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
-use super::{ImageRef, Input, MAX_ROW_BYTES, RawRow, pictures};
+use super::{ImageRef, Input, MAX_ROW_BYTES, RawRow};
 use crate::PipelineError;
 use crate::config::{ColumnType, Format};
 use crate::picture::PictureRules;
@@ -114,22 +113,21 @@ impl Target {
         }
         let lengths: Vec<usize> = images.iter().map(Vec::len).collect();
         let flat = images.into_iter().flatten().collect();
-        let mut fetched = pin!(pictures::fetched(input, &self.folder, flat));
+        let mut fetched = Fetching::new(input, &self.folder, flat);
         let (mut first, mut pending, mut bytes) = (0, Vec::new(), 0);
         for (row, &length) in lengths.iter().enumerate() {
             let (mut images, mut of_row) = (Vec::with_capacity(length), 0);
             for _ in 0..length {
-                match input.handle.block_on(fetched.try_next())? {
-                    Some(Ok(image)) => {
+                match fetched.next()? {
+                    Ok(image) => {
                         of_row += image.as_ref().map_or(0, Bytes::len);
                         if of_row <= MAX_ROW_BYTES {
                             images.push(image);
                         }
                     }
-                    Some(Err(error)) => {
+                    Err(error) => {
                         parts.rejects[row].get_or_insert(error);
                     }
-                    None => {}
                 }
             }
             if of_row > MAX_ROW_BYTES {

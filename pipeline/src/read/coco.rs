@@ -103,6 +103,7 @@ pub(crate) fn read(
     };
     drop(text);
     let images = captions.images.len() as u64;
+    let annotated = !captions.annotations.is_empty();
     let mut by_image: HashMap<String, Vec<Value>> = HashMap::new();
     let mut bad = Vec::new();
     for (number, annotation) in (images..).zip(captions.annotations) {
@@ -114,7 +115,9 @@ pub(crate) fn read(
             Err(what) => bad.push(RawRow::bad(number, RejectReason::WrongType, what)),
         }
     }
-    let rows = (0..).zip(captions.images).map(|(row, image)| of_image(row, image, &by_image));
+    // A file of instances has annotations too, and none of its images has captions.
+    let captioned = !(annotated && by_image.is_empty() && bad.is_empty());
+    let rows = (0..).zip(captions.images).map(|(row, image)| of_image(row, image, &by_image, captioned));
     for row in rows.chain(bad) {
         if !visit(row)? {
             break;
@@ -123,7 +126,7 @@ pub(crate) fn read(
     Ok(())
 }
 
-fn of_image(row: u64, image: Value, by_image: &HashMap<String, Vec<Value>>) -> RawRow {
+fn of_image(row: u64, image: Value, by_image: &HashMap<String, Vec<Value>>, captioned: bool) -> RawRow {
     let mut fields: Map<String, Value> = match image {
         Value::Object(fields) => fields,
         other => {
@@ -136,7 +139,7 @@ fn of_image(row: u64, image: Value, by_image: &HashMap<String, Vec<Value>>) -> R
     if let Some(first) = captions.first() {
         fields.insert("caption".to_owned(), first.clone());
         fields.insert("captions".to_owned(), Value::Array(captions));
-    } else {
+    } else if captioned {
         // An image may carry a caption of its own.
         fields.entry("caption").or_insert(Value::Null);
         fields.entry("captions").or_insert(Value::Array(captions));

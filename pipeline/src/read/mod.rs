@@ -6,8 +6,10 @@
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
 
+pub(crate) mod ahead;
 pub(crate) mod batch;
 pub(crate) mod buffer;
+pub(crate) mod captioned;
 pub(crate) mod coco;
 pub(crate) mod columnar;
 pub(crate) mod csv;
@@ -19,12 +21,17 @@ pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
 pub(crate) mod place;
+pub(crate) mod request;
 pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
+pub(crate) mod warc;
+mod zip;
 
+use std::collections::{BTreeMap, HashSet};
+use std::io::BufRead;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -35,13 +42,16 @@ use object_store::path::Path;
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
 
+use self::ahead::Held;
 use self::buffer::RowMemory;
 use self::sample::Sample;
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
-use crate::memory::{DEFAULT_BYTES, Memory};
+use crate::memory::{Budget, DEFAULT_BYTES, Memory};
 use crate::meter::Meter;
+use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
+use crate::stop::Stop;
 use crate::units::InputFile;
 
 /// A row longer than this is refused without being held in memory.
@@ -56,18 +66,30 @@ pub(crate) struct Input {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) handle: Handle,
     pub(crate) split: TextSplit,
+    /// What its CSV files are like.
+    pub(crate) dialect: csv::Dialect,
     /// Bytes of files that were read, pictures beside them not counted.
     pub(crate) read: Arc<AtomicU64>,
     /// The counters of the units that run.
     pub(crate) meter: Meter,
     /// Where paths of pictures start, unless that is the folder of their table.
     pub(crate) folder: Option<Folder>,
+    /// The same for single files, by their paths.
+    pub(crate) folders: Arc<BTreeMap<String, String>>,
+    /// Extensions, as they are written, of captions and fields beside pictures.
+    pub(crate) beside: Arc<[String]>,
     /// Files of a server that gives no ranges.
     pub(crate) whole: stream::WholeFiles,
     /// What large rows take their memory from.
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
     pub(crate) sample: Option<Arc<Sample>>,
+    /// Ends all reading.
+    pub(crate) stop: Stop,
+    /// What was fetched of the file that is read.
+    pub(crate) held: Option<Arc<Held>>,
+    /// For the pictures that are fetched ahead.
+    pub(crate) pictures: Option<Budget>,
 }
 
 impl Input {
@@ -77,13 +99,30 @@ impl Input {
             store,
             handle: Handle::current(),
             split,
+            dialect: csv::Dialect::default(),
             read: Arc::default(),
             meter: Meter::default(),
             folder: None,
+            folders: Arc::default(),
+            beside: Arc::default(),
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
+            stop: Stop::default(),
+            held: None,
+            pictures: None,
         }
+    }
+
+    /// Whether the file that is read was fetched already.
+    #[cfg(test)]
+    pub(crate) fn has_held(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.is_whole())
+    }
+
+    /// The bytes of a file, where they were fetched already.
+    fn held(&self, file: &InputFile) -> Option<&Bytes> {
+        self.held.as_ref().and_then(|held| held.of(file))
     }
 
     /// Whether the sample is large enough.
@@ -91,9 +130,22 @@ impl Input {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
     }
 
-    /// The same with the counter of a unit.
-    pub(crate) fn of_unit(&self, unit: &str) -> Self {
-        Self { read: self.meter.start(unit), ..self.clone() }
+    /// The folder that the paths of pictures start from, in a file.
+    pub(crate) fn folder_of(&self, file: &InputFile) -> String {
+        let path = file.path.as_ref();
+        let own = || path.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
+        self.folders.get(path).cloned().unwrap_or_else(own)
+    }
+
+    /// The same with the counter of a unit, and memory for the pictures that it fetches, if it does.
+    ///
+    /// # Errors
+    ///
+    /// If the job has not so much memory.
+    pub(crate) fn of_unit(&self, unit: &str, pictures: bool) -> Result<Self, PipelineError> {
+        let budget = || self.memory.budget("pictures that are fetched", self.memory.picture_bytes());
+        let pictures = pictures.then(budget).transpose()?;
+        Ok(Self { read: self.meter.start(unit), pictures, ..self.clone() })
     }
 }
 
@@ -192,20 +244,91 @@ pub(crate) fn read_rows(
     images: bool,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
+    if file.format == Format::Pictures {
+        return captioned::read(input, file, pick, images, visit);
+    }
     let stream = stream::open(input, file);
-    let reader = stream.reader;
+    let (reader, compressed) = (stream.reader, stream.compressed);
+    let mut content = |reader, file: &InputFile, visit: &mut Visit<'_>| {
+        let wanted = tar::Wanted { pick, images, pieces: !compressed };
+        read_content(input, reader, file, &wanted, visit)
+    };
+    match stream.zip {
+        true => zip::read(input, file, reader, &mut content, visit),
+        false => content(reader, file, visit),
+    }
+}
+
+fn read_content(
+    input: &Input,
+    mut reader: Box<dyn BufRead + Send>,
+    file: &InputFile,
+    wanted: &tar::Wanted<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<(), PipelineError> {
+    let pick = wanted.pick;
+    if file.part.is_none() {
+        match reader.fill_buf() {
+            Ok(first) if is_utf16(first) && file.format != Format::Tar => {
+                return visit(utf16(first)).map(|_| ());
+            }
+            Ok(first) if is_small(file) && first.starts_with(POINTER) => {
+                let detail =
+                    "the file is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it";
+                return visit(RawRow::bad(0, RejectReason::BadEntry, detail)).map(|_| ());
+            }
+            Ok(_) => {}
+            Err(error) => reader = stream::broken(error),
+        }
+    }
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
         Format::Text => text::read(reader, file, input.split, &input.memory, visit),
-        Format::Csv => csv::read(reader, file, pick, visit),
-        Format::Tar => {
-            let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };
-            tar::read(reader, file, &wanted, visit)
-        }
+        Format::Csv => csv::read(reader, file, input.dialect, pick, visit),
+        Format::Tar => tar::read(reader, file, wanted, visit),
         Format::Coco => coco::read(reader, file, &input.memory, visit),
-        // These files have columns and are read by modules of their own.
-        Format::Parquet | Format::Arrow => Ok(()),
+        Format::Warc => warc::read(reader, file, pick, &input.memory, visit),
+        // These are read by modules of their own.
+        Format::Parquet | Format::Arrow | Format::Pictures => Ok(()),
     }
+}
+
+/// The names of the columns of a CSV file, or of those in an archive; none if they can't be read.
+///
+/// # Errors
+///
+/// If one of the names that are asked for stands in a file twice.
+pub(crate) fn csv_names(
+    input: &Input,
+    file: &InputFile,
+    asked: &HashSet<String>,
+) -> Result<Vec<String>, PipelineError> {
+    let stream = stream::open(input, file);
+    let mut names = Vec::new();
+    let mut content = |reader, file: &InputFile, _: &mut Visit<'_>| {
+        names.extend(csv::names(reader, file, input.dialect, asked)?);
+        Ok(())
+    };
+    match stream.zip {
+        true => zip::read(input, file, stream.reader, &mut content, &mut |_| Ok(true))?,
+        false => content(stream.reader, file, &mut |_| Ok(true))?,
+    }
+    Ok(names)
+}
+
+/// Whether a file that begins so is text of 16 bits a character, with a mark or without.
+fn is_utf16(first: &[u8]) -> bool {
+    let ascii = |byte: u8| byte != 0 && byte.is_ascii();
+    match first {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [a, 0, b, 0, ..] | [0, a, 0, b, ..] => ascii(*a) && ascii(*b),
+        _ => false,
+    }
+}
+
+fn utf16(first: &[u8]) -> RawRow {
+    let detail = "the file is UTF-16, expected UTF-8; `iconv -f UTF-16 -t UTF-8` makes it that";
+    RawRow::bad(0, RejectReason::InvalidUtf8, detail).showing(&first[..first.len().min(64)])
 }
 
 /// A damaged stream is a reject of the row that could not be read; a failing store is an error.
@@ -263,27 +386,40 @@ pub(crate) mod testing {
 
     pub(crate) async fn rows(bytes: Vec<u8>, format: Format, split: TextSplit) -> Vec<RawRow> {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let path = Path::from("file");
+        read("file", bytes, format, Input::new(store, split)).await
+    }
+
+    /// Of a file of that name, and of a CSV file of that dialect.
+    pub(crate) async fn rows_of(
+        name: &str,
+        bytes: Vec<u8>,
+        format: Format,
+        dialect: csv::Dialect,
+    ) -> Vec<RawRow> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        read(name, bytes, format, Input { dialect, ..Input::new(store, TextSplit::File) }).await
+    }
+
+    async fn read(name: &str, bytes: Vec<u8>, format: Format, input: Input) -> Vec<RawRow> {
         let file = InputFile {
-            path: path.clone(),
-            below: "file".to_owned(),
+            path: Path::from(name),
+            below: name.to_owned(),
             bytes: bytes.len() as u64,
             e_tag: None,
             format,
             part: None,
         };
-        store.put(&path, bytes.into()).await.expect("put");
-        let input = Input::new(store, split);
-        tokio::task::spawn_blocking(move || {
+        input.store.put(&file.path, bytes.into()).await.expect("put");
+        crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
                 rows.push(row);
                 Ok(true)
             };
-            read_rows(&input, &file, &Pick::All, true, &mut visit).expect("reads");
-            rows
+            read_rows(&input, &file, &Pick::All, true, &mut visit)?;
+            Ok(rows)
         })
         .await
-        .expect("runs")
+        .expect("reads")
     }
 }

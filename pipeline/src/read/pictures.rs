@@ -1,46 +1,106 @@
 //! The bytes of pictures that a table names by path, or that lie somewhere in an archive.
 //!
+//! Many are asked for at a time, and what comes before its turn is held within the budget of the reader: the store's answer
+//! says how large a picture is, and its bytes are read when there is room for them, in the order of the rows. A download
+//! that breaks off goes on at the byte that did not come where the store still has the same object, and begins anew where
+//! it has not or gives no ranges.
+//!
 //! A picture that is not there, or that its store can't give after all retries, is a reject of its row that may pass
 //! later. A store that refuses the credentials refuses every row: that stops the job.
 
-use std::io;
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{Stream, StreamExt, stream};
+use futures::{StreamExt, stream};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, GetResult, ObjectMeta, ObjectStore, ObjectStoreExt};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::{Receiver, channel};
 
+use super::request::{Attempts, Task, append, is_no_path, joined, length, refuses_everything};
 use super::{ImageRef, Input, MAX_PICTURE_BYTES, stream as file_stream};
 use crate::PipelineError;
+use crate::memory::{Budget, Granted};
 use crate::reject::{Reject, RejectReason};
+use crate::units::InputFile;
 
 /// Requests of one reader at a time.
-const REQUESTS: usize = 8;
+const REQUESTS: usize = 32;
 
 /// An image, or why its row can't have it.
 type Fetched = Result<Option<Bytes>, Reject>;
 
-/// The bytes of each image, in order.
-pub(crate) fn fetched(
-    input: &Input,
-    folder: &str,
-    images: Vec<ImageRef>,
-) -> impl Stream<Item = Result<Fetched, PipelineError>> {
-    stream::iter(images).map(move |image| fetch(input, folder, image)).buffered(REQUESTS)
+/// Images on their way, in order.
+pub(crate) struct Fetching {
+    images: Receiver<Result<(Fetched, Option<Granted>), PipelineError>>,
+    _task: Task,
 }
 
-async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Fetched, PipelineError> {
+impl Fetching {
+    /// Begins to fetch images of rows. Paths are relative to `folder`, unless the source names another.
+    pub(crate) fn new(input: &Input, folder: &str, images: Vec<ImageRef>) -> Self {
+        let (sender, receiver) = channel(REQUESTS);
+        let (input, folder) = (input.clone(), folder.to_owned());
+        let task = Task::spawn(&input.handle.clone(), async move {
+            let asked = stream::iter(images).map(|image| ask(&input, &folder, image)).buffered(REQUESTS);
+            let granted = asked.then(|asked| grant(input.pictures.clone(), asked));
+            let fetched = granted.map(|granted| fetch(&input, granted)).buffered(REQUESTS);
+            let mut fetched = std::pin::pin!(fetched);
+            while let Some(image) = fetched.next().await {
+                let failed = image.is_err();
+                if sender.send(image).await.is_err() || failed {
+                    return;
+                }
+            }
+        });
+        Self { images: receiver, _task: task }
+    }
+
+    /// The next image. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// If the store refuses the credentials, or the archive can't be read.
+    pub(crate) fn next(&mut self) -> Result<Fetched, PipelineError> {
+        let ended = || PipelineError::Format("pictures are no longer fetched".into());
+        // Whoever takes it holds it as a part of its batch.
+        self.images.blocking_recv().ok_or_else(ended)?.map(|(image, _)| image)
+    }
+}
+
+/// An image that was asked for.
+enum Asked {
+    /// Nothing more is to be read.
+    Done(Fetched),
+    /// The answer of a store has begun.
+    Picture { download: Box<Download>, name: String, written: String },
+    /// It lies in a file of the source.
+    Piece(Arc<InputFile>, Range<u64>),
+}
+
+impl Asked {
+    /// Bytes that are still to come.
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Done(_) => 0,
+            Self::Picture { download, .. } => download.meta.size,
+            Self::Piece(_, range) => range.end - range.start,
+        }
+    }
+}
+
+async fn ask(input: &Input, folder: &str, image: ImageRef) -> Result<Asked, PipelineError> {
+    let done = |fetched| Ok(Asked::Done(fetched));
     let written = match image {
-        ImageRef::Absent => return Ok(Ok(None)),
+        ImageRef::Absent => return done(Ok(None)),
         ImageRef::Nameless => {
             let detail = "an image of the list has neither bytes nor a path";
-            return Ok(Err(Reject::new(RejectReason::MissingImage, detail)));
+            return done(Err(Reject::new(RejectReason::MissingImage, detail)));
         }
-        ImageRef::Bytes(bytes) => return Ok(Ok(Some(bytes))),
+        ImageRef::Bytes(bytes) => return done(Ok(Some(bytes))),
         ImageRef::Path(path) => path,
-        ImageRef::Piece(file, range) => {
-            return file_stream::get_range(input, &file, range).await.map(|bytes| Ok(Some(bytes)));
-        }
+        ImageRef::Piece(file, range) => return Ok(Asked::Piece(file, range)),
     };
     let (store, folder) = match &input.folder {
         Some(folder) => (&folder.store, folder.path.as_ref()),
@@ -48,28 +108,170 @@ async fn fetch(input: &Input, folder: &str, image: ImageRef) -> Result<Fetched, 
     };
     let path = match inside(folder, &written) {
         Ok(path) => path,
-        Err(reject) => return Ok(Err(reject.showing(written.as_bytes()))),
+        Err(reject) => return done(Err(reject.showing(written.as_bytes()))),
     };
-    match get(&**store, &path).await {
-        Ok(Some(bytes)) => Ok(Ok(Some(bytes))),
-        Ok(None) => {
+    let name = name(folder, &path);
+    let request = input.memory.request().await;
+    match Download::begin(store.clone(), path.clone(), request).await {
+        Ok(download) if download.meta.size > MAX_PICTURE_BYTES => {
             let detail = format!("file has more than {MAX_PICTURE_BYTES} bytes");
-            Ok(Err(Reject::new(RejectReason::ImageTooLarge, detail).showing(written.as_bytes())))
+            done(Err(Reject::new(RejectReason::ImageTooLarge, detail).showing(written.as_bytes())))
         }
-        Err(source) if refuses_everything(&source) => {
-            Err(PipelineError::Store { operation: "read", path: path.to_string(), source })
-        }
-        Err(error) => Ok(Err(unavailable(&name(folder, &path), &error).showing(written.as_bytes()))),
+        Ok(download) => Ok(Asked::Picture { download: Box::new(download), name, written }),
+        Err(error) => failed(&path, &name, &written, error).map(Asked::Done),
     }
 }
 
-/// The bytes of a picture, `None` if it is too large.
-async fn get(store: &dyn ObjectStore, path: &Path) -> Result<Option<Bytes>, object_store::Error> {
-    let found = store.get(path).await?;
-    if found.meta.size > MAX_PICTURE_BYTES {
-        return Ok(None);
+/// The image with memory for its bytes. In the order of the images, so that none waits for a later one.
+async fn grant(
+    budget: Option<Budget>,
+    asked: Result<Asked, PipelineError>,
+) -> Result<(Asked, Option<Granted>), PipelineError> {
+    let asked = asked?;
+    let memory = match (budget, asked.bytes()) {
+        (None, _) | (_, 0) => None,
+        (Some(budget), bytes) => Some(budget.take(bytes).await),
+    };
+    Ok((asked, memory))
+}
+
+async fn fetch(
+    input: &Input,
+    granted: Result<(Asked, Option<Granted>), PipelineError>,
+) -> Result<(Fetched, Option<Granted>), PipelineError> {
+    let (asked, memory) = granted?;
+    let fetched = match asked {
+        Asked::Done(fetched) => fetched,
+        Asked::Piece(file, range) => Ok(Some(file_stream::get_range(input, &file, range).await?)),
+        Asked::Picture { download, name, written } => {
+            let path = download.path.clone();
+            match download.finish().await {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) => failed(&path, &name, &written, error)?,
+            }
+        }
+    };
+    Ok((fetched, memory))
+}
+
+/// The reject of a picture that can't be had; an error where no picture could be.
+fn failed(
+    path: &Path,
+    name: &str,
+    written: &str,
+    source: object_store::Error,
+) -> Result<Fetched, PipelineError> {
+    if refuses_everything(&source) {
+        return Err(PipelineError::Store { operation: "read", path: path.to_string(), source });
     }
-    found.bytes().await.map(Some)
+    Ok(Err(unavailable(name, &source).showing(written.as_bytes())))
+}
+
+/// An object of which nothing is known but its path, while it comes.
+struct Download {
+    store: Arc<dyn ObjectStore>,
+    path: Path,
+    /// What the store says of the object whose bytes these are.
+    meta: ObjectMeta,
+    parts: Vec<Bytes>,
+    /// The answer that is still to be read.
+    answer: Option<GetResult>,
+    attempts: Attempts,
+    _request: Option<OwnedSemaphorePermit>,
+}
+
+impl Download {
+    async fn begin(
+        store: Arc<dyn ObjectStore>,
+        path: Path,
+        request: Option<OwnedSemaphorePermit>,
+    ) -> Result<Self, object_store::Error> {
+        let mut attempts = Attempts::new(path.as_ref().len() as u64);
+        let answer = loop {
+            match store.get(&path).await {
+                Ok(answer) => break answer,
+                Err(error) if attempts.again(&error).await => {}
+                Err(error) => return Err(error),
+            }
+        };
+        let meta = answer.meta.clone();
+        let (parts, answer) = (Vec::new(), Some(answer));
+        Ok(Self { store, path, meta, parts, answer, attempts, _request: request })
+    }
+
+    /// All of its bytes.
+    async fn finish(mut self) -> Result<Bytes, object_store::Error> {
+        loop {
+            let error = match self.read_on().await {
+                Ok(()) if length(&self.parts) == self.meta.size => return Ok(joined(self.parts)),
+                Ok(()) => ended_early(),
+                Err(error) => error,
+            };
+            if !self.attempts.again(&error).await {
+                return Err(error);
+            }
+        }
+    }
+
+    async fn read_on(&mut self) -> Result<(), object_store::Error> {
+        let answer = match self.answer.take() {
+            Some(answer) => answer,
+            None if length(&self.parts) == self.meta.size => return Ok(()),
+            None => match self.rest().await? {
+                Some(answer) => answer,
+                None => self.anew().await?,
+            },
+        };
+        append(answer, &mut self.parts).await
+    }
+
+    /// The rest, if the store can give it and still has the object that the beginning is of.
+    async fn rest(&mut self) -> Result<Option<GetResult>, object_store::Error> {
+        let at = length(&self.parts);
+        let options = GetOptions {
+            range: Some(GetRange::Bounded(at..self.meta.size)),
+            if_match: strong(self.meta.e_tag.as_deref()),
+            ..GetOptions::default()
+        };
+        match self.store.get_opts(&self.path, options).await {
+            Ok(answer) => {
+                Ok(Some(answer).filter(|answer| self.is_same(&answer.meta) && answer.range.start == at))
+            }
+            Err(object_store::Error::Precondition { .. } | object_store::Error::NotSupported { .. }) => {
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether what the store says is said of the same object. Without a tag its time and size have to do.
+    fn is_same(&self, found: &ObjectMeta) -> bool {
+        let known = &self.meta;
+        found.size == known.size && found.e_tag == known.e_tag && found.last_modified == known.last_modified
+    }
+
+    async fn anew(&mut self) -> Result<GetResult, object_store::Error> {
+        self.parts.clear();
+        let answer = self.store.get(&self.path).await?;
+        // Memory was taken for an object of the size that the first one had.
+        if answer.meta.size > self.meta.size {
+            return Err(object_store::Error::Precondition {
+                path: self.path.to_string(),
+                source: "it has grown while it was read".into(),
+            });
+        }
+        self.meta = answer.meta.clone();
+        Ok(answer)
+    }
+}
+
+/// The tag, if equal tags mean equal bytes.
+fn strong(tag: Option<&str>) -> Option<String> {
+    tag.filter(|tag| !tag.starts_with("W/")).map(str::to_owned)
+}
+
+fn ended_early() -> object_store::Error {
+    object_store::Error::Generic { store: "picture", source: "the answer ended early".into() }
 }
 
 fn unavailable(name: &str, error: &object_store::Error) -> Reject {
@@ -86,19 +288,6 @@ fn unavailable(name: &str, error: &object_store::Error) -> Reject {
     }
 }
 
-/// Whether the file system says that nothing can ever lie at such a path.
-fn is_no_path(error: &object_store::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
-        if matches!(kind, Some(io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename)) {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
-}
-
 fn kind(error: &object_store::Error) -> &'static str {
     use object_store::Error;
     match error {
@@ -106,15 +295,6 @@ fn kind(error: &object_store::Error) -> &'static str {
         Error::Precondition { .. } | Error::NotModified { .. } => "it changed while it was read",
         _ => "the store failed, after all retries",
     }
-}
-
-/// Whether a store's answer is about who asks and not about the object. (403 alone is not: S3 says so of an object that
-/// is not there to somebody who may not list the bucket.)
-fn refuses_everything(error: &object_store::Error) -> bool {
-    let says = |text: &str| {
-        ["InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"].iter().any(|code| text.contains(code))
-    };
-    matches!(error, object_store::Error::Unauthenticated { .. }) || says(&error.to_string())
 }
 
 /// The path below the folder: rejects are part of the dataset and don't say where its root lies.
@@ -200,11 +380,11 @@ mod tests {
         std::fs::write(folder.path().join("a.png"), b"x").expect("writes");
         let store = object_store::local::LocalFileSystem::new_with_prefix(folder.path()).expect("a store");
         for path in [format!("{}.png", "x".repeat(300)), "a.png/b".to_owned()] {
-            let error = get(&store, &Path::from(path.as_str())).await.expect_err("no such file");
+            let error = store.get(&Path::from(path.as_str())).await.expect_err("no such file");
             let reject = unavailable(&path, &error);
             assert_eq!((reject.reason, reject.reason.may_pass_later()), (RejectReason::BadEntry, false));
         }
-        let error = get(&store, &Path::from("b.png")).await.expect_err("no such file");
+        let error = store.get(&Path::from("b.png")).await.expect_err("no such file");
         assert_eq!(unavailable("b.png", &error).reason, RejectReason::MissingImage);
     }
 

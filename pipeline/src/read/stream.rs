@@ -8,18 +8,19 @@ use std::io::{self, BufRead, BufReader, Read};
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use futures::{StreamExt, stream};
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::Input;
+use super::request::{Attempts, Task, append, joined, length};
 use super::sample::Counted;
+use super::{Input, zip};
 use crate::PipelineError;
+use crate::stop::Stop;
 use crate::units::InputFile;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
@@ -29,9 +30,9 @@ const SKIPPABLE: &[u8] = &[0x2a, 0x4d, 0x18];
 /// The largest window that the decoder holds, 128 MiB: what `zstd` asks for without `--long`, and with its default.
 const MAX_WINDOW: u64 = 1 << 27;
 const BUFFER_BYTES: usize = 256 << 10;
-const RANGE_BYTES: u64 = 4 << 20;
+/// Bytes of a range; a file that is not larger is fetched whole.
+pub(crate) const RANGE_BYTES: u64 = 4 << 20;
 const RANGES_AHEAD: usize = 2;
-const ATTEMPTS: u32 = 5;
 
 /// A file that is read from its beginning.
 pub(crate) struct Stream {
@@ -39,11 +40,13 @@ pub(crate) struct Stream {
     pub(crate) reader: Box<dyn BufRead + Send>,
     /// Whether the file is compressed, so that a place in the content is not one in the file.
     pub(crate) compressed: bool,
+    /// Whether it is a ZIP archive, whose content its members have.
+    pub(crate) zip: bool,
 }
 
 /// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
-    let plain = |reader| Stream { reader, compressed: false };
+    let plain = |reader| Stream { reader, compressed: false, zip: false };
     // The byte before a part says whether a line starts with it.
     let raw = open_at(input, file, file.part.map_or(0, |part| part.start.saturating_sub(1)));
     let mut raw: Box<dyn BufRead + Send> = match &input.sample {
@@ -55,7 +58,7 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
         return plain(raw);
     }
     let first = match raw.fill_buf() {
-        Ok(bytes) => bytes.get(..FRAME_HEAD).unwrap_or(bytes).to_vec(),
+        Ok(bytes) => bytes.get(..FILE_HEAD).unwrap_or(bytes).to_vec(),
         Err(error) => return plain(Box::new(BufReader::new(Failed(Some(error))))),
     };
     if first.starts_with(GZIP) {
@@ -63,11 +66,48 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
     }
     if is_zstd(&first) {
         return match zstd::Decoder::with_buffer(raw) {
-            Ok(decoder) => decompressed(Box::new(Frames { decoder, window: window(&first) })),
+            Ok(decoder) => decompressed(Box::new(Frames {
+                decoder,
+                window: window(first.get(..FRAME_HEAD).unwrap_or(&first)),
+            })),
             Err(error) => decompressed(Box::new(Failed(Some(error)))),
         };
     }
-    plain(raw)
+    if zip::begins(&first) {
+        return Stream { reader: raw, compressed: true, zip: true };
+    }
+    match foreign(&first) {
+        Some(what) => decompressed(Box::new(Failed(Some(foreign_error(what))))),
+        None => plain(raw),
+    }
+}
+
+/// What a file is that begins so and is compressed in a way that is not read.
+fn foreign(first: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 6] = [
+        (b"\xfd7zXZ\0", "compressed with xz"),
+        (b"\x04\x22\x4d\x18", "compressed with lz4"),
+        (b"\x1f\x9d", "compressed with `compress`"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!\x1a\x07", "a RAR archive"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    ];
+    // `BZh`, a digit, and a block or the end of the stream.
+    let bzip2 = first.starts_with(b"BZh")
+        && first.get(4..).is_some_and(|rest| {
+            rest.starts_with(b"\x31\x41\x59\x26\x53\x59") || rest.starts_with(b"\x17\x72\x45\x38\x50\x90")
+        });
+    let known = KINDS.iter().find(|(begin, _)| first.starts_with(begin)).map(|(_, what)| *what);
+    if bzip2 { Some("compressed with bzip2") } else { known }
+}
+
+fn foreign_error(what: &str) -> io::Error {
+    io::Error::other(format!("it is {what}; unpack it, or compress it with gzip or zstd"))
+}
+
+/// A reader of nothing but this error.
+pub(crate) fn broken(error: io::Error) -> Box<dyn BufRead + Send> {
+    Box::new(BufReader::new(Failed(Some(error))))
 }
 
 /// The content of a compressed file. What is compressed once more is no content that any reader knows.
@@ -81,8 +121,10 @@ fn decompressed(reader: Box<dyn Read + Send>) -> Stream {
         Err(error) => Some(error),
     };
     match failed {
-        Some(error) => Stream { reader: Box::new(BufReader::new(Failed(Some(error)))), compressed: true },
-        None => Stream { reader: Box::new(reader), compressed: true },
+        Some(error) => {
+            Stream { reader: Box::new(BufReader::new(Failed(Some(error)))), compressed: true, zip: false }
+        }
+        None => Stream { reader: Box::new(reader), compressed: true, zip: false },
     }
 }
 
@@ -116,6 +158,9 @@ impl<R: BufRead> Read for Frames<R> {
 /// Bytes of a frame of zstd that say how large its window is.
 const FRAME_HEAD: usize = 6;
 
+/// Bytes that tell how a file is compressed.
+const FILE_HEAD: usize = 16;
+
 /// The window of a frame that begins so: a power of two and some eighths of it. A frame without one is held whole.
 fn window(first: &[u8]) -> Option<u64> {
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -134,9 +179,23 @@ pub(crate) fn open_at(input: &Input, file: &InputFile, start: u64) -> Box<dyn Bu
     Box::new(BufReader::with_capacity(BUFFER_BYTES, ObjectReader::new(input, file, start)))
 }
 
+/// The first bytes of a reader, at most so many, and all of it as before. An error comes where it came.
+pub(crate) fn beginning(
+    mut reader: Box<dyn BufRead + Send>,
+    bytes: usize,
+) -> (Vec<u8>, Box<dyn BufRead + Send>) {
+    let mut first = Vec::new();
+    let failed = (&mut reader).take(bytes as u64).read_to_end(&mut first).err();
+    let read = io::Cursor::new(first.clone());
+    match failed {
+        Some(error) => (first, Box::new(Read::chain(read, BufReader::new(Failed(Some(error)))))),
+        None => (first, Box::new(Read::chain(read, reader))),
+    }
+}
+
 /// Whether the first bytes are those of a compressed stream.
 pub(crate) fn is_compressed(first: &[u8]) -> bool {
-    first.starts_with(GZIP) || is_zstd(first)
+    first.starts_with(GZIP) || is_zstd(first) || zip::begins(first)
 }
 
 /// Ends of lines in a range of a file.
@@ -165,14 +224,20 @@ impl Read for Failed {
 struct ObjectReader {
     chunks: Receiver<Result<Bytes, PipelineError>>,
     current: Bytes,
+    stop: Stop,
+    _task: Option<Task>,
 }
 
 impl ObjectReader {
     fn new(input: &Input, file: &InputFile, start: u64) -> Self {
         let (sender, chunks) = channel(1);
+        if let Some(bytes) = input.held(file) {
+            let current = bytes.slice(bytes.len().min(start as usize)..);
+            return Self { chunks, current, stop: input.stop.clone(), _task: None };
+        }
         let (input, file) = (input.clone(), file.clone());
-        let handle = input.handle.clone();
-        handle.spawn(async move {
+        let stop = input.stop.clone();
+        let task = Task::spawn(&input.handle.clone(), async move {
             let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
                 .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(file.bytes)))
@@ -186,12 +251,16 @@ impl ObjectReader {
                 }
             }
         });
-        Self { chunks, current: Bytes::new() }
+        Self { chunks, current: Bytes::new(), stop, _task: Some(task) }
     }
 }
 
 impl Read for ObjectReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // What was fetched ahead is not worked through first.
+        if self.stop.is_set() {
+            return Err(io::Error::other(PipelineError::Stopped { done: 0, total: 0 }));
+        }
         if self.current.is_empty() {
             match self.chunks.blocking_recv() {
                 Some(chunk) => self.current = chunk.map_err(io::Error::other)?,
@@ -211,25 +280,25 @@ pub(crate) async fn get_range(
     file: &InputFile,
     range: Range<u64>,
 ) -> Result<Bytes, PipelineError> {
+    if let Some(bytes) = input.held(file).filter(|bytes| range.end <= bytes.len() as u64) {
+        return Ok(bytes.slice(range.start as usize..range.end as usize));
+    }
+    input.stop.until(whole_range(input, file, range)).await
+}
+
+async fn whole_range(input: &Input, file: &InputFile, range: Range<u64>) -> Result<Bytes, PipelineError> {
     let mut parts = Vec::new();
-    for attempt in 1.. {
+    let mut attempts = Attempts::new(range.start / RANGE_BYTES);
+    loop {
         let at = range.start + length(&parts);
-        match read_on(&*input.store, file, at..range.end, &mut parts).await {
+        match read_on(input, file, at..range.end, &mut parts).await {
             Ok(()) => break,
             Err(object_store::Error::Precondition { .. }) => return Err(changed(input, file).await),
             Err(error @ object_store::Error::NotSupported { .. }) => {
                 return input.whole.range(input, file, range, error).await;
             }
-            Err(error @ object_store::Error::NotFound { .. }) => return Err(failed(file, at, error)),
-            Err(error) if attempt == ATTEMPTS => {
-                return Err(failed(file, range.start + length(&parts), error));
-            }
-            Err(error) => {
-                tracing::debug!(path = %file.path, at, %error, "the rest of a range is asked for again");
-                // A different pause for each range, so that many readers don't come back at once.
-                let jitter = range.start / RANGE_BYTES % 7 * 10;
-                tokio::time::sleep(Duration::from_millis((50 << attempt) + jitter)).await;
-            }
+            Err(error) if attempts.again(&error).await => {}
+            Err(error) => return Err(failed(file, range.start + length(&parts), error)),
         }
     }
     let found = length(&parts);
@@ -241,19 +310,12 @@ pub(crate) async fn get_range(
         });
     }
     input.read.fetch_add(found, Ordering::Relaxed);
-    Ok(match parts.len() {
-        1 => parts.swap_remove(0),
-        _ => parts.concat().into(),
-    })
-}
-
-fn length(parts: &[Bytes]) -> u64 {
-    parts.iter().map(|part| part.len() as u64).sum()
+    Ok(joined(parts))
 }
 
 /// Appends what comes of a range.
 async fn read_on(
-    store: &dyn ObjectStore,
+    input: &Input,
     file: &InputFile,
     range: Range<u64>,
     parts: &mut Vec<Bytes>,
@@ -266,17 +328,8 @@ async fn read_on(
         if_match: file.e_tag.clone(),
         ..GetOptions::default()
     };
-    let found = store.get_opts(&file.path, options).await?;
-    if let GetResultPayload::File(..) = found.payload {
-        // One read instead of one every few kilobytes.
-        parts.push(found.bytes().await?);
-        return Ok(());
-    }
-    let mut chunks = found.into_stream();
-    while let Some(chunk) = chunks.next().await {
-        parts.push(chunk?);
-    }
-    Ok(())
+    let _request = input.memory.request().await;
+    append(input.store.get_opts(&file.path, options).await?, parts).await
 }
 
 /// The last file of a server that gives no ranges, whole. Simple web servers are like that; a corpus on one is a few

@@ -1,4 +1,5 @@
-//! WebDataset: members of an archive that share the name up to its first dot are one row.
+//! WebDataset: members of an archive that share the name up to its first dot are one row. Where that would leave
+//! members without a row, as of `photo.2020.jpg`, names go up to their last dot: see [`dotted`].
 //!
 //! The text members of a row (`KEY.txt`, `.text`, `.caption`; several as `KEY.1.txt`, `KEY.txt2`, `KEY.caption_3`) are
 //! its captions, by number: the column `caption` is the first, `captions` the list of all. The fields of `KEY.json`
@@ -12,9 +13,10 @@
 //!
 //! Nothing is ever written under a member's name, so a name that leads outside is harmless here and stays a key.
 
+mod dotted;
 mod window;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::io::{BufRead, Read};
 use std::ops::Range;
 use std::rc::Rc;
@@ -23,14 +25,22 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use self::dotted::{Dotted, Sorter};
 use self::window::Window;
 use super::json::parse_object;
 use super::{ImageRef, MAX_PICTURE_BYTES, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
+use crate::names::is_about;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 const PICTURES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img"];
+
+/// Whether a file of this extension, in small letters, is a picture.
+pub(crate) fn is_picture(extension: &str) -> bool {
+    PICTURES.contains(&extension)
+}
+
 const CAPTIONS: [&str; 3] = ["txt", "text", "caption"];
 
 /// What of an archive is wanted.
@@ -90,44 +100,144 @@ pub(crate) fn read(
     wanted: &Wanted<'_>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let zeros = Rc::default();
-    let mut archive = tar::Archive::new(Blocks { inner: reader, place: 0, zeros: Rc::clone(&zeros) });
-    archive.set_ignore_zeros(true);
-    let mut window = Window::new(*wanted, Arc::new(file.clone()));
-    let entries = match archive.entries() {
-        Ok(entries) => entries,
-        Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
-    };
-    let mut looked = Looked::default();
-    for entry in entries {
-        let member = match entry.and_then(|entry| Member::read(entry, wanted)) {
-            Ok(Met::Member(member)) => member,
-            Ok(Met::Other(name)) => {
-                looked.other.get_or_insert(name);
-                continue;
-            }
-            Ok(Met::Nothing) => continue,
-            // The end mark need not fill its block.
-            Err(error) if zeros.get() && error.to_string() == CUT_BLOCK => break,
-            Err(error) => {
-                // What is whole before the damage is a row; rows that were still waiting may lack parts.
-                let next = window.rows();
-                return match window.finish(visit)? {
-                    true => visit(damaged(plain(error), file, next)?).map(|_| ()),
-                    false => Ok(()),
-                };
-            }
+    let blocks = Blocks::shared(reader);
+    let window = Window::new(*wanted, Arc::new(file.clone()));
+    let (looked, sorter) = (Looked::default(), Sorter::default());
+    let mut rows = Rows { wanted, window, looked, sorter, nameless: None };
+    loop {
+        let end = match rows.archive(&blocks, visit)? {
+            // The reader of archives would hold such a name; another one goes on behind it.
+            End::LongName => match blocks.borrow_mut().skip_name() {
+                Ok(bytes) => {
+                    rows.nameless = Some(bytes);
+                    continue;
+                }
+                Err(error) => End::Damaged(error),
+            },
+            end => end,
         };
-        let more =
-            if wanted.looks() { looked.look(member, wanted, visit)? } else { window.add(member, visit)? };
-        if !more {
-            return Ok(());
+        return rows.finish(end, file, visit);
+    }
+}
+
+/// Why the members of an archive came to an end.
+enum End {
+    /// There are no more.
+    Whole,
+    /// No more rows are wanted.
+    Enough,
+    /// The name of the next one is too long.
+    LongName,
+    Damaged(std::io::Error),
+}
+
+/// The rows of an archive, as its members come.
+struct Rows<'a> {
+    wanted: &'a Wanted<'a>,
+    window: Window<'a>,
+    looked: Looked,
+    sorter: Sorter,
+    /// The bytes of what describes the next member, where these are too many to be held.
+    nameless: Option<u64>,
+}
+
+impl Rows<'_> {
+    /// Reads on as an archive of its own, which it is as far as the place is concerned where its members begin.
+    fn archive(&mut self, blocks: &Rc<RefCell<Blocks>>, visit: &mut Visit<'_>) -> Result<End, PipelineError> {
+        let start = blocks.borrow().place;
+        let mut archive = tar::Archive::new(Shared(Rc::clone(blocks)));
+        archive.set_ignore_zeros(true);
+        let entries = match archive.entries() {
+            Ok(entries) => entries,
+            Err(error) => return Ok(End::Damaged(error)),
+        };
+        for entry in entries {
+            let member = entry.and_then(|mut entry| {
+                blocks.borrow_mut().expect_behind(&mut entry)?;
+                Member::read(entry, start, self.wanted, &self.sorter)
+            });
+            let more = match (member, self.nameless.take()) {
+                (Ok(Met::Member(Member { name, .. }) | Met::Other(Other { name, .. })), Some(bytes)) => {
+                    self.refuse(name, bytes, visit)?
+                }
+                (Ok(Met::Member(member)), None) => {
+                    let ready = self.sorter.add(member);
+                    self.add(ready, visit)?
+                }
+                (Ok(Met::Other(other)), None) => {
+                    self.looked.other.get_or_insert_with(|| other.name.clone());
+                    let ready = self.sorter.pass_over(other);
+                    self.add(ready, visit)?
+                }
+                (Ok(Met::Nothing), _) => true,
+                (Err(_), _) if blocks.borrow().long_name.is_some() => return Ok(End::LongName),
+                // The end mark need not fill its block.
+                (Err(error), None) if blocks.borrow().zeros && error.to_string() == CUT_BLOCK => break,
+                (Err(error), _) => return Ok(End::Damaged(error)),
+            };
+            if !more {
+                return Ok(End::Enough);
+            }
+        }
+        match self.nameless.take() {
+            Some(_) => Ok(End::Damaged(std::io::Error::other("a name is followed by no member"))),
+            None => Ok(End::Whole),
         }
     }
-    if wanted.looks() {
-        return looked.finish(visit);
+
+    /// Takes members whose rows are known.
+    fn add(&mut self, members: Vec<Member>, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
+        for member in members {
+            let more = match self.wanted.looks() {
+                true => self.looked.look(member, self.wanted, visit)?,
+                false => self.window.add(member, visit)?,
+            };
+            if !more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
-    window.finish(visit).map(|_| ())
+
+    /// A row that stands for a member of which only the beginning of its name is known.
+    fn refuse(&mut self, name: String, bytes: u64, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
+        if self.wanted.looks() {
+            self.looked.other.get_or_insert(name);
+            return Ok(true);
+        }
+        let detail = format!(
+            "the name of member `{name}` and what else describes it have {bytes} bytes, the limit is {MAX_NAME_BYTES}"
+        );
+        self.window.refuse(&name, Reject::new(RejectReason::BadEntry, detail), visit)
+    }
+
+    fn finish(mut self, end: End, file: &InputFile, visit: &mut Visit<'_>) -> Result<(), PipelineError> {
+        let last = self.sorter.finish();
+        if !matches!(end, End::Enough) && !self.add(last, visit)? {
+            return Ok(());
+        }
+        match end {
+            End::Whole if self.wanted.looks() => self.looked.finish(visit),
+            End::Whole => {
+                let next = self.window.rows();
+                let mut more = self.window.finish(visit)?;
+                // Behind the rows, which keep their numbers.
+                for (row, detail) in (next..).zip(self.sorter.lost()) {
+                    more = more && visit(RawRow::bad(row, RejectReason::BadEntry, detail))?;
+                }
+                Ok(())
+            }
+            End::Damaged(error) => {
+                // What is whole before the damage is a row; rows that were still waiting may lack parts.
+                let next = self.window.rows();
+                match self.window.finish(visit)? {
+                    true => visit(damaged(plain(error), file, next)?).map(|_| ()),
+                    false => Ok(()),
+                }
+            }
+            End::Enough | End::LongName => Ok(()),
+        }
+    }
 }
 
 /// What the archive's reader says of a block of which only a part is there.
@@ -145,21 +255,115 @@ fn plain(error: std::io::Error) -> std::io::Error {
 
 const BLOCK: u64 = 512;
 
-/// A reader that knows whether what it has read of the last block is nothing but zeros.
-struct Blocks<R> {
-    inner: R,
+/// Bytes of what describes a member (a long name, or the fields of a newer archive) that are held, at most. No file
+/// system has names of a hundredth of that; an archive of a few kilobytes can claim any number.
+const MAX_NAME_BYTES: u64 = 1 << 20;
+
+/// What an archive is read from. It follows the headers, so that no name is begun that is too long, and knows whether what
+/// it has read of the last block is nothing but zeros.
+struct Blocks {
+    inner: Box<dyn BufRead + Send>,
     place: u64,
-    zeros: Rc<Cell<bool>>,
+    zeros: bool,
+    /// Where the next header begins, unless that is not known.
+    header_at: Option<u64>,
+    /// What has been read of it.
+    header: Vec<u8>,
+    /// Where the name ends that is too long, and its length.
+    long_name: Option<(u64, u64)>,
 }
 
-impl<R: Read> Read for Blocks<R> {
+impl Blocks {
+    fn shared(inner: Box<dyn BufRead + Send>) -> Rc<RefCell<Self>> {
+        let header = Vec::with_capacity(BLOCK as usize);
+        let header_at = Some(0);
+        Rc::new(RefCell::new(Self { inner, place: 0, zeros: false, header_at, header, long_name: None }))
+    }
+
+    /// Looks at the headers in what was read from `start` on.
+    fn follow(&mut self, read: &[u8], start: u64) -> std::io::Result<()> {
+        let end = start + read.len() as u64;
+        while let Some(at) = self.header_at.filter(|at| *at < end) {
+            let from = at + self.header.len() as u64;
+            let to = end.min(at + BLOCK);
+            let Some(piece) = read.get(from.saturating_sub(start) as usize..(to - start) as usize) else {
+                break;
+            };
+            self.header.extend_from_slice(piece);
+            if (self.header.len() as u64) < BLOCK {
+                break;
+            }
+            self.header_at = self.behind(at)?;
+            self.header.clear();
+        }
+        Ok(())
+    }
+
+    /// Where the header behind that at `at` begins, which is not known of a member's.
+    fn behind(&mut self, at: u64) -> std::io::Result<Option<u64>> {
+        if self.header.iter().all(|byte| *byte == 0) {
+            return Ok(Some(at + BLOCK));
+        }
+        let header = tar::Header::from_byte_slice(&self.header);
+        let of = header.entry_type();
+        let describes = of.is_gnu_longname() || of.is_gnu_longlink() || of.is_pax_local_extensions();
+        let Some(bytes) = header.entry_size().ok().filter(|_| describes) else { return Ok(None) };
+        let end = blocks_behind(at + BLOCK, bytes);
+        if bytes > MAX_NAME_BYTES {
+            self.long_name = Some((end, bytes));
+            return Err(std::io::Error::other("a name is too long"));
+        }
+        Ok(Some(end))
+    }
+
+    /// Expects the next header behind this member, whose content begins here.
+    fn expect_behind(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<()> {
+        let of = entry.header().entry_type();
+        let mut bytes = entry.header().entry_size()?;
+        if !of.is_pax_local_extensions() && !of.is_pax_global_extensions() {
+            let extensions = entry.pax_extensions()?.into_iter().flatten().filter_map(Result::ok);
+            let size = extensions
+                .filter(|field| field.key_bytes() == b"size")
+                .find_map(|field| field.value().ok()?.parse().ok());
+            bytes = size.unwrap_or(bytes);
+        }
+        self.header_at = Some(blocks_behind(self.place, bytes));
+        Ok(())
+    }
+
+    /// Reads on to behind the name that is too long, and gives its length.
+    fn skip_name(&mut self) -> std::io::Result<u64> {
+        let Some((end, bytes)) = self.long_name.take() else { return Ok(0) };
+        let left = end.saturating_sub(self.place);
+        let skipped = std::io::copy(&mut Read::by_ref(&mut self.inner).take(left), &mut std::io::sink())?;
+        if skipped < left {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        (self.place, self.zeros, self.header_at) = (end, false, Some(end));
+        self.header.clear();
+        Ok(bytes)
+    }
+}
+
+/// The first block behind so many bytes.
+fn blocks_behind(start: u64, bytes: u64) -> u64 {
+    start.saturating_add(bytes.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX))
+}
+
+/// The blocks for a reader of archives that has them to itself for a while.
+struct Shared(Rc<RefCell<Blocks>>);
+
+impl Read for Shared {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let bytes = self.inner.read(buffer)?;
-        let end = self.place + bytes as u64;
+        let mut blocks = self.0.borrow_mut();
+        let bytes = blocks.inner.read(buffer)?;
+        let start = blocks.place;
+        let end = start + bytes as u64;
         let block = end - end % BLOCK;
-        let new = buffer[block.saturating_sub(self.place) as usize..bytes].iter().all(|byte| *byte == 0);
-        self.zeros.set(new && (block >= self.place || self.zeros.get()));
-        self.place = end;
+        let new = buffer[block.saturating_sub(start) as usize..bytes].iter().all(|byte| *byte == 0);
+        blocks.zeros = new && (block >= start || blocks.zeros);
+        blocks.place = end;
+        blocks.follow(&buffer[..bytes], start)?;
         Ok(bytes)
     }
 }
@@ -255,17 +459,43 @@ fn caption_number(extension: &str) -> Option<u64> {
 /// What stands in an archive.
 enum Met {
     Member(Member),
-    /// A file that is for no row, by its name.
-    Other(String),
+    /// A file that is nothing for a row.
+    Other(Other),
     /// A folder and the like.
     Nothing,
 }
 
+/// A file that is no picture, text or JSON.
+struct Other {
+    name: String,
+    /// The names up to the first and to the last dot of a member that belongs to a row or stands for a lost one; `None`
+    /// of a file that is about the archive.
+    keys: Option<(String, String)>,
+}
+
+/// The row of files that lie beside each other in a folder as the members of a sample do in an archive: extensions and
+/// contents.
+pub(crate) fn row_of_files(key: &str, files: Vec<(String, Result<Vec<u8>, Reject>)>, pick: &Pick) -> RawRow {
+    let mut sample = Sample::new(key, 0);
+    for (extension, content) in files {
+        let extension = extension.to_ascii_lowercase();
+        if let Some(kind) = Kind::of(&extension) {
+            let (name, key) = (String::new(), String::new());
+            let (dotted, place) = (None, 0..0);
+            sample.add(Member { name, key, extension, kind, dotted, content, place, is_link: false }, pick);
+        }
+    }
+    sample.into_row(pick)
+}
+
 struct Member {
     name: String,
+    /// The name up to the first dot of its last part.
     key: String,
     extension: String,
     kind: Kind,
+    /// Its name up to the last dot, where it may be that of a row.
+    dotted: Option<Dotted>,
     content: Result<Vec<u8>, Reject>,
     /// Where the content lies in the archive.
     place: Range<u64>,
@@ -273,9 +503,22 @@ struct Member {
     is_link: bool,
 }
 
+/// Extensions of files about an archive, beside those that any file about others has.
+const ABOUT: [&str; 9] = ["md", "rst", "html", "yaml", "yml", "toml", "csv", "tsv", "log"];
+
 impl Member {
-    fn read(mut entry: tar::Entry<'_, impl Read>, wanted: &Wanted<'_>) -> std::io::Result<Met> {
+    /// Reads a member of an archive that begins at `start` of the file.
+    fn read(
+        mut entry: tar::Entry<'_, impl Read>,
+        start: u64,
+        wanted: &Wanted<'_>,
+        sorter: &Sorter,
+    ) -> std::io::Result<Met> {
         let of = entry.header().entry_type();
+        if of.is_pax_global_extensions() || of.is_pax_local_extensions() {
+            // What describes all members, or none: it says no names.
+            return Ok(Met::Nothing);
+        }
         let (name, sparse) = name(&mut entry)?;
         let link = if of.is_hard_link() {
             Some("a hard link")
@@ -288,18 +531,15 @@ impl Member {
         } else {
             return Ok(Met::Nothing);
         };
-        let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", &name));
-        let Some((stem, extension)) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty()) else {
-            return Ok(Met::Other(name));
+        let Some(Name { key, extension, kind, dotted }) = Name::of(&name) else {
+            let keys = other_keys(&name, &mut entry)?;
+            return Ok(Met::Other(Other { name, keys }));
         };
-        let folder = folder.trim_start_matches("./");
-        let key =
-            if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") };
-        let extension = extension.to_ascii_lowercase();
-        let Some(kind) = Kind::of(&extension) else { return Ok(Met::Other(name)) };
-        let place = entry.raw_file_position()..entry.raw_file_position() + entry.size();
+        let begin = start + entry.raw_file_position();
+        let place = begin..begin + entry.size();
         // Whether a row has a picture, and which members belong together, is known without their content.
         let content = match (kind, link) {
+            _ if sorter.is_further(&key, dotted.as_ref()) => Ok(Vec::new()),
             (Kind::Picture, _) if !wanted.images => Ok(Vec::new()),
             (Kind::Caption(_), Some(_)) if !wanted.caption() => Ok(Vec::new()),
             (Kind::Json, Some(_)) if !wanted.json() => Ok(Vec::new()),
@@ -312,9 +552,80 @@ impl Member {
             }
             (_, None) => content(&mut entry, &name, kind)?,
         };
-        Ok(Met::Member(Self { name, key, extension, kind, content, place, is_link: link.is_some() }))
+        Ok(Met::Member(Self { name, key, extension, kind, dotted, content, place, is_link: link.is_some() }))
     }
 }
+
+/// What the name of a picture, a text or a JSON file says.
+struct Name {
+    key: String,
+    extension: String,
+    kind: Kind,
+    dotted: Option<Dotted>,
+}
+
+impl Name {
+    fn of(name: &str) -> Option<Self> {
+        let (folder, file_name) = folder_and_name(name);
+        let (stem, extension) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty())?;
+        let extension = extension.to_ascii_lowercase();
+        let further = file_name.rsplit_once('.').filter(|(longer, _)| longer.len() > stem.len());
+        let further = further.and_then(|(longer, last)| {
+            let last = last.to_ascii_lowercase();
+            Some((longer, Kind::of(&last)?, last))
+        });
+        let key = in_folder(folder, stem);
+        match (Kind::of(&extension), further) {
+            (Some(kind), None) => Some(Self { key, extension, kind, dotted: None }),
+            (Some(kind), Some((longer, _, last))) => {
+                let dotted = Dotted { key: in_folder(folder, longer), extension: last, number: true };
+                Some(Self { key, extension, kind, dotted: Some(dotted) })
+            }
+            (None, Some((longer, kind, last))) => {
+                let dotted = Dotted { key: in_folder(folder, longer), extension: last, number: false };
+                Some(Self { key, extension, kind, dotted: Some(dotted) })
+            }
+            (None, None) => None,
+        }
+    }
+}
+
+/// The folder of a member and its name in it.
+fn folder_and_name(name: &str) -> (&str, &str) {
+    let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", name));
+    (folder.trim_start_matches("./"), file_name)
+}
+
+fn in_folder(folder: &str, stem: &str) -> String {
+    if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") }
+}
+
+/// The keys of a member that is no picture, text or JSON by its name.
+fn other_keys(
+    name: &str,
+    entry: &mut tar::Entry<'_, impl Read>,
+) -> std::io::Result<Option<(String, String)>> {
+    let (folder, file_name) = folder_and_name(name);
+    match file_name.split_once('.') {
+        // Hidden files, as a Mac puts beside each other one.
+        Some(("", _)) => Ok(None),
+        Some((stem, _)) => {
+            let (longer, last) = file_name.rsplit_once('.').unwrap_or((file_name, ""));
+            let about = is_about(name) || ABOUT.contains(&last.to_ascii_lowercase().as_str());
+            Ok((!about).then(|| (in_folder(folder, stem), in_folder(folder, longer))))
+        }
+        // Without an extension it is no member of a sample, but a picture must not be lost.
+        None => {
+            let mut first = Vec::new();
+            entry.take(PICTURE_HEAD).read_to_end(&mut first)?;
+            let key = || in_folder(folder, file_name);
+            Ok(image::guess_format(&first).is_ok().then(|| (key(), key())))
+        }
+    }
+}
+
+/// Bytes that tell a picture.
+const PICTURE_HEAD: u64 = 32;
 
 /// The name of a member, and whether it is a sparse file as newer archives have them: those stand under another name.
 fn name(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<(String, bool)> {
@@ -625,6 +936,92 @@ mod tests {
             assert!(found[index].1.contains(what), "{found:?}");
         }
         assert_eq!(show(&rows[2]), r#"{"caption":"three","captions":["three"],"key":"c"}"#);
+    }
+
+    /// A header that describes the next member with so many bytes, of which some are there.
+    fn describing(of: tar::EntryType, bytes: u64, there: usize) -> Vec<u8> {
+        let mut header = tar::Header::new_gnu();
+        header.set_path("@LongLink").expect("a path");
+        header.set_entry_type(of);
+        header.set_size(bytes);
+        header.set_cksum();
+        [header.as_bytes().as_slice(), &vec![b'n'; there], &vec![0; there.next_multiple_of(512) - there]]
+            .concat()
+    }
+
+    /// Fifty gigabytes of a name used to be held, however small the archive was.
+    #[tokio::test]
+    async fn a_name_that_is_too_long_is_skipped_and_its_member_refused() {
+        use tar::EntryType::{GNULongLink, GNULongName, XHeader};
+        let part = |name: &str, content: &[u8]| archive(&[(name, content)])[..1024].to_vec();
+        let end = [0; 1024];
+        let limit = MAX_NAME_BYTES as usize;
+        for of in [GNULongName, GNULongLink, XHeader] {
+            let long = describing(of, 3 * MAX_NAME_BYTES + 5, 3 * limit + 5);
+            let short = describing(GNULongName, 5, 5);
+            let pieces = [
+                part("a.txt", b"one"),
+                long.clone(),
+                part("cut.txt", b"two"),
+                short,
+                part("x.txt", b"no extension"),
+                part("b.jpg", b"JPEG"),
+                long,
+                part("folder/c.bin", b"of no row"),
+                part("b.txt", b"three"),
+            ];
+            let bytes = [pieces.concat(), end.to_vec()].concat();
+            let rows = read_tar(bytes.clone()).await;
+            let shown = |row: &RawRow| match &row.reject {
+                Some(reject) => format!("{} {}", row.row, reject.detail),
+                None => format!("{} {}", row.row, row.fields["caption"]),
+            };
+            let refused = |name: &str| {
+                format!(
+                    "the name of member `{name}` and what else describes it have 3145733 bytes, the limit is 1048576"
+                )
+            };
+            let expected = [
+                "0 \"one\"".to_owned(),
+                format!("1 {}", refused("cut.txt")),
+                "2 \"three\"".to_owned(),
+                format!("3 {}", refused("folder/c.bin")),
+            ];
+            assert_eq!(rows.iter().map(shown).collect::<Vec<_>>(), expected, "{of:?}");
+            assert_eq!(rows[2].image, picture(b"JPEG"));
+            assert_eq!(read_tar(zstd::encode_all(&*bytes, 1).expect("compresses")).await.len(), 4);
+        }
+        // A name up to the limit is read, one that the archive does not have is damage, as is one without a member.
+        let whole =
+            [describing(GNULongName, MAX_NAME_BYTES, limit), part("x", b"one"), end.to_vec()].concat();
+        assert!(read_tar(whole).await.is_empty(), "a name without an extension is of no row");
+        for there in [0, 4 * limit] {
+            let cut = [part("a.txt", b"one"), describing(GNULongName, 4 * MAX_NAME_BYTES, there)].concat();
+            let cut = if there == 0 { cut } else { [cut, end.to_vec()].concat() };
+            let rows = read_tar(cut).await;
+            assert_eq!(rows.len(), 2, "{there}");
+            assert_eq!(rows[1].reject.as_ref().map(|reject| reject.reason), Some(RejectReason::BadEntry));
+        }
+    }
+
+    /// Headers are followed behind members whose size says something else than their header, and behind sparse files.
+    #[tokio::test]
+    async fn names_are_looked_at_behind_every_kind_of_member() {
+        let mut builder = tar::Builder::new(Vec::new());
+        builder.append_pax_extensions([("size", b"700".as_slice())]).expect("appends");
+        let mut header = tar::Header::new_ustar();
+        header.set_path("a.txt").expect("a path");
+        header.set_size(0);
+        header.set_cksum();
+        let mut bytes = builder.into_inner().expect("finishes");
+        bytes.truncate(bytes.len() - 1024);
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(&[[b'a'; 700].as_slice(), &[0; 324]].concat());
+        let long = describing(tar::EntryType::GNULongName, 2 << 20, 2 << 20);
+        bytes.extend_from_slice(&[long, archive(&[("b.txt", b"two")])].concat());
+        let rows = read_tar(bytes).await;
+        assert_eq!(rows[0].fields["caption"], "a".repeat(700));
+        assert_eq!(rows.iter().map(|row| row.reject.is_some()).collect::<Vec<_>>(), [false, true]);
     }
 
     #[test]

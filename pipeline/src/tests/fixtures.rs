@@ -49,6 +49,11 @@ impl AveragePool {
             device: "cpu".to_owned(),
             processor: "any".to_owned(),
         };
+        Self::of(info)
+    }
+
+    /// One that says to be this.
+    pub(crate) fn of(info: CodecInfo) -> Self {
         Self { info, encoded: AtomicUsize::new(0) }
     }
 }
@@ -386,8 +391,14 @@ pub(crate) struct Faults {
     pub(crate) failing: Option<&'static str>,
     /// Parts of each upload that succeed before all others fail.
     pub(crate) parts: Option<usize>,
-    /// So many of the first reads of JSON lines break off behind so many bytes.
+    /// So many of the first reads of JSON lines and PNG files break off behind so many bytes.
     pub(crate) broken: Option<(usize, usize)>,
+    /// Whether objects have no tags.
+    pub(crate) no_tags: bool,
+    /// Whether no ranges are given.
+    pub(crate) no_ranges: bool,
+    /// What an object is when its first read has broken off.
+    pub(crate) replaced: Option<&'static [u8]>,
     /// Whether every write finds no bucket.
     pub(crate) no_bucket: bool,
     /// Whether conditional writes are carried out and then said to have met another object.
@@ -437,6 +448,9 @@ impl FaultyStore {
         }
         let (meta, range, attributes) = (found.meta.clone(), found.range.clone(), found.attributes.clone());
         let beginning = found.bytes().await?.slice(..bytes);
+        if let Some(replaced) = self.faults.replaced {
+            self.inner.put(&meta.location, replaced.into()).await?;
+        }
         let chunks = stream::iter([Ok(beginning), Err(Self::fail("connection"))]).boxed();
         Ok(GetResult { payload: GetResultPayload::Stream(chunks), meta, range, attributes })
     }
@@ -508,10 +522,19 @@ impl ObjectStore for FaultyStore {
         if !options.head && self.faults.every_read.is_some_and(|every| number.is_multiple_of(every)) {
             return Err(Self::fail("read"));
         }
+        if self.faults.no_ranges && options.range.is_some() {
+            let source = "ranges".into();
+            return Err(object_store::Error::NotSupported { source });
+        }
         let head = options.head;
-        let found = self.inner.get_opts(location, options).await?;
+        let mut found = self.inner.get_opts(location, options).await?;
+        if self.faults.no_tags {
+            found.meta.e_tag = None;
+        }
         match self.faults.broken {
-            Some((times, bytes)) if !head && location.as_ref().ends_with(".jsonl") => {
+            Some((times, bytes))
+                if !head && [".jsonl", ".png"].iter().any(|end| location.as_ref().ends_with(end)) =>
+            {
                 self.break_off(found, times, bytes).await
             }
             _ => Ok(found),

@@ -210,6 +210,7 @@ async fn the_pictures_of_sources_are_those_that_preprocessing_sees() {
         pictures: PictureConfig::default(),
         limit,
         threads: 2,
+        stop: crate::Stop::default(),
     };
     let resolver = OneStore(inputs);
     let set = pictures(request(10), &resolver, Arc::new(Silent)).await.expect("pictures");

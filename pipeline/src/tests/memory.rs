@@ -219,6 +219,6 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     drop((first, batches));
     // The whole share can be had again: this waits until it is given back.
     let share = plan.memory.rows.clone();
-    let all = tokio::task::spawn_blocking(move || share.take(usize::MAX)).await.expect("takes");
+    let all = crate::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
     drop(all);
 }

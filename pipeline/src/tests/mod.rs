@@ -1,11 +1,13 @@
 //! Whole jobs, on stores in memory and on disk.
 
+mod ahead;
 mod captions;
 mod columns;
 mod configs;
 mod damage;
 mod estimate;
 pub(crate) mod fixtures;
+mod frozen;
 mod images;
 mod interleaved;
 mod joins;
@@ -19,4 +21,5 @@ mod sql;
 mod stores;
 mod text;
 mod types;
+mod units_at_once;
 mod versions;

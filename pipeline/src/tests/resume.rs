@@ -64,7 +64,7 @@ async fn stopped_at_any_write_the_job_ends_with_the_same_bytes() {
 struct StopAfter {
     units: usize,
     done: std::sync::atomic::AtomicUsize,
-    stop: Arc<std::sync::atomic::AtomicBool>,
+    stop: crate::Stop,
 }
 
 impl Observer for StopAfter {
@@ -72,7 +72,7 @@ impl Observer for StopAfter {
         if matches!(event, Event::UnitDone { .. })
             && self.done.fetch_add(1, Ordering::SeqCst) + 1 == self.units
         {
-            self.stop.store(true, Ordering::SeqCst);
+            self.stop.set();
         }
     }
 }

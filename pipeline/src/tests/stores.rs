@@ -164,7 +164,7 @@ async fn a_failed_upload_leaves_no_parts() {
         let output = crate::Location { store: store.clone(), ..memory_output() };
         let file = output.temporary().expect("a file");
         file.handle().expect("a handle").write_all(&vec![7; 20 << 20]).expect("writes");
-        (output.put_file("shards/big", file).await, files(&output).await, store)
+        (output.put_file("shards/big", file, &crate::Stop::default()).await, files(&output).await, store)
     };
     let (put, found, store) = upload(None).await;
     put.expect("uploaded");

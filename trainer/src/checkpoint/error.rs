@@ -29,6 +29,20 @@ pub enum CheckpointError {
         /// What is wrong with each, newest first.
         damage: Vec<String>,
     },
+    /// A checkpoint that was there and is not any more.
+    #[error("checkpoint `{}` was removed while it was read: a run keeps its newest checkpoints and the best\nhint: try again with the run's name, which stands for its newest checkpoint; `checkpoint.keep` says how many are kept", path.display())]
+    Pruned {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A whole checkpoint behind the one that a run goes on from.
+    #[error("checkpoint `{}` was written meanwhile, behind step {current} that this run would go on from\nhint: start again with `--resume`", path.display())]
+    Further {
+        /// The folder.
+        path: PathBuf,
+        /// The step that the run would go on from.
+        current: u64,
+    },
     /// `state.json` that is not one.
     #[error("`{}` can't be read: {what}", path.display())]
     State {

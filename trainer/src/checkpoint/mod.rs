@@ -13,23 +13,27 @@
 //!
 //! A folder is written beside its place, synced, and renamed, `state.json` last, so that a folder under its name is
 //! whole. All files are checked against `state.json` before one is believed: a checkpoint whose disk lost a block is
-//! noticed, and the one before it is used.
+//! noticed, and the one before it is used. Only checkpoints that were found whole count among those that are kept, so
+//! a run that ever had a whole checkpoint has one at any moment. Entries of the folder `checkpoints` that the program
+//! would not write itself are left alone.
 
 mod error;
+mod snapshot;
 mod state;
+mod steps;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use schemas::{StreamCursor, content_hash};
 
 pub use error::CheckpointError;
+pub use snapshot::{Companions, Snapshot};
 pub use state::CheckpointState;
+pub use steps::Checkpoints;
 
 use crate::config::TrainConfig;
 use crate::model::{ModelPlan, Transfusion};
@@ -45,251 +49,9 @@ const CONFIG: &str = "config.toml";
 /// A larger codec is not copied into every checkpoint.
 pub(crate) const LARGEST_CODEC_BYTES: u64 = 64 << 20;
 
-/// What is saved.
-#[derive(Debug)]
-pub struct Snapshot<'a> {
-    /// Updates done.
-    pub step: u64,
-    /// Mean loss of the steps since the checkpoint before.
-    pub loss: Option<f64>,
-    /// Where the data stands.
-    pub cursor: StreamCursor,
-    /// The resolved config.
-    pub config: &'a TrainConfig,
-    /// The weights.
-    pub weights: &'a Tensors,
-    /// The optimizer's state.
-    pub optimizer: &'a Tensors,
-    /// The averaged weights.
-    pub average: Option<&'a Tensors>,
-    /// Tokenizer and codec.
-    pub companions: &'a Companions,
-}
-
-/// The files of a checkpoint that never change.
-#[derive(Clone, Debug, Default)]
-pub struct Companions {
-    /// File name of the tokenizer.
-    pub tokenizer_name: String,
-    /// Its bytes.
-    pub tokenizer: Vec<u8>,
-    /// Ids that begin and end a document.
-    pub markers: Option<(u32, u32)>,
-    /// Fingerprint of the codec that made the latents.
-    pub codec_fingerprint: Option<String>,
-    /// Side in pixels of the pictures that the latents were made from.
-    pub picture_size: Option<u32>,
-    /// Files of the codec by name, if they are kept.
-    pub codec: BTreeMap<String, Vec<u8>>,
-}
-
-/// The folder `checkpoints` of a run.
-#[derive(Clone, Debug)]
-pub struct Checkpoints {
-    folder: PathBuf,
-}
-
 fn io_error(path: &Path) -> impl FnOnce(io::Error) -> CheckpointError {
     let path = path.to_owned();
     move |source| CheckpointError::Io { path, source }
-}
-
-impl Checkpoints {
-    /// Those of a run, which need not exist yet.
-    pub fn of(run: &Path) -> Self {
-        Self { folder: run.join("checkpoints") }
-    }
-
-    /// Steps that have a folder, ascending. Whether they are whole is not looked at.
-    ///
-    /// # Errors
-    ///
-    /// If the folder can't be listed.
-    pub fn steps(&self) -> Result<Vec<u64>, CheckpointError> {
-        let entries = match fs::read_dir(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            other => other.map_err(io_error(&self.folder))?,
-        };
-        let mut steps = Vec::new();
-        for entry in entries {
-            let name = entry.map_err(io_error(&self.folder))?.file_name();
-            steps.extend(name.to_str().and_then(|name| name.strip_prefix("step-")?.parse::<u64>().ok()));
-        }
-        steps.sort_unstable();
-        Ok(steps)
-    }
-
-    /// Where the checkpoint of a step is, or would be.
-    pub fn path(&self, step: u64) -> PathBuf {
-        self.folder.join(format!("step-{step:08}"))
-    }
-
-    /// The newest whole one, and what is wrong with those that are newer; `None` if there are none at all.
-    ///
-    /// # Errors
-    ///
-    /// If there are some and none is whole.
-    pub fn newest(&self) -> Result<Option<(Checkpoint, Vec<String>)>, CheckpointError> {
-        let mut damage = Vec::new();
-        for step in self.steps()?.into_iter().rev() {
-            match Checkpoint::open_step(&self.path(step)) {
-                Ok(checkpoint) => return Ok(Some((checkpoint, damage))),
-                Err(error @ CheckpointError::Newer { .. }) => return Err(error),
-                Err(error) => damage.push(first_line(&error)),
-            }
-        }
-        if damage.is_empty() {
-            return Ok(None);
-        }
-        let run = self.folder.parent().unwrap_or(&self.folder).to_owned();
-        Err(CheckpointError::AllDamaged { run, damage })
-    }
-
-    /// Removes what a killed process left half-written.
-    ///
-    /// # Errors
-    ///
-    /// If it can't be removed.
-    pub fn clean(&self) -> Result<(), CheckpointError> {
-        let Ok(entries) = fs::read_dir(&self.folder) else { return Ok(()) };
-        for entry in entries {
-            let path = entry.map_err(io_error(&self.folder))?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if name.starts_with('.') && (name.ends_with(".partial") || name.ends_with(".old")) {
-                fs::remove_dir_all(&path).map_err(io_error(&path))?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Writes a checkpoint and gives its folder. One of the same step, which was found damaged, is replaced.
-    ///
-    /// # Errors
-    ///
-    /// If the disk refuses; nothing is left under the final name then.
-    pub fn save(&self, snapshot: &Snapshot<'_>) -> Result<PathBuf, CheckpointError> {
-        let path = self.path(snapshot.step);
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let partial = self.folder.join(format!(".{name}.partial"));
-        remove_folder(&partial)?;
-        fs::create_dir_all(&partial).map_err(io_error(&partial))?;
-        let written = write_files(&partial, snapshot).and_then(|()| sync_folder(&partial));
-        if let Err(error) = written {
-            // The first error is the one to report; a leftover is removed at the next start at the latest.
-            let _ = fs::remove_dir_all(&partial);
-            return Err(error);
-        }
-        let old = self.folder.join(format!(".{name}.old"));
-        remove_folder(&old)?;
-        if path.exists() {
-            fs::rename(&path, &old).map_err(io_error(&path))?;
-        }
-        fs::rename(&partial, &path).map_err(io_error(&path))?;
-        sync_folder(&self.folder)?;
-        remove_folder(&old)?;
-        Ok(path)
-    }
-
-    /// Removes all but the newest `keep` and the best: the one with the lowest mean loss.
-    ///
-    /// # Errors
-    ///
-    /// If one can't be removed.
-    pub fn prune(&self, keep: usize) -> Result<(), CheckpointError> {
-        let steps = self.steps()?;
-        let loss = |step: u64| read_state(&self.path(step)).ok().and_then(|state| state.loss);
-        let best =
-            steps.iter().filter_map(|&step| Some((loss(step)?, step))).min_by(|a, b| a.0.total_cmp(&b.0));
-        let surplus = steps.len().saturating_sub(keep);
-        for &step in &steps[..surplus] {
-            if best.is_none_or(|(_, best)| best != step) {
-                // Renamed first, so that no half-removed folder ever stands under the name of a whole one.
-                let (path, old) = (self.path(step), self.folder.join(format!(".step-{step:08}.old")));
-                fs::rename(&path, &old).map_err(io_error(&path))?;
-                remove_folder(&old)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn first_line(error: &CheckpointError) -> String {
-    error.to_string().lines().next().unwrap_or_default().to_owned()
-}
-
-fn remove_folder(path: &Path) -> Result<(), CheckpointError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(io_error(path)(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Makes names in a folder durable, where the system can.
-fn sync_folder(path: &Path) -> Result<(), CheckpointError> {
-    if cfg!(unix) {
-        File::open(path).and_then(|folder| folder.sync_all()).map_err(io_error(path))
-    } else {
-        Ok(())
-    }
-}
-
-fn write_files(folder: &Path, snapshot: &Snapshot<'_>) -> Result<(), CheckpointError> {
-    let mut writer = FileWriter { folder, files: BTreeMap::new() };
-    writer.tensors(MODEL, snapshot.weights)?;
-    writer.tensors(OPTIMIZER, snapshot.optimizer)?;
-    if let Some(average) = snapshot.average {
-        writer.tensors(AVERAGE, average)?;
-    }
-    let config = toml::to_string(snapshot.config).expect("a config holds nothing that TOML can't say");
-    writer.write(CONFIG, config.as_bytes())?;
-    let companions = snapshot.companions;
-    writer.write(&companions.tokenizer_name, &companions.tokenizer)?;
-    for (name, bytes) in &companions.codec {
-        writer.write(&format!("codec/{name}"), bytes)?;
-    }
-    let state = CheckpointState {
-        format: FORMAT,
-        features: Vec::new(),
-        program: env!("CARGO_PKG_VERSION").to_owned(),
-        step: snapshot.step,
-        loss: snapshot.loss,
-        cursor: snapshot.cursor.clone(),
-        tokenizer: content_hash(&companions.tokenizer),
-        bos: companions.markers.map(|(bos, _)| bos),
-        eos: companions.markers.map(|(_, eos)| eos),
-        codec: companions.codec_fingerprint.clone(),
-        picture_size: companions.picture_size,
-        files: std::mem::take(&mut writer.files),
-    };
-    writer.write(STATE, &state.to_bytes())
-}
-
-struct FileWriter<'a> {
-    folder: &'a Path,
-    files: BTreeMap<String, String>,
-}
-
-impl FileWriter<'_> {
-    fn tensors(&mut self, name: &str, tensors: &Tensors) -> Result<(), CheckpointError> {
-        let wrong = |source| CheckpointError::Weights { path: self.folder.join(name), source };
-        let bytes = weights::to_bytes(tensors).map_err(wrong)?;
-        self.write(name, &bytes)
-    }
-
-    fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), CheckpointError> {
-        let path = self.folder.join(name);
-        let write = || {
-            if let Some(parent) = path.parent() {
-                fs::create_dir_all(parent)?;
-            }
-            let mut file = File::create(&path)?;
-            file.write_all(bytes)?;
-            file.sync_all()
-        };
-        write().map_err(io_error(&path))?;
-        self.files.insert(name.to_owned(), content_hash(bytes));
-        Ok(())
-    }
 }
 
 fn read_state(folder: &Path) -> Result<CheckpointState, CheckpointError> {
@@ -335,7 +97,7 @@ impl Checkpoint {
             return Ok((Self::open_step(path)?, Vec::new()));
         }
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.is_dir() && name.starts_with("step-") {
+        if path.is_dir() && steps::is_step_name(&name) {
             // A step folder without its state: say what is missing.
             return Ok((Self::open_step(path)?, Vec::new()));
         }
@@ -352,6 +114,10 @@ impl Checkpoint {
     }
 
     fn open_step(folder: &Path) -> Result<Self, CheckpointError> {
+        Self::read_step(folder).map_err(|error| unless_pruned(folder, error))
+    }
+
+    fn read_step(folder: &Path) -> Result<Self, CheckpointError> {
         let state = read_state(folder)?;
         for (name, expected) in &state.files {
             check_file(folder, name, expected)?;
@@ -391,7 +157,13 @@ impl Checkpoint {
         };
         let name = self.state.files.keys().find(named).ok_or_else(missing)?;
         let path = self.folder.join(name);
-        Ok((name.clone(), fs::read(&path).map_err(io_error(&path))?))
+        let bytes = fs::read(&path).map_err(io_error(&path));
+        Ok((name.clone(), bytes.map_err(|error| unless_pruned(&self.folder, error))?))
+    }
+
+    /// That the checkpoint is gone, if it is: what was read from its folder failed for that reason.
+    pub fn pruned(&self) -> Option<CheckpointError> {
+        (!self.folder.is_dir()).then(|| CheckpointError::Pruned { path: self.folder.clone() })
     }
 
     /// The folder of the codec, if the checkpoint holds it.
@@ -428,6 +200,20 @@ impl Checkpoint {
         self.tensors(OPTIMIZER)
     }
 
+    /// What the model is built from.
+    ///
+    /// # Errors
+    ///
+    /// If the config says nothing that can be built.
+    pub fn plan(&self) -> Result<ModelPlan, CheckpointError> {
+        let wrong = |source| CheckpointError::Model { path: self.folder.clone(), source };
+        let config = self.config.model.config().map_err(|error| CheckpointError::State {
+            path: self.folder.join(CONFIG),
+            what: error.to_string(),
+        })?;
+        ModelPlan::from_resolved(&config).map_err(wrong)
+    }
+
     /// The model, ready for use on `device`.
     ///
     /// # Errors
@@ -439,12 +225,7 @@ impl Checkpoint {
             Some(average) => (AVERAGE, average),
             None => (MODEL, self.weights()?),
         };
-        let wrong = |source| CheckpointError::Model { path: self.folder.clone(), source };
-        let config = self.config.model.config().map_err(|error| CheckpointError::State {
-            path: self.folder.join(CONFIG),
-            what: error.to_string(),
-        })?;
-        let plan = ModelPlan::from_resolved(&config).map_err(wrong)?;
+        let plan = self.plan()?;
         let misfit = |source| CheckpointError::Weights { path: self.folder.join(name), source };
         let (expected, found) =
             (plan.parameters().total(), tensors.values().map(|tensor| tensor.values.len() as u64).sum());
@@ -456,8 +237,17 @@ impl Checkpoint {
 
     fn tensors(&self, name: &str) -> Result<Tensors, CheckpointError> {
         let path = self.folder.join(name);
-        let bytes = fs::read(&path).map_err(io_error(&path))?;
+        let bytes = fs::read(&path).map_err(io_error(&path));
+        let bytes = bytes.map_err(|error| unless_pruned(&self.folder, error))?;
         weights::from_bytes(&bytes).map_err(|source| CheckpointError::Weights { path, source })
+    }
+}
+
+/// The error, or that the whole folder has gone: the run that it belongs to goes on and keeps only some checkpoints.
+fn unless_pruned(folder: &Path, error: CheckpointError) -> CheckpointError {
+    match folder.is_dir() {
+        true => error,
+        false => CheckpointError::Pruned { path: folder.to_owned() },
     }
 }
 

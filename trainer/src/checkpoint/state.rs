@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use schemas::{StreamCursor, content_hash};
 use serde::{Deserialize, Serialize};
 
+use crate::device::ComputedOn;
+
 /// The content of `state.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CheckpointState {
@@ -33,6 +35,12 @@ pub struct CheckpointState {
     /// Side in pixels of the pictures that the latents were made from.
     #[serde(default)]
     pub picture_size: Option<u32>,
+    /// What the last step was computed on; absent in the states of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub computed_on: Option<ComputedOn>,
+    /// Positions of the longest rows that it was trained on.
+    #[serde(default)]
+    pub context: Option<u32>,
     /// BLAKE3 of every other file, by path below the folder.
     pub files: BTreeMap<String, String>,
 }

@@ -150,7 +150,7 @@ impl Codec {
 
     /// What it runs on, as far as the bits of its results depend on it.
     pub fn processor(&self) -> String {
-        processor(&self.device)
+        crate::device::processor(&self.device)
     }
 
     /// The normalised latents (`images x channels x height/d x width/d`, `d` the downsampling) of square pictures.
@@ -379,16 +379,4 @@ fn fingerprint(config: &[u8], weights: &[u8]) -> String {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&(config.len() as u64).to_le_bytes()).update(config).update(weights);
     hasher.finalize().to_hex().to_string()
-}
-
-/// The processor's architecture and what of it the results' bits depend on; elsewhere the device.
-fn processor(device: &Device) -> String {
-    if *device != Device::flex() {
-        return format!("{device:?}");
-    }
-    #[cfg(target_arch = "x86_64")]
-    if std::arch::is_x86_feature_detected!("avx2") && std::arch::is_x86_feature_detected!("fma") {
-        return "x86_64 avx2 fma".to_owned();
-    }
-    std::env::consts::ARCH.to_owned()
 }

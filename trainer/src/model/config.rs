@@ -3,8 +3,12 @@
 //! A person chooses layers, width and heads; the rest is derived, and any derived value can be set. What the data decides
 //! (vocabulary, channels, patch size) comes from the dataset's manifest.
 
+use std::ops::RangeInclusive;
+
 use schemas::{AttentionRule, Vocabulary};
 use serde::{Deserialize, Serialize};
+
+use crate::limits::{self, Outside, Reals};
 
 /// The `[model]` table of a configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,7 +76,7 @@ pub enum ImageEnd {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct InitialConfig {
-    /// Of the token embedding.
+    /// Of the token embedding; the built-in models `demo` and `tiny` start from 0.5, which a short run learns quicker from.
     pub embedding: f64,
     /// Of the output matrix.
     pub head: f64,
@@ -104,7 +108,7 @@ impl Default for ImageConfig {
 
 impl Default for InitialConfig {
     fn default() -> Self {
-        Self { embedding: 0.5, head: 0.02 }
+        Self { embedding: 0.02, head: 0.02 }
     }
 }
 
@@ -165,6 +169,12 @@ pub enum ModelError {
         /// The config's value.
         found: u64,
     },
+}
+
+impl ModelError {
+    fn outside(key: &'static str, outside: Outside) -> Self {
+        Self::Value { key, expected: outside.expected, found: outside.found }
+    }
 }
 
 /// A model that can be built: every value known and in range.
@@ -230,12 +240,13 @@ impl ModelConfig {
     pub fn plan(&self, data: &DataShape) -> Result<ModelPlan, ModelError> {
         self.check()?;
         let vocabulary = agree("vocabulary", self.vocabulary.map(u64::from), u64::from(data.vocabulary))?;
+        count("vocabulary", vocabulary, VOCABULARY)?;
         let feed_forward = self.feed_forward.unwrap_or((8 * self.width).div_ceil(3).next_multiple_of(256));
         Ok(ModelPlan {
             layers: self.layers,
             width: self.width,
             heads: self.heads,
-            feed_forward: positive("feed-forward", feed_forward)?,
+            feed_forward,
             vocabulary: Vocabulary::text(vocabulary as u32),
             norm_epsilon: self.norm_epsilon,
             rope_theta: self.rope_theta,
@@ -250,28 +261,32 @@ impl ModelConfig {
     }
 
     fn check(&self) -> Result<(), ModelError> {
-        positive("layers", self.layers)?;
-        positive("width", self.width)?;
-        positive("heads", self.heads)?;
+        let counts = [
+            ("layers", Some(self.layers), 1..=1000),
+            ("width", Some(self.width), 1..=131_072),
+            ("heads", Some(self.heads), 1..=4096),
+            ("feed-forward", self.feed_forward, 1..=1_048_576),
+            ("vocabulary", self.vocabulary.map(|ids| ids as usize), VOCABULARY),
+            ("image.channels", self.image.channels, CHANNELS),
+            ("image.patch", self.image.patch, PATCH),
+            ("image.sinusoids", Some(self.image.sinusoids), 2..=65_536),
+            ("image.time-width", self.image.time_width, 1..=1_048_576),
+        ];
+        for (key, value, range) in counts {
+            value.map_or(Ok(()), |value| count(key, value as u64, range))?;
+        }
         if !self.width.is_multiple_of(2 * self.heads) {
             let expected = format!("a multiple of twice the heads, {}", 2 * self.heads);
             return Err(ModelError::Value { key: "width", expected, found: self.width.to_string() });
         }
         let scales = [
-            ("norm-epsilon", self.norm_epsilon, f64::MIN_POSITIVE),
-            ("rope-theta", self.rope_theta, 1.0),
-            ("initial.embedding", self.initial.embedding, 0.0),
-            ("initial.head", self.initial.head, 0.0),
+            ("norm-epsilon", self.norm_epsilon, Reals::above(0.0, 1.0)),
+            ("rope-theta", self.rope_theta, Reals::closed(1.0, 1e12)),
+            ("initial.embedding", self.initial.embedding, Reals::closed(0.0, 1000.0)),
+            ("initial.head", self.initial.head, Reals::closed(0.0, 1000.0)),
         ];
-        for (key, value, least) in scales {
-            if !(value.is_finite() && value >= least) {
-                let expected = if least == 1.0 { "1 or more" } else { "a number that is not negative" };
-                return Err(ModelError::Value {
-                    key,
-                    expected: expected.to_owned(),
-                    found: value.to_string(),
-                });
-            }
+        for (key, value, range) in scales {
+            limits::real(value, range).map_err(|outside| ModelError::outside(key, outside))?;
         }
         Ok(())
     }
@@ -287,7 +302,9 @@ impl ImageConfig {
             (None, Some(channels), Some(patch)) => (channels, patch),
             (None, ..) => return Ok(None),
         };
-        let numbers = positive("image.channels", channels)? * positive("image.patch", patch)?.pow(2);
+        count("image.channels", channels as u64, CHANNELS)?;
+        count("image.patch", patch as u64, PATCH)?;
+        let numbers = channels * patch.pow(2);
         let time_width = self.time_width.unwrap_or(numbers);
         if time_width < numbers {
             let expected = format!("at least the {numbers} numbers of a patch");
@@ -297,7 +314,7 @@ impl ImageConfig {
                 found: time_width.to_string(),
             });
         }
-        if self.sinusoids == 0 || !self.sinusoids.is_multiple_of(2) {
+        if !self.sinusoids.is_multiple_of(2) {
             let expected = "an even number above 0".to_owned();
             let found = self.sinusoids.to_string();
             return Err(ModelError::Value { key: "image.sinusoids", expected, found });
@@ -306,9 +323,13 @@ impl ImageConfig {
     }
 }
 
-fn positive(key: &'static str, value: usize) -> Result<usize, ModelError> {
-    let wrong = || ModelError::Value { key, expected: "at least 1".to_owned(), found: value.to_string() };
-    if value == 0 { Err(wrong()) } else { Ok(value) }
+/// Numbers that a dataset may decide too.
+const VOCABULARY: RangeInclusive<u64> = 1..=16_777_216;
+const CHANNELS: RangeInclusive<u64> = 1..=4096;
+const PATCH: RangeInclusive<u64> = 1..=256;
+
+fn count(key: &'static str, value: u64, range: RangeInclusive<u64>) -> Result<(), ModelError> {
+    limits::whole(value, range).map_err(|outside| ModelError::outside(key, outside))
 }
 
 fn agree(key: &'static str, written: Option<u64>, data: u64) -> Result<u64, ModelError> {
@@ -407,6 +428,14 @@ impl ModelPlan {
         config.plan(&DataShape { vocabulary, image: None })
     }
 
+    /// Numbers of the largest matrix.
+    pub fn largest_parameter(&self) -> u64 {
+        let width = self.width as u64;
+        let rows = u64::from(self.vocabulary.embedding_rows()).max(self.feed_forward as u64).max(width);
+        let time = self.image.map_or(0, |image| (image.time_width as u64).pow(2));
+        (rows * width).max(time)
+    }
+
     /// Number of parameters by part.
     pub fn parameters(&self) -> Parameters {
         let (width, feed_forward) = (self.width as u64, self.feed_forward as u64);
@@ -456,19 +485,30 @@ mod tests {
 
     #[test]
     fn values_out_of_range_are_named() {
-        assert_eq!(message("layers = 0"), "`model.layers` is `0`, expected at least 1");
-        assert_eq!(
-            message("width = 100"),
-            "`model.width` is `100`, expected a multiple of twice the heads, 6"
-        );
-        assert_eq!(
-            message("image.time-width = 8"),
-            "`model.image.time-width` is `8`, expected at least the 16 numbers of a patch"
-        );
-        assert_eq!(
-            message("norm-epsilon = nan"),
-            "`model.norm-epsilon` is `NaN`, expected a number that is not negative"
-        );
+        let cases = [
+            ("layers = 0", "`model.layers` is `0`, expected 1 to 1000"),
+            ("layers = 100_000", "`model.layers` is `100,000`, expected 1 to 1000"),
+            ("width = 2_000_000_000", "`model.width` is `2,000,000,000`, expected 1 to 131,072"),
+            ("heads = 0", "`model.heads` is `0`, expected 1 to 4096"),
+            ("feed-forward = 0", "`model.feed-forward` is `0`, expected 1 to 1,048,576"),
+            ("vocabulary = 4_000_000_000", "`model.vocabulary` is `4,000,000,000`, expected 1 to 16,777,216"),
+            ("width = 100", "`model.width` is `100`, expected a multiple of twice the heads, 6"),
+            ("image.channels = 9_000_000_000_000_000_000", "`model.image.channels` is `9,000,000,"),
+            ("image.patch = 0", "`model.image.patch` is `0`, expected 1 to 256"),
+            ("image.sinusoids = 0", "`model.image.sinusoids` is `0`, expected 2 to 65,536"),
+            ("image.sinusoids = 3", "`model.image.sinusoids` is `3`, expected an even number above 0"),
+            (
+                "image.time-width = 8",
+                "`model.image.time-width` is `8`, expected at least the 16 numbers of a patch",
+            ),
+            ("norm-epsilon = nan", "`model.norm-epsilon` is `NaN`, expected a number above 0, 1 at most"),
+            ("rope-theta = 0.5", "`model.rope-theta` is `0.5`, expected a number from 1 to"),
+            ("initial.embedding = -1.0", "`model.initial.embedding` is `-1`"),
+            ("initial.head = inf", "`model.initial.head` is `inf`"),
+        ];
+        for (text, expected) in cases {
+            assert!(message(text).starts_with(expected), "{}", message(text));
+        }
         assert!(message("image.patch = 4").starts_with("`model.image.patch` is `4`, the dataset has `2`"));
         assert!(message("vocabulary = 7").starts_with("`model.vocabulary` is `7`, the dataset has `500`"));
     }

@@ -17,6 +17,7 @@ mod layers;
 mod presets;
 #[cfg(test)]
 mod tests;
+mod work;
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! Models by name.
 
-use super::{ImageConfig, ModelConfig};
+use super::{ImageConfig, InitialConfig, ModelConfig};
 
 /// Names of the built-in models, smallest first.
 pub const PRESETS: [&str; 7] = ["demo", "tiny", "0.16B", "0.37B", "0.76B", "1.4B", "7B"];
@@ -13,9 +13,9 @@ impl ModelConfig {
             "demo" => Self {
                 feed_forward: Some(344),
                 image: ImageConfig { sinusoids: 64, time_width: Some(64), ..ImageConfig::default() },
-                ..sized(4, 128, 4)
+                ..small(4, 128, 4)
             },
-            "tiny" => sized(4, 192, 3),
+            "tiny" => small(4, 192, 3),
             "0.16B" => sized(16, 768, 12),
             "0.37B" => sized(24, 1024, 16),
             "0.76B" => sized(24, 1536, 24),
@@ -29,6 +29,12 @@ impl ModelConfig {
 /// The names that [`ModelConfig::preset`] knows, smallest first.
 pub fn presets() -> &'static [&'static str] {
     &PRESETS
+}
+
+/// A model for short runs.
+fn small(layers: usize, width: usize, heads: usize) -> ModelConfig {
+    let initial = InitialConfig { embedding: 0.5, ..InitialConfig::default() };
+    ModelConfig { initial, ..sized(layers, width, heads) }
 }
 
 fn sized(layers: usize, width: usize, heads: usize) -> ModelConfig {
@@ -57,6 +63,17 @@ mod tests {
     fn every_name_has_a_model_and_no_other() {
         assert!(presets().iter().all(|name| ModelConfig::preset(name).is_some()));
         assert_eq!(ModelConfig::preset("8B"), None);
-        assert_eq!(ModelConfig::preset("tiny"), Some(ModelConfig::default()));
+        let tiny = ModelConfig::preset("tiny").unwrap();
+        assert_eq!(ModelConfig { initial: InitialConfig::default(), ..tiny }, ModelConfig::default());
+    }
+
+    /// What the models of short runs were tuned with is theirs alone.
+    #[test]
+    fn embeddings_of_the_papers_sizes_start_small() {
+        for name in presets() {
+            let expected = if ["demo", "tiny"].contains(name) { 0.5 } else { 0.02 };
+            assert_eq!(ModelConfig::preset(name).unwrap().initial.embedding, expected, "{name}");
+        }
+        assert_eq!(ModelConfig::default().initial.embedding, 0.02);
     }
 }

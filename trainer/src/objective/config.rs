@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{CosineSchedule, Prediction};
+use crate::limits::{self, Outside, Reals};
 
 /// The `[diffusion]` table of a configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -50,7 +51,7 @@ pub struct ObjectiveConfigError {
     /// The key below `diffusion`.
     pub key: &'static str,
     /// What it must be.
-    pub expected: &'static str,
+    pub expected: String,
     /// What it is.
     pub found: String,
 }
@@ -69,17 +70,18 @@ impl ObjectiveConfig {
     ///
     /// A value out of range.
     pub fn plan(&self) -> Result<Objective, ObjectiveConfigError> {
-        let wrong = |key, expected, found: String| Err(ObjectiveConfigError { key, expected, found });
-        if self.steps == 0 {
-            return wrong("steps", "at least 1", self.steps.to_string());
-        }
-        if !(0.0..=1.0).contains(&self.caption_dropout) {
-            return wrong("caption-dropout", "a probability from 0 to 1", self.caption_dropout.to_string());
-        }
-        if let LossWeight::SoftSnr(k) = self.loss_weight
-            && !(k.is_finite() && k > 0.0)
-        {
-            return wrong("loss-weight.soft-snr", "a number above 0", k.to_string());
+        let outside = |key| {
+            move |outside: Outside| ObjectiveConfigError {
+                key,
+                expected: outside.expected,
+                found: outside.found,
+            }
+        };
+        // A schedule holds its numbers step by step.
+        limits::whole(u64::from(self.steps), 1..=100_000).map_err(outside("steps"))?;
+        limits::real(self.caption_dropout, Reals::closed(0.0, 1.0)).map_err(outside("caption-dropout"))?;
+        if let LossWeight::SoftSnr(k) = self.loss_weight {
+            limits::real(k, Reals::above(0.0, 1e9)).map_err(outside("loss-weight.soft-snr"))?;
         }
         Ok(Objective { config: self.clone(), schedule: CosineSchedule::new(self.steps) })
     }

@@ -250,14 +250,14 @@ fn rows_that_do_not_fit_the_model_are_refused() {
 fn settings_out_of_range_are_named() {
     let message =
         |text: &str| toml::from_str::<ObjectiveConfig>(text).unwrap().plan().unwrap_err().to_string();
-    assert_eq!(message("steps = 0"), "`diffusion.steps` is `0`, expected at least 1");
+    assert_eq!(message("steps = 0"), "`diffusion.steps` is `0`, expected 1 to 100,000");
     assert_eq!(
         message("caption-dropout = 1.5"),
-        "`diffusion.caption-dropout` is `1.5`, expected a probability from 0 to 1"
+        "`diffusion.caption-dropout` is `1.5`, expected a number from 0 to 1"
     );
     assert_eq!(
         message("loss-weight = { soft-snr = 0.0 }"),
-        "`diffusion.loss-weight.soft-snr` is `0`, expected a number above 0"
+        "`diffusion.loss-weight.soft-snr` is `0`, expected a number above 0, 1,000,000,000 at most"
     );
     assert!(
         toml::from_str::<ObjectiveConfig>("noise = 3").unwrap_err().to_string().contains("unknown field")

@@ -1,8 +1,9 @@
 //! Why a run can't start or go on.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::memory::Memory;
 use crate::checkpoint::CheckpointError;
 use crate::codec::CodecError;
 use crate::config::ConfigError;
@@ -11,6 +12,36 @@ use crate::model::ModelError;
 use crate::objective::{ObjectiveConfigError, PrepareError};
 use crate::stream::StreamError;
 use crate::weights::WeightsError;
+
+/// What helps when a number stopped being one. To go on from the last checkpoint would do the same steps again.
+fn after_divergence(run: Option<&Path>) -> String {
+    let gentler = "a lower `schedule.rate` or a longer `schedule.warm-up`";
+    match run {
+        Some(run) => format!(
+            "start a new run from the last checkpoint's weights with {gentler}: another `run`, with `init = \"{}\"`",
+            run.display()
+        ),
+        None => format!("start again with {gentler}"),
+    }
+}
+
+fn parts(of: &Memory) -> String {
+    let parts = [
+        ("weights", of.weights),
+        ("gradients", of.gradients),
+        ("optimizer", of.optimizer),
+        ("average", of.average),
+        ("activations of a micro-batch", of.activations),
+        ("rows held ready", of.rows),
+    ];
+    let named = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
+    named.map(|(name, bytes)| format!("{name} {}", gigabytes(bytes))).collect::<Vec<_>>().join(", ")
+}
+
+fn gigabytes(bytes: u64) -> String {
+    let gigabytes = bytes as f64 / 1e9;
+    if gigabytes < 1.0 { format!("{:.0} MB", bytes as f64 / 1e6) } else { format!("{gigabytes:.1} GB") }
+}
 
 /// Why a run can't start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +88,8 @@ pub enum TrainError {
     },
     /// A config that speaks against the checkpoint's.
     #[error(
-        "`{key}` is `{given}`, the run was started with `{saved}`\nhint: set it back, or start a new run: a resumed one keeps all that decides what is learned"
+        "`{key}` is `{given}`, the run was started with `{saved}`\nhint: set it back, since a resumed run keeps all that decides what is learned; or start a new one from these weights: another `run`, with `init = \"{}\"`",
+        run.display()
     )]
     Changed {
         /// The key.
@@ -66,6 +98,8 @@ pub enum TrainError {
         saved: String,
         /// Its value now.
         given: String,
+        /// The run.
+        run: PathBuf,
     },
     /// Fewer steps than are done.
     #[error("`steps` is `{steps}`, the run has done {done}\nhint: set `steps` to more than {done} to go on")]
@@ -113,7 +147,8 @@ pub enum TrainError {
     },
     /// A loss or gradient that is no number. The checkpoints before it are untouched.
     #[error(
-        "{what} is not finite at step {step}; the batch had {rows}\nhint: a lower `schedule.rate` or a longer `schedule.warm-up` often helps; `--resume` goes on from the last checkpoint"
+        "{what} is not finite at step {step}; the batch had {rows}\nhint: {}",
+        after_divergence(run.as_deref())
     )]
     NotFinite {
         /// The step.
@@ -122,6 +157,30 @@ pub enum TrainError {
         what: &'static str,
         /// The rows of the batch: source, file and row of each document.
         rows: String,
+        /// The run, if it has a checkpoint to start again from.
+        run: Option<PathBuf>,
+    },
+    /// Weights of another model.
+    #[error(
+        "the weights of `{}` are not those of this run's model; different are: {differences}\nhint: set these as `config.toml` of the checkpoint has them, or leave `init` out to start from fresh weights",
+        path.display()
+    )]
+    Init {
+        /// What `init` names.
+        path: PathBuf,
+        /// What differs, both values.
+        differences: String,
+    },
+    /// More memory than there is.
+    #[error(
+        "the run needs about {} of memory, {} can be had: {}\nhint: a smaller `micro-batch` takes less for the step, a smaller model less for the rest",
+        gigabytes(needed.total()), gigabytes(*available_bytes), parts(needed)
+    )]
+    Memory {
+        /// What the run needs.
+        needed: Box<Memory>,
+        /// What there is.
+        available_bytes: u64,
     },
     /// The system's complaint.
     #[error("`{}`: {source}", path.display())]

@@ -1,7 +1,7 @@
 //! The folder of a run: its lock, its resolved config and its log.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::TrainError;
 use super::observer::StepReport;
 use crate::config::TrainConfig;
+use crate::durable;
 
 const LOG: &str = "log.jsonl";
 
@@ -27,7 +28,7 @@ pub(super) struct RunFolder {
 impl RunFolder {
     /// Makes the folder if need be, and locks it.
     pub(super) fn lock(path: &Path) -> Result<Self, TrainError> {
-        fs::create_dir_all(path).map_err(io_error(path))?;
+        durable::create_folders(path).map_err(io_error(path))?;
         let file = path.join("lock");
         let lock = OpenOptions::new()
             .create(true)
@@ -45,37 +46,52 @@ impl RunFolder {
     /// Writes `config.toml`.
     pub(super) fn write_config(&self, config: &TrainConfig) -> Result<(), TrainError> {
         let text = toml::to_string(config).expect("a config holds nothing that TOML can't say");
-        replace(&self.path.join("config.toml"), text.as_bytes())
+        let path = self.path.join("config.toml");
+        durable::replace(&path, |out| out.write_all(text.as_bytes())).map_err(io_error(&path))
     }
 
     /// Opens the log with the lines up to `step`; what a killed process wrote behind its last checkpoint is cut off,
-    /// since those steps are made again.
-    pub(super) fn log(&self, step: u64) -> Result<Log, TrainError> {
+    /// since those steps are made again. The log is a record that nothing is computed from, so lines that can't be read
+    /// are left out; the second value is their number.
+    pub(super) fn log(&self, step: u64) -> Result<(Log, u64), TrainError> {
         let path = self.path.join(LOG);
-        let known = match fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            other => other.map_err(io_error(&path))?,
-        };
-        replace(&path, kept(&known, step).as_bytes())?;
+        let unreadable = cut_back(&path, step).map_err(io_error(&path))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(io_error(&path))?;
-        Ok(Log { path, file })
+        Ok((Log { path, file }, unreadable))
     }
 }
 
-/// The whole lines of steps up to `step`.
-fn kept(log: &str, step: u64) -> String {
+fn cut_back(path: &Path, step: u64) -> io::Result<u64> {
+    let known: Box<dyn BufRead> = match File::open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Box::new(io::empty()),
+        other => Box::new(BufReader::new(other?)),
+    };
+    let mut unreadable = 0;
+    durable::replace(path, |out| {
+        unreadable = keep_lines(known, step, out)?;
+        Ok(())
+    })?;
+    Ok(unreadable)
+}
+
+/// Copies the lines of steps up to `step`; gives the number of whole lines that can't be read.
+fn keep_lines(mut log: impl BufRead, step: u64, out: &mut dyn Write) -> io::Result<u64> {
     #[derive(Deserialize)]
     struct Line {
         step: u64,
     }
-    let wanted = |line: &&str| serde_json::from_str::<Line>(line).is_ok_and(|line| line.step <= step);
-    log.split_inclusive('\n').filter(|line| line.ends_with('\n')).filter(wanted).collect()
-}
-
-/// Puts a file in the place of another, never leaving half of it.
-fn replace(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
-    let beside = path.with_extension("partial");
-    fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path)).map_err(io_error(path))
+    let (mut line, mut unreadable) = (Vec::new(), 0);
+    while log.read_until(b'\n', &mut line)? > 0 {
+        match serde_json::from_slice::<Line>(&line) {
+            // A line without its end was torn: a killed process wrote it behind its last checkpoint.
+            _ if !line.ends_with(b"\n") => {}
+            Ok(Line { step: of }) if of <= step => out.write_all(&line)?,
+            Ok(_) => {}
+            Err(_) => unreadable += 1,
+        }
+        line.clear();
+    }
+    Ok(unreadable)
 }
 
 /// `log.jsonl`: one JSON object a line.
@@ -92,18 +108,35 @@ impl Log {
         line.push(b'\n');
         self.file.write_all(&line).map_err(io_error(&self.path))
     }
+
+    /// Makes its lines durable.
+    pub(super) fn sync(&self) -> Result<(), TrainError> {
+        self.file.sync_data().map_err(io_error(&self.path))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn kept(log: &[u8], step: u64) -> (String, u64) {
+        let mut out = Vec::new();
+        let unreadable = keep_lines(log, step, &mut out).unwrap();
+        (String::from_utf8(out).unwrap(), unreadable)
+    }
+
     #[test]
     fn a_log_is_cut_back_to_its_step_and_torn_lines_go() {
-        let log = "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n{\"step\":3}\n{\"st";
-        assert_eq!(kept(log, 2), "{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n");
-        assert_eq!(kept(log, 9).lines().count(), 3);
-        assert_eq!(kept(log, 0), "");
+        let log = b"{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n{\"step\":3}\n{\"st";
+        assert_eq!(kept(log, 2), ("{\"step\":1,\"loss\":2.0}\n{\"step\":2}\n".to_owned(), 0));
+        assert_eq!(kept(log, 9).0.lines().count(), 3);
+        assert_eq!(kept(log, 0), (String::new(), 0));
+    }
+
+    #[test]
+    fn lines_that_cannot_be_read_are_left_out_and_counted() {
+        let log = b"{\"step\":1}\n{\"step\":\xff}\n\xff\xfe\nnot json\n{\"loss\":2}\n{\"step\":2}\n\xff";
+        assert_eq!(kept(log, 9), ("{\"step\":1}\n{\"step\":2}\n".to_owned(), 4));
     }
 
     #[test]

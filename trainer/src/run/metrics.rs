@@ -30,6 +30,7 @@ pub(super) struct Metrics {
     image: f64,
     by_t: [Mean; 4],
     by_order: [Mean; 3],
+    operations: u64,
 }
 
 impl Metrics {
@@ -48,6 +49,16 @@ impl Metrics {
             (_, false) => Err("the image loss"),
             _ => Ok(()),
         }
+    }
+
+    /// Counts the arithmetic of a micro-batch.
+    pub(super) fn add_operations(&mut self, operations: u64) {
+        self.operations += operations;
+    }
+
+    /// Arithmetic of all micro-batches.
+    pub(super) fn operations(&self) -> u64 {
+        self.operations
     }
 
     /// The losses of the global batch that has `counts`.

@@ -10,6 +10,8 @@
 
 mod error;
 mod folder;
+mod init;
+mod memory;
 mod metrics;
 mod observer;
 mod plan;
@@ -17,13 +19,14 @@ mod plan;
 mod tests;
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
 use schemas::Row;
 
 pub use error::TrainError;
+pub use memory::Memory;
 pub use observer::{ByOrder, Event, Observer, StepReport};
 pub use plan::{DatasetDescription, Description, TrainPlan};
 
@@ -32,7 +35,7 @@ use crate::model::Transfusion;
 use crate::objective::{Counts, Draw, counts, prepare};
 use crate::optimizer::{AdamW, Gradients, MovingAverage};
 use crate::stream::{RowOrigin, Stream, StreamRow};
-use crate::weights::{self, FlatTensor};
+use crate::weights::{self, UnreadTensor};
 use folder::{Log, RunFolder};
 use metrics::Metrics;
 
@@ -58,6 +61,8 @@ pub struct Outcome {
 pub fn train(plan: TrainPlan, observer: &dyn Observer, stop: &AtomicBool) -> Result<Outcome, TrainError> {
     let folder = RunFolder::lock(&plan.config.run)?;
     let mut run = Run::start(&plan, &folder, observer)?;
+    // A run that was stopped while it sampled has its step, but not its samples.
+    run.sample_if_due()?;
     while run.step < plan.config.steps && !stop.load(Ordering::Relaxed) {
         run.make_step()?;
     }
@@ -96,11 +101,17 @@ impl<'a> Run<'a> {
         let checkpoints = Checkpoints::of(&plan.config.run);
         checkpoints.clean()?;
         let step = plan.first_step();
+        for (from, to) in checkpoints.set_aside_behind(step)? {
+            observer.event(&Event::Warning(&set_aside(&from, &to)));
+        }
         let (model, optimizer, average) = restore(plan)?;
         let cursor = plan.start.as_ref().map(|start| &start.state().cursor);
         let stream = Stream::open(&plan.ingredients, &plan.config.stream_settings(), cursor)?;
         folder.write_config(&plan.config)?;
-        let log = folder.log(step)?;
+        let (log, unreadable) = folder.log(step)?;
+        if unreadable > 0 {
+            observer.event(&Event::Warning(&left_out(unreadable)));
+        }
         let parameters = plan.model.parameters().total();
         observer.event(&Event::Started { step, steps: plan.config.steps, parameters });
         Ok(Self {
@@ -130,9 +141,10 @@ impl<'a> Run<'a> {
         let waited = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
         let counts = counts(&batch.rows, self.plan.model.vocabulary());
         let (gradients, metrics) = self.gradients(&batch, &counts, step)?;
+        let operations = metrics.operations();
         let norm = gradients.norm();
         if !norm.is_finite() {
-            return Err(batch.not_finite(step, "the gradient", batch.all()));
+            return Err(self.not_finite(&batch, step, "the gradient", batch.all()));
         }
         let rate = self.plan.schedule.rate_at(step);
         let model = self.model.take().expect("the model is there between updates");
@@ -142,7 +154,7 @@ impl<'a> Run<'a> {
         let report = metrics.report(&counts, self.plan.config.lambda);
         self.unsaved_loss += report.loss;
         let seconds = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
-        self.tell(StepReport { step, gradient_norm: norm, rate, ..report }, seconds, waited)?;
+        self.tell(StepReport { step, gradient_norm: norm, rate, ..report }, operations, seconds, waited)?;
         self.save_if_due(false)
     }
 
@@ -161,8 +173,9 @@ impl<'a> Run<'a> {
             let draw = Draw { seed: config.seed, step, first_row: first as u64 };
             let input = prepare(&batch.rows[range.clone()], &self.plan.objective, &self.plan.model, draw)?;
             let losses = model.losses(&input);
+            metrics.add_operations(self.plan.model.operations(&input));
             let finite = metrics.add(&input, &losses, config.diffusion.steps);
-            finite.map_err(|what| batch.not_finite(step, what, range))?;
+            finite.map_err(|what| self.not_finite(batch, step, what, range))?;
             if let Some(loss) = losses.total(counts, config.lambda) {
                 gradients.add(model, &mut loss.backward());
             }
@@ -170,13 +183,19 @@ impl<'a> Run<'a> {
         Ok((gradients, metrics))
     }
 
-    fn tell(&mut self, mut report: StepReport, seconds: f64, waited: f64) -> Result<(), TrainError> {
+    fn tell(
+        &mut self,
+        mut report: StepReport,
+        operations: u64,
+        seconds: f64,
+        waited: f64,
+    ) -> Result<(), TrainError> {
         let positions = (report.text_positions + report.patch_positions) as f64;
         let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
         report.seconds = seconds;
         report.tokens_per_second = a_second(positions);
         report.images_per_second = a_second(report.images as f64);
-        report.teraflops = a_second(6.0 * self.plan.model.parameters().total() as f64 * positions) / 1e12;
+        report.teraflops = a_second(operations as f64) / 1e12;
         report.waiting = a_second(waited);
         report.memory_bytes = self.observer.memory_bytes();
         if report.step.is_multiple_of(self.plan.config.log.every) || report.step == self.plan.config.steps {
@@ -184,9 +203,13 @@ impl<'a> Run<'a> {
         }
         self.observer.event(&Event::Step(&report));
         self.last = Some(report);
+        self.sample_if_due()
+    }
+
+    fn sample_if_due(&self) -> Result<(), TrainError> {
         let every = self.plan.config.sample.every;
-        if every > 0 && self.step.is_multiple_of(every) {
-            self.observer.look(self.step, &self.shown()?);
+        if every > 0 && self.step > 0 && self.step.is_multiple_of(every) {
+            self.observer.sample(self.step, &self.shown()?);
         }
         Ok(())
     }
@@ -201,14 +224,25 @@ impl<'a> Run<'a> {
         }
     }
 
+    fn not_finite(
+        &self,
+        batch: &GlobalBatch,
+        step: u64,
+        what: &'static str,
+        range: Range<usize>,
+    ) -> TrainError {
+        let run = self.saved_step.map(|_| self.plan.config.run.clone());
+        TrainError::NotFinite { step, what, rows: batch.names_of(range), run }
+    }
+
     fn save_if_due(&mut self, last: bool) -> Result<(), TrainError> {
         let due = last || self.step.is_multiple_of(self.plan.config.checkpoint.every);
         if !due || self.saved_step == Some(self.step) {
             return Ok(());
         }
-        let weights = weights::read(self.model());
-        if let (Some(batch), false) = (&self.batch, weights.values().all(FlatTensor::is_finite)) {
-            return Err(batch.not_finite(self.step, "a weight", batch.all()));
+        let weights = weights::unread(self.model());
+        if let (Some(batch), false) = (&self.batch, weights.values().all(UnreadTensor::is_finite)) {
+            return Err(self.not_finite(batch, self.step, "a weight", batch.all()));
         }
         let steps = self.step - self.saved_step.unwrap_or(0);
         let snapshot = Snapshot {
@@ -216,17 +250,33 @@ impl<'a> Run<'a> {
             loss: (steps > 0).then(|| self.unsaved_loss / steps as f64),
             cursor: self.stream.cursor(),
             config: &self.plan.config,
-            weights: &weights,
-            optimizer: &self.optimizer.tensors(),
-            average: self.average.as_ref().map(MovingAverage::tensors),
+            weights,
+            optimizer: self.optimizer.tensors(),
+            average: self.average.as_ref().map(|average| weights::borrowed(average.tensors())),
+            computed_on: Some(&self.plan.computed_on),
             companions: &self.plan.companions,
         };
+        // The lines of the steps that a checkpoint covers are not made again, so they are durable before it.
+        self.log.sync()?;
         let folder = self.checkpoints.save(&snapshot)?;
         (self.saved_step, self.unsaved_loss) = (Some(self.step), 0.0);
-        self.checkpoints.prune(self.plan.config.checkpoint.keep)?;
+        self.checkpoints.prune(self.plan.config.checkpoint.keep, self.step)?;
         self.observer.event(&Event::Saved { step: self.step, folder: &folder });
         Ok(())
     }
+}
+
+fn set_aside(from: &Path, to: &Path) -> String {
+    let to = to.file_name().unwrap_or_default().to_string_lossy();
+    format!(
+        "damaged checkpoint `{}` was set aside as `{to}`; delete it when nothing of it is needed",
+        from.display()
+    )
+}
+
+fn left_out(lines: u64) -> String {
+    let lines = if lines == 1 { "1 line".to_owned() } else { format!("{lines} lines") };
+    format!("{lines} of `log.jsonl` can't be read and were left out; the run itself needs none of them")
 }
 
 /// Model, optimizer and average: fresh ones, or those of the checkpoint.
@@ -236,6 +286,9 @@ fn restore(plan: &TrainPlan) -> Result<(Transfusion, AdamW, Option<MovingAverage
     let mut optimizer = AdamW::new(&model, config.optimizer.clone());
     let step = plan.first_step();
     let wrong = |source| TrainError::Weights { step, source };
+    if let Some(init) = &plan.init {
+        model = weights::fill(model, init.tensors()?).map_err(wrong)?;
+    }
     if let Some(start) = &plan.start {
         model = weights::fill(model, start.weights()?).map_err(wrong)?;
         optimizer = optimizer.restore(start.optimizer()?, step).map_err(wrong)?;
@@ -265,7 +318,8 @@ impl GlobalBatch {
         0..self.rows.len()
     }
 
-    fn not_finite(&self, step: u64, what: &'static str, range: Range<usize>) -> TrainError {
+    /// Where the rows of `range` came from, in words.
+    fn names_of(&self, range: Range<usize>) -> String {
         const SHOWN: usize = 64;
         let documents = range.flat_map(|index| self.names[index].documents(&self.rows[index]));
         let mut names: Vec<String> = documents
@@ -277,6 +331,6 @@ impl GlobalBatch {
             names.truncate(SHOWN);
             names.push(format!("{more} more"));
         }
-        TrainError::NotFinite { step, what, rows: names.join(", ") }
+        names.join(", ")
     }
 }

@@ -20,8 +20,9 @@ pub trait Observer {
         None
     }
 
-    /// Called every `sample.every` steps with the model as it would be saved (averaged, where the run keeps an average).
-    fn look(&self, step: u64, model: &Transfusion) {
+    /// Called every `sample.every` steps with the model as it would be saved (averaged, where the run keeps an average). A run
+    /// that goes on from such a step calls it again.
+    fn sample(&self, step: u64, model: &Transfusion) {
         let _ = (step, model);
     }
 }
@@ -82,7 +83,8 @@ pub struct StepReport {
     pub tokens_per_second: f64,
     /// Images a second.
     pub images_per_second: f64,
-    /// Arithmetic a second by the usual estimate: 6 x parameters x positions, in 10^12.
+    /// Operations a second of products and visible attention, forward and backward, in 10^12: see
+    /// [`crate::model::ModelPlan::operations`].
     pub teraflops: f64,
     /// Share of the step spent waiting for rows, 0 to 1.
     pub waiting: f64,

@@ -8,10 +8,12 @@ use burn::tensor::Device;
 use serde::Serialize;
 
 use super::TrainError;
+use super::init::Init;
+use super::memory::{self, Memory};
 use crate::checkpoint::{Checkpoint, Checkpoints, Companions, LARGEST_CODEC_BYTES};
 use crate::codec::{CONFIG_FILE, WEIGHTS_FILE, fingerprint_of};
 use crate::config::{ModelChoice, TrainConfig};
-use crate::device::device;
+use crate::device::{ComputedOn, Machine, device};
 use crate::model::{DataShape, ModelPlan};
 use crate::objective::Objective;
 use crate::schedule::Schedule;
@@ -27,13 +29,16 @@ pub struct TrainPlan {
     pub(super) ingredients: Vec<Ingredient>,
     pub(super) companions: Companions,
     pub(super) start: Option<Checkpoint>,
+    pub(super) init: Option<Init>,
     pub(super) warnings: Vec<String>,
     pub(super) device: Device,
+    pub(super) computed_on: ComputedOn,
 }
 
 impl TrainPlan {
     /// Settles `config`. `locations` are the places of `config.data`, in order. With `resume` the newest whole checkpoint
     /// of the run is taken up, if it has one, together with the versions of the datasets that it was trained on.
+    /// `machine` is what it will be trained on; a resumed run on another one gets a warning.
     ///
     /// # Errors
     ///
@@ -42,10 +47,17 @@ impl TrainPlan {
     /// # Panics
     ///
     /// If there are not as many locations as `[[data]]` tables.
-    pub fn try_new(config: TrainConfig, locations: &[Location], resume: bool) -> Result<Self, TrainError> {
+    pub fn try_new(
+        config: TrainConfig,
+        locations: &[Location],
+        resume: bool,
+        machine: &Machine,
+    ) -> Result<Self, TrainError> {
         config.check()?;
+        let device = device(&config.device)?;
+        let computed_on = ComputedOn::new(&config.device, &device, machine);
         assert_eq!(locations.len(), config.data.len(), "each `[[data]]` table has its location");
-        let (start, warnings) = find_start(&config.run, resume)?;
+        let (start, mut warnings) = find_start(&config.run, resume)?;
         let saved = start.as_ref().map(Checkpoint::config);
         let pins = start.as_ref().map(|start| &start.state().cursor.datasets);
         let ingredients: Vec<Ingredient> = (config.data.iter().zip(locations).enumerate())
@@ -62,21 +74,51 @@ impl TrainPlan {
         if let (Some(start), Some(saved)) = (&start, saved) {
             check_unchanged(&config, saved, start.state().step)?;
         }
-        let schedule = Schedule {
-            rate: config.schedule.rate,
-            warm_up: config.schedule.warm_up.unwrap_or_default(),
-            floor: config.schedule.floor,
-            steps: config.steps,
-        };
+        let schedule = config.schedule.curve(config.steps);
         let objective = config.diffusion.plan()?;
-        let companions = companions(first, config.codec.as_deref())?;
-        let device = device(&config.device)?;
-        Ok(Self { model, objective, schedule, ingredients, companions, start, warnings, device, config })
+        let context = ingredients.iter().map(|one| one.dataset.manifest().context).max();
+        let companions = companions(first, context, config.codec.as_deref())?;
+        let mut init = None;
+        if let Some(start) = &start {
+            warnings.extend(rate_jump(start, &schedule));
+            warnings.extend(moved(start, &computed_on));
+        } else if let Some((opened, damage)) = Init::open(&config, &model, &companions)? {
+            warnings.extend(damage);
+            init = Some(opened);
+        }
+        Ok(Self {
+            model,
+            objective,
+            schedule,
+            ingredients,
+            companions,
+            start,
+            init,
+            warnings,
+            device,
+            computed_on,
+            config,
+        })
     }
 
     /// The config with every value settled, as it is written to `config.toml`.
     pub fn config(&self) -> &TrainConfig {
         &self.config
+    }
+
+    /// The model.
+    pub fn model(&self) -> &ModelPlan {
+        &self.model
+    }
+
+    /// Tokenizer and codec, as they are kept in each checkpoint.
+    pub fn companions(&self) -> &Companions {
+        &self.companions
+    }
+
+    /// The checkpoint that the run goes on from.
+    pub fn start(&self) -> Option<&Checkpoint> {
+        self.start.as_ref()
     }
 
     /// The step that the run goes on from; 0 for a new one.
@@ -88,6 +130,7 @@ impl TrainPlan {
     pub fn describe(&self) -> Description {
         let parameters = self.model.parameters();
         let datasets = self.ingredients.iter().map(describe_dataset).collect();
+        let memory = memory::needed(self, 1.0);
         Description {
             run: self.config.run.display().to_string(),
             first_step: self.first_step(),
@@ -96,25 +139,53 @@ impl TrainPlan {
             parameters: parameters.total(),
             transformer_parameters: parameters.transformer,
             image_parameters: parameters.image,
-            state_bytes: self.state_bytes(),
-            activation_bytes: self.activation_bytes(),
+            init: self.init.as_ref().map(|init| init.folder().display().to_string()),
+            memory,
             datasets: with_epochs(datasets, &self.config),
         }
     }
 
-    /// Weights, gradients, two moments, and the average where there is one.
-    fn state_bytes(&self) -> u64 {
-        4 * self.model.parameters().total() * if self.config.ema.is_some() { 5 } else { 4 }
+    /// What a person should know before the first step.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
     }
 
-    /// What a backward pass has to remember of a full micro-batch, by count of the tensors that the operations keep: eight
-    /// of the width of the model and three of the feed-forward's in each layer.
-    fn activation_bytes(&self) -> u64 {
-        let context = self.ingredients.iter().map(|one| one.dataset.manifest().context).max().unwrap_or(0);
-        let positions = u64::from(context) * self.config.micro_batch.unwrap_or(self.config.batch) as u64;
-        let layer = 8 * self.model.width() + 3 * self.model.feed_forward();
-        4 * positions * (layer * self.model.layers()) as u64
+    /// Whether the run fits into the memory that is left. Padding takes none, so rows are counted as full as those of
+    /// the data are on the average.
+    ///
+    /// # Errors
+    ///
+    /// If it needs more, with all figures.
+    pub fn check_memory(&self, available_bytes: u64) -> Result<(), TrainError> {
+        let needed = memory::needed(self, memory::filled(self));
+        match needed.total() > available_bytes {
+            true => Err(TrainError::Memory { needed: Box::new(needed), available_bytes }),
+            false => Ok(()),
+        }
     }
+}
+
+/// That the learning rate of the next step is not the one that the checkpoint's config gave it, if so.
+fn rate_jump(start: &Checkpoint, schedule: &Schedule) -> Option<String> {
+    let saved = start.config();
+    let (before, next) = (saved.schedule.curve(saved.steps), start.state().step + 1);
+    let (old, new) = (before.rate_at(next), schedule.rate_at(next));
+    (old != new).then(|| {
+        format!(
+            "the learning rate of step {next} is {new:.2e} instead of {old:.2e}, because the schedule has {} steps and \
+             not {} any more\nhint: `schedule.steps = {}` keeps the curve that the run began with",
+            schedule.steps, before.steps, before.steps
+        )
+    })
+}
+
+/// That the run goes on elsewhere, if so. States of earlier versions don't say where they were computed.
+fn moved(start: &Checkpoint, here: &ComputedOn) -> Option<String> {
+    let before = start.state().computed_on.as_ref().filter(|before| *before != here)?;
+    Some(format!(
+        "the checkpoint was computed on {before}, this is {here}: the steps to come are exact, but their last bits may be \
+         other ones than there"
+    ))
 }
 
 fn find_start(run: &Path, resume: bool) -> Result<(Option<Checkpoint>, Vec<String>), TrainError> {
@@ -131,7 +202,7 @@ fn find_start(run: &Path, resume: bool) -> Result<(Option<Checkpoint>, Vec<Strin
     Ok((Some(start), damage.into_iter().map(warning).collect()))
 }
 
-/// The first dataset, if all others can be mixed with it.
+/// The dataset that says what the model must look like, if all can be mixed: the first one that pictures are read from.
 fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
     let nothing = || crate::config::ConfigError {
         key: "data".to_owned(),
@@ -144,42 +215,74 @@ fn check_mix(ingredients: &[Ingredient]) -> Result<&Dataset, TrainError> {
     }
     for ingredient in &ingredients[1..] {
         let (a, b) = (first.manifest(), ingredient.dataset.manifest());
-        let codec =
-            |manifest: &schemas::Manifest| manifest.codec.as_ref().map(|codec| codec.fingerprint.clone());
         let markers = |manifest: &schemas::Manifest| (manifest.tokenizer.bos, manifest.tokenizer.eos);
         let what = if a.tokenizer.fingerprint != b.tokenizer.fingerprint || a.vocabulary != b.vocabulary {
             "their tokenizer"
         } else if markers(a) != markers(b) {
             "BOS or EOS"
-        } else if codec(a).is_some() && codec(b).is_some() && codec(a) != codec(b) {
-            "their codec"
-        } else if a.patch != b.patch {
-            "their patch size"
         } else {
             continue;
         };
-        let (first, other) = (first.location().uri.clone(), ingredient.dataset.location().uri.clone());
-        return Err(TrainError::Mix { first, other, what });
+        return Err(mix_error(first, &ingredient.dataset, what));
     }
-    // The one that knows the images says what the model must look like.
-    let with_images = ingredients.iter().find(|ingredient| ingredient.dataset.manifest().codec.is_some());
-    Ok(with_images.map_or(first, |ingredient| &ingredient.dataset))
+    let mut pictured = ingredients.iter().filter(|one| has_pictures(one)).map(|one| &one.dataset);
+    if let Some(first) = pictured.next() {
+        return check_pictures(first, pictured);
+    }
+    // Without pictures, a dataset that could have some still says what the model must look like.
+    let with_codec = ingredients.iter().find(|one| one.dataset.manifest().codec.is_some());
+    Ok(with_codec.map_or(first, |ingredient| &ingredient.dataset))
+}
+
+/// Whether a picture is among the rows that are read. Text alone has no latents, whatever codec and patch size its
+/// dataset was packed with.
+fn has_pictures(ingredient: &Ingredient) -> bool {
+    let shards = ingredient.dataset.shards(ingredient.source.as_deref()).unwrap_or_default();
+    shards.iter().any(|shard| shard.patches > 0)
+}
+
+/// The first dataset with pictures, if the latents of all others are of its kind.
+fn check_pictures<'a>(
+    first: &'a Dataset,
+    others: impl Iterator<Item = &'a Dataset>,
+) -> Result<&'a Dataset, TrainError> {
+    let codec = |manifest: &schemas::Manifest| manifest.codec.as_ref().map(|codec| codec.fingerprint.clone());
+    for other in others {
+        let (a, b) = (first.manifest(), other.manifest());
+        if codec(a) != codec(b) {
+            return Err(mix_error(first, other, "their codec"));
+        }
+        if a.patch != b.patch {
+            return Err(mix_error(first, other, "their patch size"));
+        }
+    }
+    Ok(first)
+}
+
+fn mix_error(first: &Dataset, other: &Dataset, what: &'static str) -> TrainError {
+    let (first, other) = (first.location().uri.clone(), other.location().uri.clone());
+    TrainError::Mix { first, other, what }
 }
 
 /// Writes out what was left out. A run that continues keeps what was derived when it started.
 fn resolve(mut config: TrainConfig, model: &ModelPlan, saved: Option<&TrainConfig>) -> TrainConfig {
-    let derived = (config.steps / 10).clamp(1, 4000);
+    let derived = (config.schedule.steps.unwrap_or(config.steps) / 10).clamp(1, 4000);
     let warm_up = saved.and_then(|saved| saved.schedule.warm_up).unwrap_or(derived);
     config.schedule.warm_up.get_or_insert(warm_up);
     let micro_batch = saved.and_then(|saved| saved.micro_batch).unwrap_or(config.batch);
     config.micro_batch.get_or_insert(micro_batch);
-    config.model = ModelChoice::Table(Box::new(model.config()));
+    let mut model = model.config();
+    // Where the weights began is over when a run goes on; the record of it stays.
+    if let Some(Ok(saved)) = saved.map(|saved| saved.model.config()) {
+        model.initial = saved.initial;
+    }
+    config.model = ModelChoice::Table(Box::new(model));
     config
 }
 
 fn check_unchanged(config: &TrainConfig, saved: &TrainConfig, done: u64) -> Result<(), TrainError> {
     if let Some((key, saved, given)) = config.first_change(saved) {
-        return Err(TrainError::Changed { key, saved, given });
+        return Err(TrainError::Changed { key, saved, given, run: config.run.clone() });
     }
     match config.steps < done {
         true => Err(TrainError::AlreadyFurther { steps: config.steps, done }),
@@ -187,7 +290,11 @@ fn check_unchanged(config: &TrainConfig, saved: &TrainConfig, done: u64) -> Resu
     }
 }
 
-fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, TrainError> {
+fn companions(
+    dataset: &Dataset,
+    context: Option<u32>,
+    codec: Option<&Path>,
+) -> Result<Companions, TrainError> {
     let manifest = dataset.manifest();
     let name = manifest.tokenizer.path.rsplit('/').next().unwrap_or_default().to_owned();
     let made_by = manifest.codec.as_ref();
@@ -202,6 +309,7 @@ fn companions(dataset: &Dataset, codec: Option<&Path>) -> Result<Companions, Tra
         markers: Some((manifest.tokenizer.bos, manifest.tokenizer.eos)),
         codec_fingerprint: made_by.map(|record| record.fingerprint.clone()),
         picture_size: made_by.map(|record| record.size),
+        context,
         codec,
     })
 }
@@ -239,10 +347,10 @@ pub struct Description {
     pub transformer_parameters: u64,
     /// Those of the image ends.
     pub image_parameters: u64,
-    /// Memory for weights, gradients and the optimizer's state.
-    pub state_bytes: u64,
-    /// Estimate of the memory for what the backward pass needs of a full micro-batch.
-    pub activation_bytes: u64,
+    /// The checkpoint whose weights a new run starts from.
+    pub init: Option<String>,
+    /// Its memory by what it is for.
+    pub memory: Memory,
     /// The data.
     pub datasets: Vec<DatasetDescription>,
 }

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::*;
-use crate::config::{DataConfig, ModelChoice, TrainConfig};
+use crate::config::{DataConfig, InitWeights, ModelChoice, TrainConfig};
+use crate::device::Machine;
 use crate::fixture;
 use crate::model::ModelConfig;
 use crate::stream::Location;
@@ -16,7 +17,7 @@ use crate::stream::Location;
 struct Witness {
     steps: RefCell<Vec<StepReport>>,
     warnings: RefCell<Vec<String>>,
-    looks: RefCell<Vec<u64>>,
+    sampled: RefCell<Vec<u64>>,
     stop: AtomicBool,
     stop_at: Cell<Option<u64>>,
 }
@@ -37,8 +38,8 @@ impl Observer for Witness {
         Duration::ZERO
     }
 
-    fn look(&self, step: u64, _: &Transfusion) {
-        self.looks.borrow_mut().push(step);
+    fn sample(&self, step: u64, _: &Transfusion) {
+        self.sampled.borrow_mut().push(step);
     }
 }
 
@@ -84,7 +85,7 @@ impl Place {
     }
 
     fn plan(&self, config: TrainConfig, resume: bool) -> Result<TrainPlan, TrainError> {
-        TrainPlan::try_new(config, &[self.location(), self.location()], resume)
+        TrainPlan::try_new(config, &[self.location(), self.location()], resume, &Machine::default())
     }
 
     fn train(&self, config: TrainConfig, resume: bool, witness: &Witness) -> Result<Outcome, TrainError> {
@@ -176,7 +177,9 @@ fn a_remote_dataset_gives_the_bits_of_a_local_one() {
     let (steps, outcome) = place.whole("local");
     let (_, remote) = fixture::in_memory(&place.folder.path().join("data"));
     let witness = Witness::default();
-    let plan = TrainPlan::try_new(place.config("remote"), &[remote.clone(), remote], false).unwrap();
+    let plan =
+        TrainPlan::try_new(place.config("remote"), &[remote.clone(), remote], false, &Machine::default())
+            .unwrap();
     let other = train(plan, &witness, &witness.stop).unwrap();
     assert_eq!(witness.steps.into_inner(), steps);
     assert_same_state(&other.checkpoint, &outcome.checkpoint);
@@ -218,7 +221,7 @@ fn a_run_learns_and_reports_its_parts() {
     assert!((first.image_loss.unwrap() - 1.0).abs() < 0.2);
     assert!((first.loss - first.text_loss.unwrap() - 5.0 * first.image_loss.unwrap()).abs() < 1e-9);
     assert!(steps.iter().any(|step| step.image_error_by_order.image_first.is_some()));
-    assert_eq!(*witness.looks.borrow(), [25, 50]);
+    assert_eq!(*witness.sampled.borrow(), [25, 50]);
 }
 
 #[test]
@@ -259,10 +262,142 @@ fn a_damaged_newest_checkpoint_is_noticed_and_the_one_before_is_used() {
         let witness = Witness::default();
         let resumed = place.train(place.config(&name), true, &witness).unwrap();
         let warnings = witness.warnings.into_inner();
-        assert!(warnings.len() == 1 && warnings[0].contains("step 4 is used"), "{warnings:?}");
+        assert!(warnings.len() == 2 && warnings[0].contains("step 4 is used"), "{warnings:?}");
+        assert!(warnings[1].contains("was set aside as `damaged-step-00000008`"), "{warnings:?}");
         assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
         assert_eq!(log(&place.folder.path().join(name)), steps);
         Checkpoint::open(&folder).unwrap();
+    }
+}
+
+/// The run that lost its last whole checkpoint once: the newest one was damaged, one was to be kept, and pruning behind
+/// the next save took the damaged one for the newest and deleted the rest.
+#[test]
+fn a_resumed_run_that_keeps_one_checkpoint_is_not_lost_when_it_is_killed_again() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("whole");
+    for stop_at in [5, 8, 9] {
+        let name = format!("kept-{stop_at}");
+        let until = |step| Witness { stop_at: Cell::new(Some(step)), ..Witness::default() };
+        place.train(place.config(&name), false, &until(8)).unwrap();
+        let mut config = place.config(&name);
+        config.checkpoint.keep = 1;
+        flip(&config.run.join("checkpoints/step-00000008/model.safetensors"));
+        let resumed = place.train(config.clone(), true, &until(stop_at)).unwrap();
+        assert_eq!(Checkpoint::open(&config.run).unwrap().0.state().step, resumed.step);
+        let end = place.train(config.clone(), true, &Witness::default()).unwrap();
+        assert_same_state(&end.checkpoint, &outcome.checkpoint);
+        assert_eq!(log(&config.run), steps);
+    }
+}
+
+#[test]
+fn a_log_that_cannot_be_read_does_not_block_a_resume() {
+    let place = Place::new();
+    let (steps, outcome) = place.whole("whole");
+    let run = place.folder.path().join("run");
+    let witness = Witness { stop_at: Cell::new(Some(8)), ..Witness::default() };
+    place.train(place.config("run"), false, &witness).unwrap();
+    let mut bytes = fs::read(run.join("log.jsonl")).unwrap();
+    let second = bytes.iter().position(|&byte| byte == b'\n').unwrap() + 10;
+    bytes[second] = 0xff;
+    bytes.extend(b"{\"step\":9,\xfe");
+    fs::write(run.join("log.jsonl"), bytes).unwrap();
+    let witness = Witness::default();
+    let resumed = place.train(place.config("run"), true, &witness).unwrap();
+    let warnings = witness.warnings.into_inner();
+    assert!(warnings.len() == 1 && warnings[0].starts_with("1 line of `log.jsonl`"), "{warnings:?}");
+    assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
+    assert_eq!(log(&run), [&steps[..1], &steps[2..]].concat());
+}
+
+/// Changes the manifest of a dataset.
+fn edit_manifest(folder: &Path, change: impl FnOnce(&mut schemas::Manifest)) {
+    let path = folder.join("manifest.json");
+    let (mut manifest, _) = schemas::Manifest::from_bytes(&fs::read(&path).unwrap()).unwrap();
+    change(&mut manifest);
+    fs::write(&path, manifest.to_bytes().unwrap().0).unwrap();
+}
+
+/// Datasets by name: `text` was packed without a codec (patch size 1), `a` and `b` by two codecs, `p` like `a` with
+/// another patch size; the last three have a source of text and one of pictures.
+fn mixable(place: &Place) -> impl Fn(&[(&str, Option<&str>)]) -> Result<TrainPlan, TrainError> {
+    let root = place.folder.path().to_owned();
+    fixture::write_text(&root.join("text"), 40);
+    for name in ["a", "b", "p"] {
+        fixture::write(&root.join(name), &[(0, 20), (1, 20)]);
+    }
+    edit_manifest(&root.join("b"), |manifest| {
+        manifest.codec.as_mut().unwrap().fingerprint = "another codec".to_owned();
+    });
+    edit_manifest(&root.join("p"), |manifest| manifest.patch = 4);
+    let base = place.config("mixed");
+    move |parts| {
+        let data = |(uri, source): &(&str, Option<&str>)| DataConfig {
+            uri: (*uri).to_owned(),
+            source: source.map(str::to_owned),
+            ..DataConfig::default()
+        };
+        let config = TrainConfig { data: parts.iter().map(data).collect(), steps: 6, ..base.clone() };
+        let locations: Vec<Location> =
+            parts.iter().map(|(uri, _)| Location::folder(root.join(uri)).unwrap()).collect();
+        TrainPlan::try_new(config, &locations, false, &Machine::default())
+    }
+}
+
+#[test]
+fn text_packed_alone_is_trained_on_together_with_pictures_in_any_order() {
+    let place = Place::new();
+    let plan = mixable(&place);
+    for parts in [
+        &[("text", None), ("a", None)][..],
+        &[("a", None), ("text", None)],
+        &[("a", Some("pairs")), ("text", None), ("a", Some("texts"))],
+        &[("text", None), ("a", Some("pairs")), ("b", Some("texts"))],
+    ] {
+        let made = plan(parts).unwrap();
+        assert_eq!(made.model.image().map(|image| image.patch), Some(2), "{parts:?}");
+        assert_eq!(made.companions.codec_fingerprint.as_deref(), Some("a codec"), "{parts:?}");
+        let witness = Witness::default();
+        train(made, &witness, &witness.stop).unwrap();
+        let steps = witness.steps.into_inner();
+        assert!(steps.iter().all(|step| step.text_loss.is_some()));
+        assert!(steps.iter().any(|step| step.image_loss.is_some()));
+        fs::remove_dir_all(place.folder.path().join("mixed")).unwrap();
+    }
+    assert!(plan(&[("text", None), ("a", None), ("p", Some("texts"))]).is_ok());
+    let text = plan(&[("text", None)]).unwrap();
+    assert_eq!(text.model.image(), None);
+    // As it always was: a source of text keeps the image ends of its dataset.
+    assert!(plan(&[("a", Some("texts"))]).unwrap().model.image().is_some());
+    assert!(plan(&[("text", None), ("a", Some("texts"))]).unwrap().model.image().is_some());
+}
+
+#[test]
+fn pictures_of_two_codecs_or_patch_sizes_are_not_mixed_wherever_text_stands() {
+    let place = Place::new();
+    let plan = mixable(&place);
+    let orders = |x, y| {
+        [
+            vec![(x, None), (y, None)],
+            vec![("text", None), (x, None), (y, None)],
+            vec![(x, None), ("text", None), (y, Some("pairs"))],
+            vec![(x, Some("pairs")), (y, None), ("text", None)],
+            vec![(y, Some("texts")), (x, None), (y, Some("pairs"))],
+        ]
+    };
+    for (x, y, expected) in
+        [("a", "b", "their codec"), ("b", "a", "their codec"), ("a", "p", "their patch size")]
+    {
+        for parts in orders(x, y) {
+            match plan(&parts).unwrap_err() {
+                TrainError::Mix { first, other, what } => {
+                    assert_eq!(what, expected, "{parts:?}");
+                    assert!(first.ends_with(x) && other.ends_with(y), "{first} and {other}");
+                }
+                error => panic!("{parts:?}: {error}"),
+            }
+        }
     }
 }
 
@@ -282,6 +417,10 @@ fn a_run_is_not_overwritten_and_only_goes_on_as_it_began() {
     assert!(matches!(place.plan(config.clone(), false), Err(TrainError::RunExists { step: 2, .. })));
     let error = place.plan(TrainConfig { lambda: 4.0, ..config.clone() }, true).unwrap_err().to_string();
     assert!(error.starts_with("`lambda` is `4.0`, the run was started with `5.0`\nhint:"), "{error}");
+    let mut faster = config.clone();
+    faster.schedule.rate = 2e-2;
+    let error = place.plan(faster, true).unwrap_err().to_string();
+    assert!(error.contains(&format!("with `init = \"{}\"`", config.run.display())), "{error}");
     let error = place.plan(TrainConfig { steps: 1, ..config.clone() }, true).unwrap_err();
     assert!(matches!(error, TrainError::AlreadyFurther { done: 2, .. }), "{error}");
     let outcome = place.train(TrainConfig { steps: 3, ..config }, true, &Witness::default()).unwrap();
@@ -302,12 +441,16 @@ fn what_was_derived_at_the_start_stays_when_more_steps_are_asked_for() {
 fn a_loss_that_is_no_number_stops_the_run_names_the_rows_and_spoils_nothing() {
     let place = Place::new();
     let mut config = TrainConfig { steps: 50, ..place.config("explodes") };
-    config.schedule.rate = 1e30;
-    config.schedule.floor = 1e30;
-    config.optimizer.decay = 1e30;
     config.checkpoint.every = 1;
-    let error = place.train(config.clone(), false, &Witness::default()).unwrap_err();
+    let witness = Witness { stop_at: Cell::new(Some(2)), ..Witness::default() };
+    place.train(config.clone(), false, &witness).unwrap();
+    // Beyond what a config may say.
+    let mut plan = place.plan(config.clone(), true).unwrap();
+    (plan.schedule.rate, plan.schedule.floor, plan.config.optimizer.decay) = (1e30, 1e30, 1e30);
+    let error = train(plan, &Witness::default(), &AtomicBool::new(false)).unwrap_err();
     let text = error.to_string();
+    let hint = format!("with `init = \"{}\"`", config.run.display());
+    assert!(text.contains(&hint) && text.contains("`schedule.rate`"), "{text}");
     assert!(matches!(error, TrainError::NotFinite { .. }), "{text}");
     assert!(text.contains("of `b.tar` (source `pairs`)") && text.contains("hint:"), "{text}");
     for step in Checkpoints::of(&config.run).steps().unwrap() {
@@ -319,11 +462,14 @@ fn a_loss_that_is_no_number_stops_the_run_names_the_rows_and_spoils_nothing() {
 fn weights_that_an_update_spoilt_are_not_saved() {
     let place = Place::new();
     let mut config = TrainConfig { steps: 50, ..place.config("spoilt") };
-    config.schedule.rate = 1e300;
-    config.schedule.floor = 1e300;
     config.checkpoint.every = 1;
-    let error = place.train(config.clone(), false, &Witness::default()).unwrap_err();
+    // Beyond what a config may say.
+    let mut plan = place.plan(config.clone(), false).unwrap();
+    (plan.schedule.rate, plan.schedule.floor) = (1e300, 1e300);
+    let error = train(plan, &Witness::default(), &AtomicBool::new(false)).unwrap_err();
     assert!(matches!(error, TrainError::NotFinite { what: "a weight", .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("start again with") && !text.contains("init ="), "{text}");
     assert!(Checkpoints::of(&config.run).steps().unwrap().is_empty());
 }
 
@@ -379,5 +525,169 @@ fn a_description_counts_what_an_epoch_has() {
     assert_eq!(shares, [0.5, 0.5]);
     let rows: f64 = description.datasets.iter().map(|one| one.epochs * one.rows as f64).sum();
     assert!((rows - 72.0).abs() < 1e-9);
-    assert_eq!(description.state_bytes, description.parameters * 20);
+    // Weights, gradients of two micro-batches, two moments, average.
+    let memory = description.memory;
+    let held = memory.weights + memory.gradients + memory.optimizer + memory.average;
+    assert_eq!(held, description.parameters * 24);
+}
+
+#[test]
+fn a_run_that_needs_more_memory_than_there_is_is_refused_with_the_figures() {
+    let place = Place::new();
+    let plan = place.plan(place.config("run"), false).unwrap();
+    let memory = plan.describe().memory;
+    let parameters = 4 * plan.describe().parameters;
+    assert_eq!((memory.weights, memory.optimizer, memory.average), (parameters, 2 * parameters, parameters));
+    assert_eq!(memory.gradients, 2 * parameters);
+    assert_eq!(memory.activations, 4 * 4 * 24 * 2 * (8 * 32 + 3 * 48));
+    // The feed-forward's matrices are the largest here.
+    assert_eq!(memory.save, 4 * 32 * 48);
+    plan.check_memory(memory.total()).unwrap();
+    let error = plan.check_memory(parameters).unwrap_err().to_string();
+    for part in
+        ["the run needs about", "can be had", "weights", "gradients", "optimizer", "average", "activations"]
+    {
+        assert!(error.contains(part), "{part} is not in {error}");
+    }
+    let mut config = place.config("large");
+    let model = ModelConfig { layers: 1000, width: 131_072, heads: 4096, ..ModelConfig::default() };
+    (config.model, config.batch, config.micro_batch) = (ModelChoice::Table(Box::new(model)), 1_000_000, None);
+    config.stream.prefetch_rows = 1_000_000;
+    let plan = place.plan(config, false).unwrap();
+    let error = plan.check_memory(1 << 46).unwrap_err().to_string();
+    assert!(error.contains("GB"), "{error}");
+    assert!(!plan.config().run.exists());
+}
+
+#[test]
+fn a_new_run_starts_from_the_weights_of_another_with_a_schedule_of_its_own() {
+    let place = Place::new();
+    let (_, outcome) = place.whole("first");
+    let (first, _) = Checkpoint::open(&outcome.checkpoint).unwrap();
+    let config = |name: &str, init: PathBuf, init_weights| {
+        let mut config = TrainConfig { init: Some(init), init_weights, steps: 1, ..place.config(name) };
+        config.schedule.rate = 1e-12;
+        config.schedule.floor = 1e-12;
+        config.schedule.warm_up = Some(0);
+        config.optimizer.decay = 0.0;
+        config
+    };
+    let run = place.folder.path().join("first");
+    for (name, init, which, expected) in [
+        ("last", run.clone(), InitWeights::Last, first.weights().unwrap()),
+        ("best", outcome.checkpoint.clone(), InitWeights::Best, first.average().unwrap().unwrap()),
+    ] {
+        let config = config(name, init, which);
+        let plan = place.plan(config.clone(), false).unwrap();
+        assert_eq!(plan.first_step(), 0);
+        assert_eq!(plan.describe().init.unwrap(), outcome.checkpoint.display().to_string());
+        let witness = Witness::default();
+        let outcome = train(plan, &witness, &witness.stop).unwrap();
+        // The step is too small to be seen.
+        let (reached, _) = Checkpoint::open(&outcome.checkpoint).unwrap();
+        let pairs = reached.weights().unwrap().into_iter().zip(expected);
+        for ((name, found), (_, expected)) in pairs {
+            let far =
+                found.values.iter().zip(&expected.values).any(|(a, b)| (a - b).abs() > 1e-9 + 1e-6 * b.abs());
+            assert!(!far, "{name}");
+        }
+        assert_eq!(witness.steps.borrow()[0].rate, 1e-12);
+        // What it began with is no longer needed.
+        fs::rename(&run, place.folder.path().join("moved")).unwrap();
+        let more = TrainConfig { steps: 2, ..config };
+        place.train(more, true, &Witness::default()).unwrap();
+        fs::rename(place.folder.path().join("moved"), &run).unwrap();
+    }
+}
+
+#[test]
+fn weights_of_another_model_or_tokenizer_are_refused_with_every_difference() {
+    let place = Place::new();
+    place.whole("first");
+    let init = place.folder.path().join("first");
+    let mut config = TrainConfig { init: Some(init.clone()), ..place.config("second") };
+    let mut model = config.model.config().unwrap();
+    (model.layers, model.width, model.initial.embedding) = (3, 64, 0.1);
+    config.model = ModelChoice::Table(Box::new(model));
+    let error = place.plan(config, false).unwrap_err().to_string();
+    let expected = format!(
+        "the weights of `{}` are not those of this run's model; different are: `model.layers` (there 2, here 3), \
+         `model.width` (there 32, here 64)\nhint:",
+        init.display()
+    );
+    assert!(error.starts_with(&expected), "{error}");
+    edit_manifest(&place.folder.path().join("data"), |manifest| {
+        manifest.codec.as_mut().unwrap().fingerprint = "another".to_owned();
+    });
+    let config = TrainConfig { init: Some(init), ..place.config("second") };
+    let error = place.plan(config, false).unwrap_err().to_string();
+    assert!(error.contains("different are: the codec\n"), "{error}");
+    let config = TrainConfig { init: Some(place.folder.path().join("nothing")), ..place.config("second") };
+    let error = place.plan(config, false).unwrap_err().to_string();
+    assert!(error.contains("neither a run nor a checkpoint"), "{error}");
+}
+
+#[test]
+fn a_jump_of_the_learning_rate_is_said_before_the_first_step_and_can_be_avoided() {
+    let place = Place::new();
+    let config = TrainConfig { steps: 4, ..place.config("run") };
+    place.train(config.clone(), false, &Witness::default()).unwrap();
+    let same = place.plan(TrainConfig { steps: 4, ..config.clone() }, true).unwrap();
+    assert_eq!(same.warnings(), &[] as &[String]);
+    let longer = place.plan(TrainConfig { steps: 8, ..config.clone() }, true).unwrap();
+    let warning = &longer.warnings()[0];
+    assert!(
+        warning.starts_with("the learning rate of step 5 is") && warning.contains("instead of 1.00e-3"),
+        "{warning}"
+    );
+    assert!(warning.contains("`schedule.steps = 4` keeps"), "{warning}");
+    let mut kept = TrainConfig { steps: 6, ..config };
+    kept.schedule.steps = Some(4);
+    let witness = Witness::default();
+    assert!(place.plan(kept.clone(), true).unwrap().warnings().is_empty());
+    place.train(kept, true, &witness).unwrap();
+    assert!(witness.steps.borrow().iter().all(|step| step.rate == 1e-3));
+    assert!(witness.warnings.borrow().is_empty());
+}
+
+#[test]
+fn a_run_that_goes_on_elsewhere_says_that_bits_may_differ() {
+    let place = Place::new();
+    let on = |name: &str| Machine { processor: Some(name.to_owned()), ..Machine::default() };
+    let plan = |machine: &Machine| {
+        TrainPlan::try_new(place.config("run"), &[place.location(), place.location()], true, machine).unwrap()
+    };
+    let witness = Witness { stop_at: Cell::new(Some(4)), ..Witness::default() };
+    let outcome = train(plan(&on("One 1")), &witness, &witness.stop).unwrap();
+    let state = Checkpoint::open(&outcome.checkpoint).unwrap().0.state().clone();
+    let computed_on = state.computed_on.unwrap();
+    assert_eq!((computed_on.device.as_str(), computed_on.name.as_deref()), ("cpu", Some("One 1")));
+    assert!(computed_on.processor.starts_with(std::env::consts::ARCH));
+    assert!(plan(&on("One 1")).warnings().is_empty());
+    let warnings = plan(&on("Other 2")).warnings().to_vec();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("One 1") && warnings[0].contains("Other 2"),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_state_of_an_earlier_version_goes_on_without_a_word() {
+    let place = Place::new();
+    let (_, outcome) = place.whole("whole");
+    let witness = Witness { stop_at: Cell::new(Some(4)), ..Witness::default() };
+    let stopped = place.train(place.config("old"), false, &witness).unwrap();
+    // As it was written before it said what it was computed on.
+    let path = stopped.checkpoint.join("state.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("  \"computed_on\": {").unwrap();
+    let (_, after) = rest.split_once("  },\n").unwrap();
+    let body = format!("{before}{after}");
+    let body = body.rsplit_once("  \"checksum\"").unwrap().0;
+    let checksum = schemas::content_hash(body.as_bytes());
+    fs::write(&path, format!("{body}  \"checksum\": \"{checksum}\"\n}}\n")).unwrap();
+    let witness = Witness::default();
+    let resumed = place.train(place.config("old"), true, &witness).unwrap();
+    assert!(witness.warnings.into_inner().is_empty());
+    assert_same_state(&resumed.checkpoint, &outcome.checkpoint);
 }

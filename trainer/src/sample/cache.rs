@@ -1,23 +1,34 @@
-//! Sequences with their keys and values, and passes that append to them.
+//! Keys and values of the sequences of a batch, and passes that append to them.
 //!
-//! Each sequence has its own cache; a pass lays the caches of its sequences one behind another, each with its new positions behind
-//! it, and tells attention by segments. The copy this takes is as large as what attention reads anyway.
+//! All sequences share two tensors a layer. Each owns a stretch of their rows with room to grow, a pass writes its new rows in place behind
+//! those that the sequence holds, and attention is told by segments where they lie. Where one needs more than its room, all sequences
+//! of the pass get twice what they need and everything moves once: the rows that n tokens copy are a multiple of n, not of its square.
+//! The cost is memory for up to twice the rows.
 
 use std::sync::Arc;
 
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 
 use super::prompt::Input;
 use crate::{
-    kernels::Segment,
+    kernels::{Segment, scatter_rows},
     model::{PatchInput, Transfusion},
 };
 
-/// Keys (rotated) and values of a sequence, layer by layer.
-#[derive(Debug, Clone, Default)]
+/// Keys (rotated) and values of some sequences, layer by layer.
+#[derive(Debug)]
 pub(super) struct Cache {
-    layers: Vec<[Tensor<3>; 2]>,
-    positions: usize,
+    stretches: Vec<Stretch>,
+    /// Keys and values of each layer, `[rows, width]`; empty before the first pass.
+    layers: Vec<[Rows; 2]>,
+}
+
+/// The rows of a sequence.
+#[derive(Debug, Clone, Copy, Default)]
+struct Stretch {
+    start: usize,
+    room: usize,
+    held: usize,
 }
 
 /// Whether a pass leaves its keys and values behind.
@@ -25,46 +36,104 @@ pub(super) struct Cache {
 pub(super) enum Keep {
     /// The sequences grow.
     Yes,
-    /// The sequences stay as they are: the positions will be overwritten.
+    /// The sequences stay as they are: the rows behind them will be overwritten.
     No,
 }
 
-/// Runs the new positions of each sequence, behind what its cache holds: hidden states of all new positions, one sequence behind
+impl Cache {
+    /// For so many sequences, all of them empty.
+    pub(super) fn new(sequences: usize) -> Self {
+        Self { stretches: vec![Stretch::default(); sequences], layers: Vec::new() }
+    }
+
+    /// Positions that a sequence holds.
+    pub(super) fn held(&self, sequence: usize) -> usize {
+        self.stretches[sequence].held
+    }
+
+    /// Makes room behind each of these sequences for its new positions.
+    fn make_room(&mut self, inputs: &[(usize, &Input)]) {
+        let needed = |(sequence, input): &(usize, &Input)| self.stretches[*sequence].held + input.ids.len();
+        if inputs.iter().all(|one| needed(one) <= self.stretches[one.0].room) {
+            return;
+        }
+        let mut moved = self.stretches.clone();
+        inputs.iter().for_each(|one| moved[one.0].room = moved[one.0].room.max(2 * needed(one)));
+        let mut start = 0;
+        for stretch in &mut moved {
+            stretch.start = start;
+            start += stretch.room;
+        }
+        for rows in self.layers.iter_mut().flatten() {
+            rows.move_to(&self.stretches, &moved);
+        }
+        self.stretches = moved;
+    }
+
+    /// Rows of all stretches.
+    fn rows(&self) -> usize {
+        self.stretches.iter().map(|stretch| stretch.room).sum()
+    }
+}
+
+/// Keys or values of a layer. Taken out while they are written to, so that nobody else holds them and they are written in place.
+#[derive(Debug, Default)]
+struct Rows(Option<Tensor<2>>);
+
+impl Rows {
+    /// Replaces the rows `places`, and gives all.
+    fn write(&mut self, places: &Arc<[u32]>, fresh_nd: Tensor<2>, rows: usize) -> Tensor<2> {
+        let zeros = || Tensor::zeros([rows, fresh_nd.dims()[1]], &fresh_nd.device());
+        let base_md = self.0.take().unwrap_or_else(zeros);
+        let written_md = scatter_rows(base_md, places, fresh_nd);
+        self.0.insert(written_md).clone()
+    }
+
+    fn move_to(&mut self, from: &[Stretch], to: &[Stretch]) {
+        let Some(rows_md) = self.0.take() else { return };
+        let (width, device) = (rows_md.dims()[1], rows_md.device());
+        let held = from
+            .iter()
+            .map(|from| (from.held > 0).then(|| rows_md.clone().slice([from.start..from.start + from.held])));
+        let free = from.iter().zip(to).map(|(from, to)| zeros(to.room - from.held, width, &device));
+        let pieces = held.zip(free).flat_map(|(held, free)| held.into_iter().chain(free));
+        self.0 = Some(Tensor::cat(pieces.collect(), 0));
+    }
+}
+
+fn zeros(rows: usize, width: usize, device: &Device) -> Option<Tensor<2>> {
+    (rows > 0).then(|| Tensor::zeros([rows, width], device))
+}
+
+/// Runs new positions of some sequences, behind what they hold: hidden states of all new positions, one sequence behind
 /// another.
 pub(super) fn append(
     model: &Transfusion,
-    caches: &mut [&mut Cache],
-    inputs: &[&Input],
+    cache: &mut Cache,
+    inputs: &[(usize, &Input)],
     keep: Keep,
 ) -> Tensor<2> {
-    let layout = Layout::new(caches, inputs, model.plan().rule().causal_images);
+    cache.make_room(inputs);
+    let layout = Layout::new(cache, inputs, model.plan().rule().causal_images);
     let input_nd = embed(model, inputs);
     let rotary = model.rotary(&layout.positions);
+    let rows = cache.rows();
+    let layers = &mut cache.layers;
     let hidden_nd = model.model.forward(input_nd, &rotary, &layout.segments, |layer, k_nhd, v_nhd| {
-        let fresh = [k_nhd, v_nhd];
-        let all = [0, 1].map(|kind| {
-            let pieces = caches.iter().zip(layout.segments.iter()).flat_map(|(cache, segment)| {
-                let old = cache.layers.get(layer).map(|pair| pair[kind].clone());
-                old.into_iter().chain([fresh[kind].clone().slice([segment.queries.clone()])])
-            });
-            Tensor::cat(pieces.collect(), 0)
-        });
-        if keep == Keep::Yes {
-            for (cache, segment) in caches.iter_mut().zip(layout.segments.iter()) {
-                let grown = all.clone().map(|rows| rows.slice([segment.keys.clone()]));
-                if layer < cache.layers.len() {
-                    cache.layers[layer] = grown;
-                } else {
-                    cache.layers.push(grown);
-                }
-            }
+        if layers.len() == layer {
+            layers.push(Default::default());
         }
-        let [k_mhd, v_mhd] = all;
-        (k_mhd, v_mhd)
+        let [n, heads, width] = k_nhd.dims();
+        let fresh = [k_nhd, v_nhd].map(|fresh_nhd| fresh_nhd.reshape([n, heads * width]));
+        let mut fresh = layers[layer].iter_mut().zip(fresh);
+        let mut all = || {
+            let (kept, fresh_nd) = fresh.next().expect("keys and values are two");
+            kept.write(&layout.places, fresh_nd, rows).reshape([rows, heads, width])
+        };
+        (all(), all())
     });
     if keep == Keep::Yes {
-        let grow = |(cache, input): (&mut &mut Cache, &&Input)| cache.positions += input.ids.len();
-        caches.iter_mut().zip(inputs).for_each(grow);
+        inputs.iter().for_each(|(sequence, input)| cache.stretches[*sequence].held += input.ids.len());
     }
     hidden_nd
 }
@@ -72,35 +141,39 @@ pub(super) fn append(
 /// Where everything stands in a pass.
 struct Layout {
     positions: Vec<u32>,
+    /// Rows of the new keys and values.
+    places: Arc<[u32]>,
     segments: Arc<[Segment]>,
 }
 
 impl Layout {
-    fn new(caches: &[&mut Cache], inputs: &[&Input], causal_images: bool) -> Self {
-        let (mut positions, mut segments) = (Vec::new(), Vec::new());
-        let (mut query, mut key) = (0, 0);
-        for (cache, input) in caches.iter().zip(inputs) {
-            let (old, new) = (cache.positions, input.ids.len());
-            positions.extend((old..old + new).map(|position| position as u32));
+    fn new(cache: &Cache, inputs: &[(usize, &Input)], causal_images: bool) -> Self {
+        let (mut positions, mut places, mut segments) = (Vec::new(), Vec::new(), Vec::new());
+        let mut query = 0;
+        for (sequence, input) in inputs {
+            let Stretch { start, held, .. } = cache.stretches[*sequence];
+            let new = input.ids.len();
+            positions.extend((held..held + new).map(|position| position as u32));
+            places.extend((start + held..start + held + new).map(|place| place as u32));
             let images = input.images.iter().filter(|_| !causal_images);
             segments.push(Segment {
                 queries: query..query + new,
-                keys: key..key + old + new,
-                images: images.map(|image| old + image.start..old + image.start + image.patches).collect(),
+                keys: start..start + held + new,
+                images: images.map(|image| held + image.start..held + image.start + image.patches).collect(),
             });
             query += new;
-            key += old + new;
         }
-        Self { positions, segments: segments.into() }
+        Self { positions, places: places.into(), segments: segments.into() }
     }
 }
 
-fn embed(model: &Transfusion, inputs: &[&Input]) -> Tensor<2> {
-    let ids: Arc<[u32]> = inputs.iter().flat_map(|input| input.ids.iter().copied()).collect();
+fn embed(model: &Transfusion, inputs: &[(usize, &Input)]) -> Tensor<2> {
+    let inputs = || inputs.iter().map(|(_, input)| input);
+    let ids: Arc<[u32]> = inputs().flat_map(|input| input.ids.iter().copied()).collect();
     let (mut places, mut image_of_patch, mut values, mut times) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let mut first = 0;
-    for input in inputs {
+    for input in inputs() {
         for image in &input.images {
             let start = first + image.start;
             places.extend((start..start + image.patches).map(|place| place as u32));
@@ -112,4 +185,46 @@ fn embed(model: &Transfusion, inputs: &[&Input]) -> Tensor<2> {
     }
     let patches = PatchInput { values, times, image_of_patch: image_of_patch.into() };
     model.embed(&ids, &places.into(), &patches)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn input(positions: usize) -> Input {
+        Input { ids: vec![0; positions], images: Vec::new() }
+    }
+
+    /// A copy of everything for each token, as there once was, would move 500,000 rows here.
+    #[test]
+    fn rows_that_are_moved_are_a_multiple_of_those_that_are_held() {
+        let (mut cache, one) = (Cache::new(3), input(1));
+        let mut moved = 0;
+        for _ in 0..1000 {
+            let inputs = [(0, &one), (2, &one)];
+            let before = cache.rows();
+            cache.make_room(&inputs);
+            if cache.rows() != before {
+                moved += cache.held(0) + cache.held(2);
+            }
+            inputs.iter().for_each(|(sequence, _)| cache.stretches[*sequence].held += 1);
+        }
+        assert_eq!((cache.held(0), cache.held(1), cache.held(2)), (1000, 0, 1000));
+        assert!(moved <= 2 * 2000, "{moved} rows were moved");
+        assert!(cache.rows() <= 2 * 2 * 1000 + 2, "{} rows for 2000", cache.rows());
+    }
+
+    #[test]
+    fn stretches_lie_behind_one_another() {
+        let mut cache = Cache::new(3);
+        for (sequence, positions) in [(1, 5), (0, 3), (1, 9), (2, 1)] {
+            cache.make_room(&[(sequence, &input(positions))]);
+            cache.stretches[sequence].held += positions;
+        }
+        let mut end = 0;
+        for stretch in &cache.stretches {
+            assert!(stretch.start == end && stretch.held <= stretch.room, "{:?}", cache.stretches);
+            end += stretch.room;
+        }
+    }
 }

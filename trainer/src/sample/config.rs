@@ -32,7 +32,7 @@ pub struct SampleConfig {
     pub variance: Variance,
     /// Share of the fresh noise of `ddim`, 0 to 1; 0 is deterministic.
     pub eta: f64,
-    /// Weight of classifier-free guidance; 1 is none and half the work.
+    /// Weight of classifier-free guidance, 0 to 100; 1 is none and half the work.
     pub guidance: f64,
 }
 
@@ -114,6 +114,9 @@ pub enum SampleError {
         /// Side of a patch.
         patch: usize,
     },
+    /// The observer broke off.
+    #[error("sampling was stopped")]
+    Stopped,
     /// The model's numbers are broken.
     #[error(
         "the model gave a number that is not finite for prompt {prompt}\nhint: take an earlier checkpoint"
@@ -137,7 +140,7 @@ impl SampleConfig {
         check("temperature", self.temperature, self.temperature >= 0.0, "0 or more")?;
         check("top-p", self.top_p, self.top_p > 0.0 && self.top_p <= 1.0, "a share above 0, up to 1")?;
         check("eta", self.eta, (0.0..=1.0).contains(&self.eta), "a share from 0 to 1")?;
-        check("guidance", self.guidance, true, "a number")?;
+        check("guidance", self.guidance, (0.0..=100.0).contains(&self.guidance), "a number from 0 to 100")?;
         let sampler = match self.method {
             Method::Ddpm => Sampler::Ddpm(self.variance),
             Method::Ddim => Sampler::Ddim(self.eta),

@@ -1,6 +1,6 @@
 //! LM mode, and when to leave it.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use burn::{module::Module, tensor::Tensor};
 use schemas::Vocabulary;
@@ -43,21 +43,23 @@ pub enum Progress {
     },
 }
 
-/// Continues prompts, all side by side; one sample a prompt, in their order. `observe` is told of each pass.
+/// Continues prompts, all side by side; one sample a prompt, in their order. `observe` is told of each pass, and may break off.
 ///
 /// # Errors
 ///
-/// A prompt that the model can't read, a size that it can't draw, or numbers that are not finite.
+/// A prompt that the model can't read, a size that it can't draw, numbers that are not finite, or [`SampleError::Stopped`].
 pub fn sample(
     model: &Transfusion,
     request: &Request<'_>,
     plan: &SamplePlan,
-    observe: &mut dyn FnMut(Progress),
+    observe: &mut dyn FnMut(Progress) -> ControlFlow<()>,
 ) -> Result<Vec<Sample>, SampleError> {
     let model = model.valid();
     let may_draw = plan.max_images > 0 || request.prompts.iter().any(|prompt| prompt.draw);
     let grid = model.plan().image().filter(|_| may_draw).map(|image| request.size.grid(image)).transpose()?;
-    let mut batch = Batch { sequences: Vec::new(), model: &model, plan, grid };
+    // Behind the sequences of the prompts stand those of guidance, empty until something is drawn.
+    let cache = Cache::new(2 * request.prompts.len());
+    let mut batch = Batch { sequences: Vec::new(), cache, model: &model, plan, grid };
     batch.read(request)?;
     while batch.sequences.iter().any(|sequence| sequence.state.is_open()) {
         while batch.write(observe)? {}
@@ -86,8 +88,9 @@ impl State {
 struct Sequence {
     number: u64,
     end: u32,
-    cache: Cache,
     state: State,
+    /// New tokens at most.
+    limit: usize,
     parts: Vec<Part>,
     tokens: usize,
     images: usize,
@@ -113,10 +116,8 @@ impl Sequence {
         matches!(self.state, State::Draw)
     }
 
-    /// Its next image.
-    fn canvas(&mut self, seed: u64) -> Canvas<'_> {
-        let stream = Stream::new(seed, "sample image", &[self.number, self.images as u64]);
-        Canvas { prompt: self.number, prefix: &mut self.cache, stream }
+    fn is_full(&self) -> bool {
+        self.tokens >= self.limit
     }
 
     /// The next token, if it is time for one.
@@ -133,6 +134,7 @@ impl Sequence {
 
 struct Batch<'a> {
     sequences: Vec<Sequence>,
+    cache: Cache,
     model: &'a Transfusion,
     plan: &'a SamplePlan,
     /// How drawn images are cut; `None` where nothing will be drawn.
@@ -158,7 +160,7 @@ impl Batch<'_> {
         Sequence {
             number,
             end: prompt.end,
-            cache: Cache::default(),
+            limit: prompt.limit.map_or(self.plan.max_tokens, |limit| limit.min(self.plan.max_tokens)),
             state: if prompt.draw { State::Draw } else { State::Write(Vec::new()) },
             parts: Vec::new(),
             tokens: 0,
@@ -167,7 +169,7 @@ impl Batch<'_> {
         }
     }
 
-    /// Appends to the sequences with these indexes (ascending), and gives those in LM mode their next scores.
+    /// Appends to the sequences with these indexes, and gives those in LM mode their next scores.
     fn feed(&mut self, inputs: Vec<(usize, Input)>) -> Result<(), SampleError> {
         if inputs.is_empty() {
             return Ok(());
@@ -177,13 +179,8 @@ impl Batch<'_> {
             Some(*end as u32 - 1)
         });
         let last: Vec<u32> = ends.collect();
-        let hidden_nd = {
-            let chosen = |index: &usize| inputs.binary_search_by_key(index, |(index, _)| *index).is_ok();
-            let caches = self.sequences.iter_mut().enumerate().filter(|(index, _)| chosen(index));
-            let mut caches: Vec<&mut Cache> = caches.map(|(_, sequence)| &mut sequence.cache).collect();
-            let inputs: Vec<&Input> = inputs.iter().map(|(_, input)| input).collect();
-            append(self.model, &mut caches, &inputs, Keep::Yes)
-        };
+        let named: Vec<(usize, &Input)> = inputs.iter().map(|(index, input)| (*index, input)).collect();
+        let hidden_nd = append(self.model, &mut self.cache, &named, Keep::Yes);
         let writing = |index: usize| matches!(self.sequences[index].state, State::Write(_));
         let asked: Vec<(usize, u32)> =
             inputs.iter().map(|(index, _)| *index).zip(last).filter(|(index, _)| writing(*index)).collect();
@@ -209,11 +206,11 @@ impl Batch<'_> {
     }
 
     /// Gives every sequence in LM mode one token. Whether there was one.
-    fn write(&mut self, observe: &mut dyn FnMut(Progress)) -> Result<bool, SampleError> {
+    fn write(&mut self, observe: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<bool, SampleError> {
         let (vocabulary, can_draw) = (self.vocabulary(), self.grid.is_some());
         let mut inputs = Vec::new();
         for (index, sequence) in self.sequences.iter_mut().enumerate() {
-            if sequence.tokens >= self.plan.max_tokens && matches!(sequence.state, State::Write(_)) {
+            if sequence.is_full() && matches!(sequence.state, State::Write(_)) {
                 sequence.state = State::Done(End::Tokens);
             }
             let Some(token) = sequence.choose(self.plan, vocabulary, can_draw) else { continue };
@@ -226,48 +223,55 @@ impl Batch<'_> {
             } else {
                 sequence.push(token);
             }
-            if token == vocabulary.boi() || sequence.tokens < self.plan.max_tokens {
+            if token == vocabulary.boi() || !sequence.is_full() {
                 inputs.push((index, Input::token(token)));
             }
         }
         let wrote = !inputs.is_empty();
-        if wrote {
-            observe(Progress::Wrote { prompts: inputs.len() });
+        if wrote && observe(Progress::Wrote { prompts: inputs.len() }).is_break() {
+            return Err(SampleError::Stopped);
         }
         self.feed(inputs)?;
         Ok(wrote)
     }
 
     /// Draws an image for every sequence that waits for one, and puts it, clean, and EOI behind it.
-    fn draw(&mut self, observe: &mut dyn FnMut(Progress)) -> Result<(), SampleError> {
+    fn draw(&mut self, observe: &mut dyn FnMut(Progress) -> ControlFlow<()>) -> Result<(), SampleError> {
         let waiting: Vec<usize> =
             (0..self.sequences.len()).filter(|&index| self.sequences[index].waits()).collect();
         if waiting.is_empty() {
             return Ok(());
         }
         let grid = self.grid.expect("BOI is no choice, and in no prompt, where nothing can be drawn");
-        let waits = self.sequences.iter_mut().filter(|sequence| sequence.waits());
-        let mut canvases: Vec<Canvas<'_>> = waits.map(|sequence| sequence.canvas(self.plan.seed)).collect();
+        let mut canvases: Vec<Canvas> = waiting.iter().map(|&index| self.canvas(index)).collect();
         let (images, steps) = (canvases.len(), self.plan.steps.len());
-        let drawn = draw(self.model, &mut canvases, &grid, self.plan, |step| {
-            observe(Progress::Drew { images, step, steps });
+        let drawn = draw(self.model, &mut self.cache, &mut canvases, &grid, self.plan, |step| {
+            observe(Progress::Drew { images, step, steps })
         })?;
         let inputs = waiting
             .into_iter()
             .zip(drawn)
-            .filter_map(|(index, patches)| Some((index, self.hang(index, patches, &grid)?)))
+            .filter_map(|(index, patches)| Some((index, self.put_image(index, patches, &grid)?)))
             .collect();
         self.feed(inputs)
     }
 
-    /// Takes a drawn image into its sample: what must be appended for the model to go on, unless the sample is done.
-    fn hang(&mut self, index: usize, patches: Vec<f32>, grid: &PatchGrid) -> Option<Input> {
+    /// The next image of a sequence.
+    fn canvas(&self, index: usize) -> Canvas {
+        let sequence = &self.sequences[index];
+        let place = [sequence.number, sequence.images as u64];
+        let stream = Stream::new(self.plan.seed, "sample image", &place);
+        Canvas { prompt: sequence.number, prefix: index, unguided: self.sequences.len() + index, stream }
+    }
+
+    /// Puts a drawn image into its sample: what must be appended for the model to go on, unless the sample is done.
+    fn put_image(&mut self, index: usize, patches: Vec<f32>, grid: &PatchGrid) -> Option<Input> {
         let vocabulary = self.vocabulary();
         let sequence = &mut self.sequences[index];
         let size = LatentSize { height: grid.height, width: grid.width };
         sequence.parts.push(Part::Image(LatentImage { size, values: grid.unpatchify(&patches) }));
         sequence.images += 1;
-        if sequence.tokens >= self.plan.max_tokens {
+        if sequence.is_full() {
             sequence.state = State::Done(End::Tokens);
             return None;
         }

@@ -1,5 +1,7 @@
 //! Diffusion mode: patches of noise become an image behind a cached prefix.
 
+use std::ops::ControlFlow;
+
 use super::{
     SampleError, SamplePlan,
     cache::{Cache, Keep, append},
@@ -13,28 +15,31 @@ use crate::{
 };
 
 /// One image to be drawn.
-pub(super) struct Canvas<'a> {
+pub(super) struct Canvas {
     /// Number of the prompt, for errors.
     pub(super) prompt: u64,
-    /// What stands before the image, BOI included.
-    pub(super) prefix: &'a mut Cache,
+    /// The sequence before the image, BOI included.
+    pub(super) prefix: usize,
+    /// The sequence of BOI alone that guidance draws behind; not looked at without guidance.
+    pub(super) unguided: usize,
     /// Where its noise comes from.
     pub(super) stream: Stream,
 }
 
 /// Draws all canvases together, `grid.patches()` patches each, and gives their numbers, patch by patch. The prefixes stay as they
-/// are. `observe` is told of each step.
+/// are. `observe` is told of each step, and may break off.
 pub(super) fn draw(
     model: &Transfusion,
-    canvases: &mut [Canvas<'_>],
+    cache: &mut Cache,
+    canvases: &mut [Canvas],
     grid: &PatchGrid,
     plan: &SamplePlan,
-    mut observe: impl FnMut(usize),
+    mut observe: impl FnMut(usize) -> ControlFlow<()>,
 ) -> Result<Vec<Vec<f32>>, SampleError> {
     let count = grid.patches() * grid.numbers();
     let mut images: Vec<Vec<f64>> =
         canvases.iter_mut().map(|canvas| normals(&mut canvas.stream, count)).collect();
-    let mut unguided = Unguided::new(model, canvases.len(), plan.guidance);
+    let prefixes = Prefixes::new(model, cache, canvases, plan.guidance);
     for (index, &t) in plan.steps.iter().enumerate() {
         let step = Step {
             t,
@@ -43,7 +48,7 @@ pub(super) fn draw(
             sampler: plan.sampler,
         };
         let inputs: Vec<Input> = images.iter().map(|image| patches(model, grid, image, t)).collect();
-        let predicted = predict(model, canvases, &mut unguided, &inputs, count);
+        let predicted = prefixes.predict(model, cache, &inputs, count);
         for ((canvas, image), predicted) in canvases.iter_mut().zip(&mut images).zip(predicted) {
             let fresh = normals(&mut canvas.stream, count);
             *image = plan.schedule.step(&step, image, &predicted, &fresh);
@@ -51,7 +56,9 @@ pub(super) fn draw(
                 return Err(SampleError::NotFinite { prompt: canvas.prompt });
             }
         }
-        observe(index + 1);
+        if observe(index + 1).is_break() {
+            return Err(SampleError::Stopped);
+        }
     }
     Ok(images.into_iter().map(|image| image.into_iter().map(|value| value as f32).collect()).collect())
 }
@@ -67,44 +74,50 @@ fn patches(model: &Transfusion, grid: &PatchGrid, image: &[f64], t: u32) -> Inpu
     input
 }
 
-/// The prefixes of guidance: BOI alone, once for each canvas. Empty without guidance.
-struct Unguided {
-    caches: Vec<Cache>,
+/// The sequences that images are drawn behind: those of the canvases, then, with guidance, as many of BOI alone.
+struct Prefixes {
+    sequences: Vec<usize>,
+    canvases: usize,
     weight: f64,
 }
 
-impl Unguided {
-    fn new(model: &Transfusion, count: usize, weight: f64) -> Self {
-        if weight == 1.0 {
-            return Self { caches: Vec::new(), weight };
+impl Prefixes {
+    fn new(model: &Transfusion, cache: &mut Cache, canvases: &[Canvas], weight: f64) -> Self {
+        let mut sequences: Vec<usize> = canvases.iter().map(|canvas| canvas.prefix).collect();
+        if weight != 1.0 {
+            let boi = Input::token(model.plan().vocabulary().boi());
+            let unguided = canvases.iter().map(|canvas| canvas.unguided);
+            // A sequence that has drawn before has its BOI.
+            let fresh: Vec<(usize, &Input)> =
+                unguided.clone().filter(|&one| cache.held(one) == 0).map(|one| (one, &boi)).collect();
+            if !fresh.is_empty() {
+                append(model, cache, &fresh, Keep::Yes);
+            }
+            sequences.extend(unguided);
         }
-        let mut cache = Cache::default();
-        append(model, &mut [&mut cache], &[&Input::token(model.plan().vocabulary().boi())], Keep::Yes);
-        Self { caches: vec![cache; count], weight }
+        Self { sequences, canvases: canvases.len(), weight }
     }
-}
 
-/// The prediction for each canvas, `count` numbers each, guided.
-fn predict(
-    model: &Transfusion,
-    canvases: &mut [Canvas<'_>],
-    unguided: &mut Unguided,
-    inputs: &[Input],
-    count: usize,
-) -> Vec<Vec<f64>> {
-    let prefixes = canvases.iter_mut().map(|canvas| &mut *canvas.prefix);
-    let mut caches: Vec<&mut Cache> = prefixes.chain(unguided.caches.iter_mut()).collect();
-    let inputs: Vec<&Input> = inputs.iter().cycle().take(caches.len()).collect();
-    let predicted = model.decode(append(model, &mut caches, &inputs, Keep::No));
-    let predicted = host(predicted);
-    let (with, without) = predicted.split_at(canvases.len() * count);
-    let with = with.chunks_exact(count);
-    if without.is_empty() {
-        return with.map(<[f64]>::to_vec).collect();
+    /// The prediction for each canvas, `count` numbers each, guided.
+    fn predict(
+        &self,
+        model: &Transfusion,
+        cache: &mut Cache,
+        inputs: &[Input],
+        count: usize,
+    ) -> Vec<Vec<f64>> {
+        let inputs: Vec<(usize, &Input)> =
+            self.sequences.iter().copied().zip(inputs.iter().cycle()).collect();
+        let predicted = host(model.decode(append(model, cache, &inputs, Keep::No)));
+        let (with, without) = predicted.split_at(self.canvases * count);
+        let with = with.chunks_exact(count);
+        if without.is_empty() {
+            return with.map(<[f64]>::to_vec).collect();
+        }
+        with.zip(without.chunks_exact(count))
+            .map(|(with, without)| guide(with, without, self.weight))
+            .collect()
     }
-    with.zip(without.chunks_exact(count))
-        .map(|(with, without)| guide(with, without, unguided.weight))
-        .collect()
 }
 
 /// Values of a tensor in memory order, in f64.

@@ -56,12 +56,13 @@ pub struct Prompt {
     pub(super) parts: Vec<Part>,
     pub(super) draw: bool,
     pub(super) end: u32,
+    pub(super) limit: Option<usize>,
 }
 
 impl Prompt {
     /// A document of nothing but `begin`, the tokenizer's BOS, that ends where the model chooses `end`, its EOS.
     pub fn new(begin: u32, end: u32) -> Self {
-        Self { parts: vec![Part::Text(vec![begin])], draw: false, end }
+        Self { parts: vec![Part::Text(vec![begin])], draw: false, end, limit: None }
     }
 
     /// With text behind it.
@@ -83,6 +84,22 @@ impl Prompt {
     pub fn draw(mut self) -> Self {
         self.draw = true;
         self
+    }
+
+    /// With so many new tokens at most, where the settings allow more.
+    #[must_use]
+    pub fn at_most(mut self, tokens: usize) -> Self {
+        self.limit = Some(tokens);
+        self
+    }
+
+    /// Positions that it takes, markers included, where an image is cut into patches of `patch` x `patch`.
+    pub fn positions(&self, patch: usize) -> usize {
+        let of_part = |part: &Part| match part {
+            Part::Text(ids) => ids.len(),
+            Part::Image(image) => (image.size.height / patch) * (image.size.width / patch) + 2,
+        };
+        self.parts.iter().map(of_part).sum::<usize>() + usize::from(self.draw)
     }
 
     /// Checks the prompt against the model, and puts the markers in.

@@ -1,6 +1,6 @@
 //! Cached against uncached, together against alone, and what may come out.
 
-use std::sync::Arc;
+use std::{ops::ControlFlow, sync::Arc};
 
 use burn::tensor::{Device, Tensor};
 use schemas::Order;
@@ -60,7 +60,7 @@ fn config() -> SampleConfig {
 
 fn run(model: &Transfusion, prompts: &[Prompt], first: u64, config: &SampleConfig) -> Vec<Sample> {
     let request = Request { prompts, first, size: SIZE };
-    sample(model, &request, &config.plan(&objective()).unwrap(), &mut |_| {}).unwrap()
+    sample(model, &request, &config.plan(&objective()).unwrap(), &mut |_| ControlFlow::Continue(())).unwrap()
 }
 
 fn picture(seed: u64) -> LatentImage {
@@ -234,20 +234,19 @@ fn pieces_equal_the_whole() {
     let image = GRID.patchify(&picture(3).values);
     whole.push_image(image.clone(), GRID.patches(), 0, VOCABULARY);
     whole.ids.extend([VOCABULARY.eoi(), 6, 7]);
-    let expected = read(append(&model, &mut [&mut Cache::default()], &[&whole], Keep::No));
+    let expected = read(append(&model, &mut Cache::new(1), &[(0, &whole)], Keep::No));
 
     let mut clean = Input::default();
     clean.push_image(image, GRID.patches(), 0, VOCABULARY);
     clean.ids.push(VOCABULARY.eoi());
     let text = |ids: &[u32]| Input { ids: ids.to_vec(), images: Vec::new() };
     let pieces = [text(&[BOS, 4, 5]), text(&[VOCABULARY.boi()]), clean, text(&[6]), text(&[7])];
-    let mut cache = Cache::default();
+    let mut cache = Cache::new(1 + 2 * pieces.len());
     let mut found = Vec::new();
-    for piece in &pieces {
-        // Other sequences stand before and behind.
-        let (mut before, mut behind) = (Cache::default(), Cache::default());
-        let inputs = [&text(&[8, 9]), piece, &text(&[3])];
-        let hidden = read(append(&model, &mut [&mut before, &mut cache, &mut behind], &inputs, Keep::Yes));
+    for (index, piece) in pieces.iter().enumerate() {
+        // Other sequences stand before and behind, fresh ones each time; one of them grows beyond its room.
+        let inputs = [(2 * index + 1, &text(&[8, 9])), (0, piece), (2 * index + 2, &text(&[3]))];
+        let hidden = read(append(&model, &mut cache, &inputs, Keep::Yes));
         found.extend_from_slice(&hidden[2 * 32..hidden.len() - 32]);
     }
     assert_close(&found, &expected, 1e-5, "hidden states");
@@ -271,7 +270,7 @@ fn a_prompt_is_read_as_it_was_trained() {
         .image(LatentImage { size: SIZE, values })
         .text(&tokens[12..15]);
     let input = prompt.input(0, model.plan()).unwrap();
-    let found = read(append(&model, &mut [&mut Cache::default()], &[&input], Keep::No));
+    let found = read(append(&model, &mut Cache::new(1), &[(0, &input)], Keep::No));
     assert_close(&found, &expected, 1e-5, "hidden states");
 }
 
@@ -292,11 +291,11 @@ fn a_canvas_is_what_was_trained() {
         if batch.images[0].dropped {
             prefix = Input::token(VOCABULARY.boi());
         }
-        let mut cache = Cache::default();
-        append(&model, &mut [&mut cache], &[&prefix], Keep::Yes);
+        let mut cache = Cache::new(1);
+        append(&model, &mut cache, &[(0, &prefix)], Keep::Yes);
         let mut patches = Input::default();
         patches.push_image(batch.patches.values.clone(), GRID.patches(), batch.images[0].t, VOCABULARY);
-        let found = read(model.decode(append(&model, &mut [&mut cache], &[&patches], Keep::No)));
+        let found = read(model.decode(append(&model, &mut cache, &[(0, &patches)], Keep::No)));
         assert_close(&found, &expected, 1e-5, "prediction");
     }
 }
@@ -390,12 +389,53 @@ fn without_tokens_a_picture_is_all() {
     let mut steps = Vec::new();
     let request = Request { prompts: &prompts, first: 0, size: SIZE };
     let plan = config.plan(&objective()).unwrap();
-    let samples = sample(&model, &request, &plan, &mut |progress| steps.push(progress)).unwrap();
+    let samples = sample(&model, &request, &plan, &mut |progress| {
+        steps.push(progress);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
     assert_eq!((samples[0].images().count(), samples[0].tokens().len()), (1, 0));
     assert_eq!(samples[1], Sample { parts: Vec::new(), end: End::Tokens });
     assert_eq!(steps.len(), 5);
     assert_eq!(steps[4], Progress::Drew { images: 1, step: 5, steps: 5 });
     assert_eq!(run(&model, &[], 0, &config), []);
+}
+
+#[test]
+fn a_prompt_may_have_a_limit_of_its_own() {
+    let model = model();
+    let start = || Prompt::new(BOS, u32::MAX);
+    let prompts = [start(), start().at_most(3), start().at_most(99), start().draw().at_most(0)];
+    let settings = SampleConfig { max_tokens: 7, max_images: 0, steps: 1, ..config() };
+    let samples = run(&model, &prompts, 0, &settings);
+    let lengths: Vec<usize> = samples.iter().map(|sample| sample.tokens().len()).collect();
+    assert_eq!(lengths, [7, 3, 7, 0]);
+    assert_eq!(samples[1].tokens(), samples[0].tokens()[..3]);
+    assert_eq!(samples[3].images().count(), 1);
+}
+
+#[test]
+fn an_observer_breaks_off() {
+    let model = model();
+    let plan = SampleConfig { max_tokens: 50, ..config() }.plan(&objective()).unwrap();
+    for prompt in [Prompt::new(BOS, u32::MAX), Prompt::new(BOS, EOS).draw()] {
+        let mut passes = 0;
+        let request = Request { prompts: &[prompt], first: 0, size: SIZE };
+        let stopped = sample(&model, &request, &plan, &mut |_| {
+            passes += 1;
+            if passes == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        assert_eq!((stopped, passes), (Err(SampleError::Stopped), 3));
+    }
+}
+
+#[test]
+fn positions_of_a_prompt_are_those_that_it_is_read_in() {
+    let model = model();
+    for prompt in prompts() {
+        let input = prompt.input(0, model.plan()).unwrap();
+        assert_eq!(prompt.positions(GRID.patch), input.ids.len());
+    }
 }
 
 #[test]
@@ -414,7 +454,7 @@ fn what_can_not_be_sampled_is_refused_by_name() {
     let plan = config().plan(&objective()).unwrap();
     let message = |prompt: Prompt, size| {
         let request = Request { prompts: &[prompt], first: 4, size };
-        sample(&model, &request, &plan, &mut |_| {}).unwrap_err().to_string()
+        sample(&model, &request, &plan, &mut |_| ControlFlow::Continue(())).unwrap_err().to_string()
     };
     let start = || Prompt::new(BOS, EOS);
     assert_eq!(message(start().text(&[20]), SIZE), "prompt 4: token 20 is not one of the tokenizer's 20");
@@ -435,6 +475,10 @@ fn what_can_not_be_sampled_is_refused_by_name() {
     };
     assert_eq!(setting("top-p = 0.0"), "`sample.top-p` is `0`, expected a share above 0, up to 1");
     assert_eq!(setting("temperature = -1.0"), "`sample.temperature` is `-1`, expected 0 or more");
+    assert_eq!(setting("guidance = nan"), "`sample.guidance` is `NaN`, expected a number from 0 to 100");
+    assert_eq!(setting("guidance = -0.5"), "`sample.guidance` is `-0.5`, expected a number from 0 to 100");
+    assert_eq!(setting("temperature = inf"), "`sample.temperature` is `inf`, expected 0 or more");
+    assert_eq!(setting("top-p = nan"), "`sample.top-p` is `NaN`, expected a share above 0, up to 1");
     assert!(setting("steps = 1001").starts_with("1001 sampling steps of a schedule of 1000"));
 }
 
@@ -447,6 +491,8 @@ fn a_text_model_writes_and_refuses_pictures() {
     let samples = run(&model, &vec![Prompt::new(BOS, EOS); 20], 0, &settings);
     assert!(samples.iter().all(|sample| sample.images().count() == 0));
     let request = Request { prompts: &[Prompt::new(BOS, EOS).draw()], first: 0, size: SIZE };
-    let error = sample(&model, &request, &settings.plan(&objective()).unwrap(), &mut |_| {}).unwrap_err();
+    let error =
+        sample(&model, &request, &settings.plan(&objective()).unwrap(), &mut |_| ControlFlow::Continue(()))
+            .unwrap_err();
     assert_eq!(error.to_string(), "prompt 0: it has a picture, the model knows text alone");
 }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use schemas::{Manifest, ShardRecord, content_hash, manifest_name};
 
+use super::StreamError;
+use super::cache::is_checksum;
 use super::fetch::{Fetcher, Location, Retry};
-use super::{StreamError, map};
 
 /// An opened version of a dataset.
 #[derive(Clone, Debug)]
@@ -96,12 +97,22 @@ impl Dataset {
         let shards: Vec<_> = self.manifest.shards.iter().filter(wanted).cloned().collect();
         for shard in &shards {
             self.location.check_inside(&shard.path)?;
+            self.check_checksum(shard)?;
         }
         if shards.is_empty() {
             let of = source.map_or_else(String::new, |name| format!(" of the source `{name}`"));
             return Err(StreamError::Empty { uri: self.location.uri.clone(), of });
         }
         Ok(shards)
+    }
+
+    /// A checksum is also the name of a file in the cache.
+    fn check_checksum(&self, shard: &ShardRecord) -> Result<(), StreamError> {
+        if is_checksum(&shard.checksum) {
+            return Ok(());
+        }
+        let (uri, path) = (self.location.uri.clone(), shard.path.clone());
+        Err(StreamError::Checksum { uri, path, found: shard.checksum.clone() })
     }
 
     fn source(&self, name: &str) -> Result<u16, StreamError> {
@@ -123,14 +134,5 @@ fn read(location: &Location, path: &str, fetcher: &Fetcher) -> Result<Option<Byt
         Ok(bytes) => Ok(Some(bytes.into())),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(StreamError::Io { path: file, source }),
-    }
-}
-
-/// Maps a local shard, or one in the cache; `None` if there is no such file.
-pub(super) fn map_file(path: &std::path::Path) -> Result<Option<arrow::buffer::Buffer>, StreamError> {
-    match map::map(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(StreamError::Io { path: path.to_owned(), source }),
     }
 }

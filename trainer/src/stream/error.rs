@@ -70,6 +70,32 @@ pub enum StreamError {
         /// Checksum of the bytes.
         found: String,
     },
+    /// A checksum that is none.
+    #[error(
+        "the manifest of dataset `{uri}` gives `{path}` the checksum `{found}`, which is none: expected 64 digits 0-9 and a-f\nhint: the manifest was edited; pack the dataset again, or copy it again from where it came from"
+    )]
+    Checksum {
+        /// The dataset.
+        uri: String,
+        /// The shard.
+        path: String,
+        /// What stands there.
+        found: String,
+    },
+    /// A shard that became shorter after its checksum was compared.
+    #[error(
+        "shard `{path}` of dataset `{uri}` was cut short while it was read: {found} of its {expected} bytes are left\nhint: copy the file again from where the dataset came from; nothing may change a shard while a run reads it"
+    )]
+    Cut {
+        /// The dataset.
+        uri: String,
+        /// The shard.
+        path: String,
+        /// Its bytes when it was opened.
+        expected: u64,
+        /// Its bytes now.
+        found: u64,
+    },
     /// A file that the manifest lists and that isn't there.
     #[error(
         "`{path}` of dataset `{uri}` is missing\nhint: copy the file again from where the dataset came from; `transfusion verify {uri}` lists all damage"

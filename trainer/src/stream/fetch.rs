@@ -42,7 +42,7 @@ pub struct Location {
     pub store: Arc<dyn ObjectStore>,
     /// Its folder in the store.
     pub prefix: object_store::path::Path,
-    /// The folder, where it is on a local disk: shards are then mapped in place.
+    /// The folder, where it is on a local disk: shards are then read in place.
     pub local: Option<PathBuf>,
 }
 

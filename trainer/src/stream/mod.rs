@@ -7,15 +7,15 @@
 //! Several datasets are mixed by weight: the next row comes from the dataset that has given the fewest positions for its
 //! weight, ties go to the one named first. So the mix of *positions*, not of rows, follows the weights at any moment.
 //!
-//! Local shards are mapped, remote ones copied to a bounded cache folder first; either way the checksum of a shard is
-//! compared with the manifest's before its first row is given. Memory: `prefetch_rows` rows, and for compressed shards
-//! twice `shuffle.blocks` blocks of 64 rows, a dataset.
+//! Local shards are read where they are, remote ones copied to a bounded cache folder first; either way the checksum of
+//! a shard is compared with the manifest's before its first row is given. Memory: `prefetch_rows` rows and twice
+//! `shuffle.blocks` blocks of 64 rows, a dataset.
 
 mod cache;
 mod dataset;
 mod error;
 mod fetch;
-mod map;
+mod file;
 mod order;
 mod readers;
 mod shards;
@@ -25,7 +25,7 @@ mod tests;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use schemas::shard::Shard;
+use schemas::shard::ShardIndex;
 use schemas::{DatasetCursor, Row, StreamCursor};
 
 pub use dataset::Dataset;
@@ -104,7 +104,7 @@ impl StreamRow {
 pub struct RowOrigin {
     /// Index of its dataset in the mix.
     pub dataset: usize,
-    shard: Arc<Shard>,
+    shard: Arc<ShardIndex>,
 }
 
 impl RowOrigin {
@@ -151,9 +151,10 @@ impl Stream {
         let cache =
             remote.then(|| Cache::open(settings.cache.as_deref(), settings.cache_bytes)).transpose()?;
         let cache = cache.map(Arc::new);
+        let groups = groups_held(ingredients, settings)?;
         let part = |(index, ingredient): (usize, &Ingredient)| {
             let start = cursor.map(|cursor| cursor.datasets[index].clone());
-            Part::open(ingredient, index, settings, &fetcher, cache.clone(), start)
+            Part::open(ingredient, index, settings, groups, (&fetcher, cache.clone()), start)
         };
         Ok(Self { parts: ingredients.iter().enumerate().map(part).collect::<Result<_, _>>()? })
     }
@@ -193,8 +194,8 @@ impl Part {
         ingredient: &Ingredient,
         index: usize,
         settings: &StreamSettings,
-        fetcher: &Arc<Fetcher>,
-        cache: Option<Arc<Cache>>,
+        groups: usize,
+        (fetcher, cache): (&Arc<Fetcher>, Option<Arc<Cache>>),
         start: Option<DatasetCursor>,
     ) -> Result<Self, StreamError> {
         let dataset = &ingredient.dataset;
@@ -213,11 +214,7 @@ impl Part {
             return Err(StreamError::Cursor { what });
         }
         let remote = dataset.location().local.is_none();
-        if remote {
-            check_cache(dataset, &records, settings)?;
-        }
-        // Readers may stand in two groups at once while the next one is being opened.
-        let held = (3 * settings.shuffle.shards.max(1), 2 * settings.shuffle.blocks.max(1));
+        let held = (groups * settings.shuffle.shards.max(1), 2 * settings.shuffle.blocks.max(1));
         let shards = Arc::new(Shards::new(dataset, records, fetcher.clone(), cache.filter(|_| remote), held));
         let fetchers = if remote { 4 } else { 1 };
         let start = (cursor.epoch, cursor.row);
@@ -226,7 +223,7 @@ impl Part {
         Ok(Self { weight: ingredient.weight, epoch_rows, cursor, readers })
     }
 
-    fn next(&mut self) -> Result<(Row, Arc<Shard>), StreamError> {
+    fn next(&mut self) -> Result<(Row, Arc<ShardIndex>), StreamError> {
         let (row, shard) = self.readers.next()?;
         self.cursor.positions += u64::from(row.used());
         self.cursor.row += 1;
@@ -258,19 +255,28 @@ fn check_cursor(ingredients: &[Ingredient], cursor: Option<&StreamCursor>) -> Re
     Ok(())
 }
 
-fn check_cache(
-    dataset: &Dataset,
-    records: &[schemas::ShardRecord],
-    settings: &StreamSettings,
-) -> Result<(), StreamError> {
-    let largest = records.iter().map(|shard| shard.bytes).max().unwrap_or(0);
-    let shards = settings.shuffle.shards.max(1).min(records.len());
-    let need = 2 * shards as u64 * largest;
-    // A dataset that fits whole is never too large.
-    let whole: u64 = records.iter().map(|shard| shard.bytes).sum();
-    if need.min(whole) <= settings.cache_bytes {
-        return Ok(());
+/// Groups of shards that are held open of each dataset. Readers may stand in two at once while the next one is being
+/// opened; where the cache has no room for three of each remote dataset, it is two.
+fn groups_held(ingredients: &[Ingredient], settings: &StreamSettings) -> Result<usize, StreamError> {
+    const USUAL: usize = 3;
+    let mut all = 0u64;
+    for ingredient in ingredients.iter().filter(|one| one.dataset.location().local.is_none()) {
+        let records = ingredient.dataset.shards(ingredient.source.as_deref())?;
+        let shards = settings.shuffle.shards.max(1).min(records.len());
+        let need = bytes_of_groups(&records, shards, 2);
+        if need > settings.cache_bytes {
+            let uri = ingredient.dataset.location().uri.clone();
+            return Err(StreamError::CacheTooSmall { uri, have: settings.cache_bytes, need, shards });
+        }
+        all = all.saturating_add(bytes_of_groups(&records, shards, USUAL as u64));
     }
-    let uri = dataset.location().uri.clone();
-    Err(StreamError::CacheTooSmall { uri, have: settings.cache_bytes, need: need.min(whole), shards })
+    Ok(if all > settings.cache_bytes { 2 } else { USUAL })
+}
+
+/// Bytes of the largest groups; a dataset that fits whole is never too large.
+fn bytes_of_groups(records: &[schemas::ShardRecord], shards: usize, groups: u64) -> u64 {
+    let sum = |sum: u64, bytes: u64| sum.saturating_add(bytes);
+    let largest = records.iter().map(|shard| shard.bytes).max().unwrap_or(0);
+    let whole = records.iter().map(|shard| shard.bytes).fold(0, sum);
+    (groups * shards as u64).saturating_mul(largest).min(whole)
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 
 use schemas::Row;
-use schemas::shard::Shard;
+use schemas::shard::ShardIndex;
 
 use super::StreamError;
 use super::order::{Address, Order};
@@ -16,7 +16,7 @@ use super::shards::Shards;
 /// Rows that a reader hands over at once.
 const CHUNK_ROWS: usize = 4;
 
-type Chunk = Result<Vec<(Row, Arc<Shard>)>, StreamError>;
+type Chunk = Result<Vec<(Row, Arc<ShardIndex>)>, StreamError>;
 
 /// The receiving side.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub(super) struct Readers {
     uri: String,
     receivers: Vec<Receiver<Chunk>>,
     turn: usize,
-    rows: VecDeque<(Row, Arc<Shard>)>,
+    rows: VecDeque<(Row, Arc<ShardIndex>)>,
     ahead: Arc<Ahead>,
 }
 
@@ -57,7 +57,7 @@ impl Readers {
     }
 
     /// The next row.
-    pub(super) fn next(&mut self) -> Result<(Row, Arc<Shard>), StreamError> {
+    pub(super) fn next(&mut self) -> Result<(Row, Arc<ShardIndex>), StreamError> {
         loop {
             if let Some(row) = self.rows.pop_front() {
                 return Ok(row);

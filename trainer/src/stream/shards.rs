@@ -1,16 +1,17 @@
 //! The shards of one dataset: opened, checked once, and the few blocks of rows that are being read from.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
-use arrow::buffer::Buffer;
-use schemas::shard::{BATCH_ROWS, Shard};
-use schemas::{Row, RowLayout, ShardRecord, content_hash, decode_rows};
+use schemas::shard::{BATCH_ROWS, ShardError, ShardIndex};
+use schemas::{Row, RowLayout, ShardRecord, decode_rows};
 
-use super::cache::Cache;
-use super::dataset::map_file;
+use super::cache::{Cache, InUse};
 use super::fetch::{Fetcher, Location};
+use super::file::{self, FileError, ShardFile};
 use super::order::Address;
 use super::{Dataset, StreamError};
 
@@ -53,12 +54,12 @@ pub(super) struct Shards {
     fetcher: Arc<Fetcher>,
     cache: Option<Arc<Cache>>,
     verified: Mutex<HashSet<u32>>,
-    open: Mutex<Recent<u32, Arc<Shard>>>,
+    open: Mutex<Recent<u32, Arc<ShardFile>>>,
     blocks: Mutex<Recent<(u32, u32), RecordBatch>>,
 }
 
 impl Shards {
-    /// `open_shards` and `open_blocks` bound what is held: maps and record batches.
+    /// `open_shards` and `open_blocks` bound what is held: handles of files and record batches.
     pub(super) fn new(
         dataset: &Dataset,
         records: Vec<ShardRecord>,
@@ -84,23 +85,20 @@ impl Shards {
     }
 
     /// One row.
-    pub(super) fn row(&self, at: Address) -> Result<(Row, Arc<Shard>), StreamError> {
+    pub(super) fn row(&self, at: Address) -> Result<(Row, Arc<ShardIndex>), StreamError> {
         let shard = self.shard(at.shard)?;
         let block = self.block(&shard, at)?;
         let rows = decode_rows(&block.slice(at.row as usize, 1), &self.layout);
         let rows = rows.map_err(|error| self.shard_error(at.shard, error.into()))?;
         let row = rows.into_iter().next().expect("a slice of one row gives one row");
-        Ok((row, shard))
+        Ok((row, shard.index().clone()))
     }
 
     /// A shard, checked. Callers that want the same one wait for the first of them.
-    pub(super) fn shard(&self, index: u32) -> Result<Arc<Shard>, StreamError> {
+    pub(super) fn shard(&self, index: u32) -> Result<Arc<ShardFile>, StreamError> {
         let slot = lock(&self.open).slot(index);
         let mut slot = lock(&slot);
         if let Some(shard) = &*slot {
-            if let Some(cache) = &self.cache {
-                cache.touch(&self.record(index).checksum);
-            }
             return Ok(shard.clone());
         }
         let shard = Arc::new(self.open_shard(index)?);
@@ -108,13 +106,14 @@ impl Shards {
         Ok(shard)
     }
 
-    fn block(&self, shard: &Shard, at: Address) -> Result<RecordBatch, StreamError> {
+    fn block(&self, shard: &ShardFile, at: Address) -> Result<RecordBatch, StreamError> {
         let slot = lock(&self.blocks).slot((at.shard, at.batch));
         let mut slot = lock(&slot);
         if let Some(block) = &*slot {
             return Ok(block.clone());
         }
-        let block = shard.batch(at.batch as usize).map_err(|error| self.shard_error(at.shard, error))?;
+        let block = shard.batch(at.batch as usize);
+        let block = block.map_err(|error| self.file_error(at.shard, shard.bytes(), error))?;
         self.check_block(at, block.num_rows())?;
         *slot = Some(block.clone());
         Ok(block)
@@ -129,75 +128,82 @@ impl Shards {
         self.mismatch(at.shard, format!("batch {} has {found} rows, expected {expected}", at.batch))
     }
 
-    fn open_shard(&self, index: u32) -> Result<Shard, StreamError> {
-        let bytes = match (&self.location.local, &self.cache) {
-            (Some(folder), _) => self.checked_local(index, &folder.join(&self.record(index).path))?,
-            (None, Some(cache)) => self.checked_cached(index, cache)?,
+    fn open_shard(&self, index: u32) -> Result<ShardFile, StreamError> {
+        let (file, in_use) = match (&self.location.local, &self.cache) {
+            (Some(folder), _) => (self.checked_local(index, &folder.join(&self.record(index).path))?, None),
+            (None, Some(cache)) => {
+                let (file, in_use) = self.checked_cached(index, cache)?;
+                (file, Some(in_use))
+            }
             (None, None) => unreachable!("a remote dataset is opened with a cache"),
         };
-        let shard = Shard::open(bytes).map_err(|error| self.shard_error(index, error))?;
-        self.check_fits(index, &shard)?;
+        let bytes = self.record(index).bytes;
+        let shard = ShardFile::new(file, bytes, in_use);
+        let shard = shard.map_err(|error| self.file_error(index, bytes, error))?;
+        self.check_fits(index, shard.index())?;
         Ok(shard)
     }
 
-    fn checked_local(&self, index: u32, path: &std::path::Path) -> Result<Buffer, StreamError> {
+    fn checked_local(&self, index: u32, path: &Path) -> Result<File, StreamError> {
         let missing =
             || StreamError::Missing { uri: self.location.uri.clone(), path: self.record(index).path.clone() };
-        let bytes = map_file(path)?.ok_or_else(missing)?;
-        match self.verify(index, &bytes) {
-            None => Ok(bytes),
+        let file = file::open(path).map_err(io_error(path))?.ok_or_else(missing)?;
+        match self.verify(index, &file).map_err(io_error(path))? {
+            None => Ok(file),
             Some(found) => Err(self.damaged(index, found)),
         }
     }
 
     /// From the cache if the copy there is whole, else fetched; a fetch that gives wrong bytes is done once more.
-    fn checked_cached(&self, index: u32, cache: &Cache) -> Result<Buffer, StreamError> {
+    fn checked_cached(&self, index: u32, cache: &Arc<Cache>) -> Result<(File, InUse), StreamError> {
         let record = self.record(index);
-        let path = cache.path(&record.checksum);
-        if let Some(bytes) = map_file(&path)? {
-            if self.verify(index, &bytes).is_none() {
-                cache.touch(&record.checksum);
-                return Ok(bytes);
+        if let Some(copy) = cache.hold(&record.checksum) {
+            let path = copy.path();
+            if let Some(file) = file::open(&path).map_err(io_error(&path))?
+                && self.verify(index, &file).map_err(io_error(&path))?.is_none()
+            {
+                return Ok((file, copy));
             }
-            cache.drop_file(&record.checksum)?;
+            copy.discard()?;
         }
-        let unfinished = cache.unfinished(&record.checksum);
-        let mut found = self.fetch(index, cache, &unfinished)?;
-        if found != record.checksum {
-            tracing::debug!(shard = record.path, expected = record.checksum, found, "fetched again");
-            found = self.fetch(index, cache, &unfinished)?;
-        }
-        if found != record.checksum {
-            // Nobody will use it; what can't be removed now goes when the folder is next opened.
-            let _ = std::fs::remove_file(&unfinished);
-            return Err(self.damaged(index, found));
-        }
-        cache.keep(&unfinished, &record.checksum, record.bytes)?;
-        lock(&self.verified).insert(index);
-        let missing = || StreamError::Io { path: path.clone(), source: std::io::ErrorKind::NotFound.into() };
-        map_file(&path)?.ok_or_else(missing)
+        let copy = self.fetch(index, cache)?;
+        let path = copy.path();
+        let missing = || io_error(&path)(std::io::ErrorKind::NotFound.into());
+        let file = file::open(&path).map_err(io_error(&path))?.ok_or_else(missing)?;
+        Ok((file, copy))
     }
 
-    fn fetch(&self, index: u32, cache: &Cache, file: &std::path::Path) -> Result<String, StreamError> {
+    fn fetch(&self, index: u32, cache: &Arc<Cache>) -> Result<InUse, StreamError> {
         let record = self.record(index);
-        cache.make_room(record.bytes)?;
-        self.fetcher.download(&self.location, &record.path, record.bytes, file)
+        let download = cache.reserve(&record.checksum, record.bytes)?;
+        let once = || self.fetcher.download(&self.location, &record.path, record.bytes, download.path());
+        let mut found = once()?;
+        if found != record.checksum {
+            tracing::debug!(shard = record.path, expected = record.checksum, found, "fetched again");
+            found = once()?;
+        }
+        if found != record.checksum {
+            return Err(self.damaged(index, found));
+        }
+        lock(&self.verified).insert(index);
+        download.keep()
     }
 
     /// The wrong checksum, if it is wrong. Each shard is read whole for this once in the life of a stream.
-    fn verify(&self, index: u32, bytes: &Buffer) -> Option<String> {
-        if lock(&self.verified).contains(&index) && bytes.len() as u64 == self.record(index).bytes {
-            return None;
+    fn verify(&self, index: u32, file: &File) -> std::io::Result<Option<String>> {
+        let record = self.record(index);
+        if lock(&self.verified).contains(&index) && file.metadata()?.len() == record.bytes {
+            return Ok(None);
         }
-        let found = content_hash(bytes);
-        if found != self.record(index).checksum {
-            return Some(found);
+        let found = file::checksum(file)?;
+        if found != record.checksum {
+            return Ok(Some(found));
         }
         lock(&self.verified).insert(index);
-        None
+        Ok(None)
     }
 
-    fn check_fits(&self, index: u32, shard: &Shard) -> Result<(), StreamError> {
+    fn check_fits(&self, index: u32, shard: &ShardIndex) -> Result<(), StreamError> {
         let (metadata, record) = (shard.metadata(), self.record(index));
         if metadata.layout() != self.layout {
             return self.mismatch(
@@ -230,7 +236,16 @@ impl Shards {
         }
     }
 
-    fn shard_error(&self, index: u32, source: schemas::shard::ShardError) -> StreamError {
+    fn file_error(&self, index: u32, expected: u64, error: FileError) -> StreamError {
+        let (uri, path) = (self.location.uri.clone(), self.record(index).path.clone());
+        match error {
+            FileError::Cut { found } => StreamError::Cut { uri, path, expected, found },
+            FileError::Io(source) => StreamError::Io { path: path.into(), source },
+            FileError::Shard(source) => self.shard_error(index, source),
+        }
+    }
+
+    fn shard_error(&self, index: u32, source: ShardError) -> StreamError {
         let path = self.record(index).path.clone();
         StreamError::Shard { uri: self.location.uri.clone(), path, source: Box::new(source) }
     }
@@ -242,6 +257,11 @@ impl Shards {
             what,
         })
     }
+}
+
+fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> StreamError {
+    let path = path.to_owned();
+    move |source| StreamError::Io { path, source }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

@@ -44,7 +44,7 @@ fn read(ingredients: &[Ingredient], settings: &StreamSettings, count: usize) -> 
     take(&mut Stream::open(ingredients, settings, None).unwrap(), count)
 }
 
-/// Puts another file in the place of one. Never written in place: a reader may still have the old one mapped.
+/// Puts another file in the place of one. Never written in place: a reader may still have the old one open.
 fn replace(path: &Path, bytes: &[u8]) {
     std::fs::remove_file(path).unwrap();
     std::fs::write(path, bytes).unwrap();
@@ -145,7 +145,7 @@ fn a_damaged_copy_in_the_cache_is_fetched_again() {
     let (_, location) = in_memory(folder.path());
     let settings = StreamSettings { cache: Some(cache.path().to_owned()), ..settings(2, 8) };
     let rows = read(&[whole(&location)], &settings, 80);
-    let copy = cache.path().join(&manifest.shards[0].checksum);
+    let copy = cache.path().join("transfusion-shards").join(&manifest.shards[0].checksum);
     let mut bytes = std::fs::read(&copy).unwrap();
     bytes[1000] ^= 1;
     replace(&copy, &bytes);
@@ -295,5 +295,45 @@ fn a_manifest_cannot_lead_out_of_its_folder() {
         std::fs::write(folder.path().join("manifest.json"), manifest.to_bytes().unwrap().0).unwrap();
         let dataset = Dataset::open(&Location::folder(folder.path()).unwrap(), None).unwrap();
         assert!(matches!(dataset.shards(None), Err(StreamError::Outside { .. })), "{path}");
+    }
+}
+
+/// A mapped file that was cut short once ended the process with a signal.
+#[test]
+fn a_shard_that_is_cut_short_while_it_is_read_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = fixture::write(folder.path(), &[(0, 640)]);
+    let shard = &manifest.shards[0];
+    let path = folder.path().join(&shard.path);
+    let whole_file = std::fs::read(&path).unwrap();
+    let data = [whole(&Location::folder(folder.path()).unwrap())];
+    let settings = StreamSettings { shuffle: Shuffle { shards: 1, blocks: 1 }, ..settings(1, 1) };
+    for left in [0, 1000, shard.bytes / 2] {
+        let mut stream = Stream::open(&data, &settings, None).unwrap();
+        stream.next_row().unwrap();
+        std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(left).unwrap();
+        let error = (0..640).find_map(|_| stream.next_row().err()).expect("rows are missing");
+        let expected = format!(
+            "shard `{}` of dataset `{}` was cut short while it was read: {left} of its {} bytes are left",
+            shard.path,
+            folder.path().display(),
+            shard.bytes
+        );
+        assert!(error.to_string().starts_with(&expected), "{error}");
+        std::fs::write(&path, &whole_file).unwrap();
+    }
+}
+
+#[test]
+fn a_checksum_that_is_none_never_names_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut manifest = fixture::write(folder.path(), &[(0, 5)]);
+    let good = manifest.shards[0].checksum.clone();
+    for checksum in ["", "../../secret", &good.to_uppercase(), &good[1..], &format!("{}/", &good[1..])] {
+        manifest.shards[0].checksum = checksum.to_owned();
+        std::fs::write(folder.path().join("manifest.json"), manifest.to_bytes().unwrap().0).unwrap();
+        let (_, location) = in_memory(folder.path());
+        let error = Dataset::open(&location, None).unwrap().shards(None).unwrap_err();
+        assert!(matches!(&error, StreamError::Checksum { found, .. } if found == checksum), "{error}");
     }
 }

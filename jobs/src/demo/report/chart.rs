@@ -1,7 +1,7 @@
 //! Loss curves as SVG.
 //!
 //! Each chart shows the values as they were, averaged to at most [`COLUMNS`] points, pale, and a running mean over
-//! them. The value axis is logarithmic where the values span more than a factor of four, as losses do.
+//! them, whose end is the number beside the chart. The value axis is logarithmic where the values span more than a factor of four, as losses do.
 
 use std::fmt::Write;
 
@@ -129,11 +129,9 @@ impl Curve {
         svg
     }
 
-    /// The mean of the last points drawn.
+    /// The value at which the line ends.
     pub(super) fn last(&self) -> Option<f64> {
-        let points = thinned(&self.points);
-        let end = &points[points.len().saturating_sub(AROUND)..];
-        (!end.is_empty()).then(|| end.iter().map(|point| point.1).sum::<f64>() / end.len() as f64)
+        running_mean(&thinned(&self.points)).last().map(|point| point.1)
     }
 }
 
@@ -202,6 +200,25 @@ mod tests {
         let few = thinned(&points);
         assert_eq!(few.len(), 300);
         assert!(few.iter().all(|point| (point.1 - 4.5).abs() < 1e-9));
+    }
+
+    /// A label beside a chart that said the mean of the last points, 0.822, where its line ended at 0.333.
+    #[test]
+    fn the_number_beside_a_chart_is_the_end_of_its_line() {
+        for points in [2, 3, 40, 900] {
+            let falling = (1..=points).map(|step| (f64::from(step), 10.0 / f64::from(step))).collect();
+            let curve = Curve { title: "Text".into(), unit: String::new(), points: falling };
+            let svg = curve.svg();
+            let line = svg.split("class=\"smooth\" d=\"").nth(1).and_then(|rest| rest.split('"').next());
+            let end: f64 = line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap();
+            let values = Axis::over(thinned(&curve.points).iter().map(|point| point.1));
+            let label = HEIGHT - BOTTOM - values.share(curve.last().unwrap()) * (HEIGHT - TOP - BOTTOM);
+            // Places in the chart are rounded to a tenth.
+            assert!(
+                (end - label).abs() <= 0.051,
+                "{points} points: the line ends at {end}, its label is at {label}"
+            );
+        }
     }
 
     #[test]

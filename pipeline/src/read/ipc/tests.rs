@@ -101,15 +101,12 @@ impl Case {
     /// Its rows as text, a refused one as `!reason`.
     async fn rows(&self, part: Option<FilePart>, memory: usize) -> Result<Vec<String>, PipelineError> {
         let (input, file) = (self.input.clone(), InputFile { part, ..self.file.clone() });
-        tokio::task::spawn_blocking(move || rows(&input, &file, memory)).await.expect("runs")
+        crate::threads::spawn(move || rows(&input, &file, memory)).expect("a thread").await
     }
 
     async fn parts(&self) -> Vec<(u64, u64)> {
         let (input, file) = (self.input.clone(), self.file.clone());
-        tokio::task::spawn_blocking(move || super::batches(&input, &file))
-            .await
-            .expect("runs")
-            .expect("reads")
+        crate::threads::blocking(move || super::batches(&input, &file)).await.expect("reads")
     }
 }
 
@@ -252,7 +249,7 @@ async fn behind_a_damaged_batch_the_next_one_is_read() {
 #[tokio::test]
 async fn the_first_version_of_feather_is_called_so() {
     let Case { input, file } = Case::new(b"FEA1 and so on, and so on".to_vec()).await;
-    let found = tokio::task::spawn_blocking(move || head(&input, &file).map(drop)).await.expect("runs");
+    let found = crate::threads::spawn(move || head(&input, &file).map(drop)).expect("a thread").await;
     assert!(matches!(found, Err(Stop::Damaged(what)) if what.contains("of Feather version 1")));
 }
 

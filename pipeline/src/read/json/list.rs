@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::{BOM, parse_whole};
 use crate::PipelineError;
 use crate::memory::Memory;
+use crate::names::has_extension;
 use crate::read::buffer::RowBuffer;
 use crate::read::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::reject::RejectReason;
@@ -17,10 +18,7 @@ use crate::units::InputFile;
 
 /// Whether a file may be a list by its name: `.jsonl` never is one.
 pub(crate) fn may_be(file: &InputFile) -> bool {
-    let name = file.below.to_ascii_lowercase();
-    let plain =
-        [".gz", ".zst", ".gzip", ".zstd"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
-    plain.ends_with(".json")
+    has_extension(&file.below, "json")
 }
 
 /// Whether these first bytes of a file begin a list.
@@ -87,7 +85,7 @@ pub(super) fn read(
 
 /// Where the reader stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Before the list.
     Before,
     /// In the list, inside so many brackets of the element.
@@ -119,7 +117,7 @@ enum Behind {
 }
 
 /// Bytes of what stands behind a list that are enough to show it.
-const SHOWN_BYTES: usize = 512;
+pub(super) const SHOWN_BYTES: usize = 512;
 
 struct Elements {
     reader: Box<dyn BufRead + Send>,
@@ -193,7 +191,8 @@ impl Elements {
     }
 }
 
-fn step(place: Place, byte: u8) -> Place {
+/// Where the reader stands behind a byte.
+pub(super) fn step(place: Place, byte: u8) -> Place {
     match (place, byte) {
         (Place::Before, b'[') => Place::Inside(0),
         (Place::Inside(depth), b'"') => Place::Text { depth, escaped: false },

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use super::{Kind, Member, Sample, Wanted};
 use crate::PipelineError;
 use crate::read::{ImageRef, RawRow, Visit};
-use crate::reject::RejectReason;
+use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 /// Rows that wait, at most.
@@ -84,6 +84,22 @@ impl<'a> Window<'a> {
         sample.add(member, self.wanted.pick);
         self.bytes += sample.bytes() - bytes;
         self.whole += usize::from(!whole && self.wanted.is_whole(sample));
+        self.give(row, visit)
+    }
+
+    /// A row that is refused and takes no members; `false` if no more rows are wanted.
+    pub(super) fn refuse(
+        &mut self,
+        key: &str,
+        reject: Reject,
+        visit: &mut Visit<'_>,
+    ) -> Result<bool, PipelineError> {
+        let row = self.rows;
+        self.rows += 1;
+        let sample = Sample { reject: Some(reject), kinds: u8::MAX, closed: true, ..Sample::new(key, row) };
+        self.bytes += sample.bytes();
+        self.whole += 1;
+        self.pending.push_back(sample);
         self.give(row, visit)
     }
 
@@ -216,6 +232,7 @@ mod tests {
             key: key.to_owned(),
             extension: extension.to_owned(),
             kind,
+            dotted: None,
             content: Ok(content),
             place: 512..1512,
             is_link: false,

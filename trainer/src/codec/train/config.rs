@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::codec::{Architecture, CodecError};
+use crate::limits::{self, Outside, Reals, STEPS};
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
 
@@ -167,31 +168,31 @@ impl VaeTrainConfig {
     /// The first that doesn't.
     pub fn check(&self) -> Result<(), CodecError> {
         let architecture = self.model.architecture()?;
-        let positive = |key, value: u64| match value {
-            0 => Err(CodecError::Setting { key, reason: "must be at least 1".to_owned() }),
-            _ => Ok(()),
-        };
-        let within = |key, value: f64, lowest: f64, highest: f64| match value >= lowest && value <= highest {
-            true => Ok(()),
-            false => Err(CodecError::Setting {
-                key,
-                reason: format!("must be within {lowest} and {highest}, it is {value}"),
-            }),
-        };
-        positive("steps", self.steps)?;
-        positive("size", self.size as u64)?;
-        positive("batch", self.batch as u64)?;
-        positive("log-every", self.log_every)?;
-        within("rate", self.rate, f64::MIN_POSITIVE, 1.0)?;
-        within("floor", self.floor, 0.0, 1.0)?;
-        within("betas", self.betas[0], 0.0, 1.0 - f64::EPSILON)?;
-        within("betas", self.betas[1], 0.0, 1.0 - f64::EPSILON)?;
-        within("epsilon", self.epsilon, 0.0, 1.0)?;
-        within("decay", self.decay, 0.0, 1.0)?;
-        within("clip", self.clip, f64::MIN_POSITIVE, f64::MAX)?;
-        within("l1", self.l1, 0.0, f64::MAX)?;
-        within("mse", self.mse, 0.0, f64::MAX)?;
-        within("kl", self.kl, 0.0, f64::MAX)?;
+        let counts = [
+            ("steps", self.steps, STEPS),
+            ("size", self.size as u64, 1..=16_384),
+            ("batch", self.batch as u64, 1..=65_536),
+            ("warm-up", self.warm_up, 0..=*STEPS.end()),
+            ("log-every", self.log_every, STEPS),
+        ];
+        for (key, value, range) in counts {
+            limits::whole(value, range).map_err(|outside| setting(key, &outside))?;
+        }
+        let numbers = [
+            ("rate", self.rate, Reals::above(0.0, 1.0)),
+            ("floor", self.floor, Reals::closed(0.0, 1.0)),
+            ("betas", self.betas[0], Reals::below(0.0, 1.0)),
+            ("betas", self.betas[1], Reals::below(0.0, 1.0)),
+            ("epsilon", self.epsilon, Reals::above(0.0, 1.0)),
+            ("decay", self.decay, Reals::closed(0.0, 1.0)),
+            ("clip", self.clip, Reals::above(0.0, 1e9)),
+            ("l1", self.l1, Reals::closed(0.0, 1e40)),
+            ("mse", self.mse, Reals::closed(0.0, 1e40)),
+            ("kl", self.kl, Reals::closed(0.0, 1e40)),
+        ];
+        for (key, value, range) in numbers {
+            limits::real(value, range).map_err(|outside| setting(key, &outside))?;
+        }
         let multiple = architecture.downsampling();
         if !self.size.is_multiple_of(multiple) {
             let (height, width) = (self.size, self.size);
@@ -207,6 +208,10 @@ impl VaeTrainConfig {
     pub(super) fn optimizer(&self) -> OptimizerConfig {
         OptimizerConfig { betas: self.betas, epsilon: self.epsilon, decay: self.decay, clip: self.clip }
     }
+}
+
+fn setting(key: &'static str, outside: &Outside) -> CodecError {
+    CodecError::Setting { key, reason: format!("is `{}`, expected {}", outside.found, outside.expected) }
 }
 
 #[cfg(test)]
@@ -253,8 +258,29 @@ mod tests {
             change(&mut config);
             config.check().unwrap_err().to_string()
         };
-        assert_eq!(error(|config| config.batch = 0), "`batch` must be at least 1");
-        assert!(error(|config| config.rate = f64::NAN).starts_with("`rate` must be within"));
+        assert_eq!(error(|config| config.batch = 0), "`batch` is `0`, expected 1 to 65,536");
+        assert_eq!(
+            error(|config| config.batch = 1 << 40),
+            "`batch` is `1,099,511,627,776`, expected 1 to 65,536"
+        );
+        assert_eq!(
+            error(|config| config.size = 1 << 62),
+            "`size` is `4,611,686,018,427,387,904`, expected 1 to 16,384"
+        );
+        assert!(error(|config| config.steps = 0).starts_with("`steps` is `0`, expected 1 to"));
+        assert!(
+            error(|config| config.warm_up = u64::MAX)
+                .starts_with("`warm-up` is `18,446,744,073,709,551,615`")
+        );
+        assert!(error(|config| config.log_every = 0).starts_with("`log-every` is `0`"));
+        assert!(
+            error(|config| config.rate = f64::NAN).starts_with("`rate` is `NaN`, expected a number above 0")
+        );
+        assert!(
+            error(|config| config.kl = f64::INFINITY).starts_with("`kl` is `inf`, expected a number from 0")
+        );
+        assert!(error(|config| config.l1 = -1e-300).starts_with("`l1` is `-1e-300`"));
+        assert!(error(|config| config.betas = [0.9, 1.0]).starts_with("`betas` is `1`"));
         assert!(error(|config| config.size = 100).contains("multiples of 8"));
         assert!(error(|config| config.model = ModelChoice::Preset("huge".to_owned())).contains("`huge`"));
     }
