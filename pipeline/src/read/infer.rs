@@ -16,7 +16,7 @@ use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Number, Value};
 
 use super::columnar::{list_of, wider};
-use super::{Input, Pick, RawRow, csv, read_rows};
+use super::{Input, Pick, RawRow, csv_names, read_rows};
 use crate::PipelineError;
 use crate::config::Format;
 use crate::units::InputFile;
@@ -77,7 +77,7 @@ impl Looking<'_> {
         mut more: impl FnMut(&Self) -> bool,
     ) -> Result<(), PipelineError> {
         if file.format == Format::Csv {
-            for name in csv::names(input, file, self.named)? {
+            for name in csv_names(input, file, self.named)? {
                 self.records.of(&name);
             }
         }
