@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{Receiver, channel};
 
 use super::Input;
 use super::request::{Attempts, Task, append, joined, length};
-use super::sample::Counted;
+use super::sample::{Allowed, Counted};
 use crate::PipelineError;
 use crate::stop::Stop;
 use crate::units::InputFile;
@@ -42,8 +42,17 @@ pub(crate) struct Stream {
     pub(crate) compressed: bool,
 }
 
-/// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
+/// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed. Where
+/// there is an allowance, the file ends with it.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
+    let Stream { reader, compressed } = open_whole(input, file);
+    match input.allowance_of(file).cloned() {
+        Some(allowance) => Stream { reader: Box::new(Allowed { inner: reader, allowance }), compressed },
+        None => Stream { reader, compressed },
+    }
+}
+
+fn open_whole(input: &Input, file: &InputFile) -> Stream {
     let plain = |reader| Stream { reader, compressed: false };
     // The byte before a part says whether a line starts with it.
     let raw = open_at(input, file, file.part.map_or(0, |part| part.start.saturating_sub(1)));
@@ -184,10 +193,13 @@ impl ObjectReader {
         }
         let (input, file) = (input.clone(), file.clone());
         let stop = input.stop.clone();
+        // What is beyond an allowance is not even fetched.
+        let allowed = input.allowance_of(&file).map_or(u64::MAX, |allowance| allowance.left());
+        let end = file.bytes.min(start.saturating_add(allowed));
         let task = Task::spawn(&input.handle.clone(), async move {
-            let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
+            let starts = (start..end).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
-                .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(file.bytes)))
+                .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(end)))
                 .buffered(RANGES_AHEAD);
             let mut ranges = std::pin::pin!(ranges);
             while let Some(range) = ranges.next().await {
