@@ -28,6 +28,7 @@ use crate::operators::unit_read::describe;
 use crate::passed::PassedOver;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
+use crate::read::csv::Dialect;
 use crate::read::infer::Extent;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
@@ -70,8 +71,9 @@ impl Join {
         };
         let listing = list(&listed, planning.resolver, planning.output).await?;
         let wrong = |what, hint| PipelineError::Join { name: source.name.clone(), what, hint };
-        let is_table =
-            |format| !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Pictures);
+        let is_table = |format| {
+            !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Pictures | Format::Warc)
+        };
         if let Some(file) = listing.files.iter().find(|file| !is_table(file.format)) {
             let what = format!("`{}` is no table", file.below);
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
@@ -79,6 +81,7 @@ impl Join {
         let input = Input {
             memory: planning.memory.clone(),
             stop: planning.stop.clone(),
+            dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
             ..Input::new(listing.store.clone(), TextSplit::File)
         };
         let on = config.on.pairs();

@@ -41,6 +41,7 @@ use crate::picture_folder::{self, refuse_pointers};
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
 use crate::read::columnar::{United, repeated, wider};
+use crate::read::csv::Dialect;
 use crate::read::infer::{Extent, LOOK_BYTES, Looked};
 use crate::read::place::MATCHED;
 use crate::read::table::{
@@ -120,6 +121,7 @@ pub(crate) async fn plan_columns(
     let mut input = Input {
         memory: memory.clone(),
         stop: stop.clone(),
+        dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
         ..Input::new(listing.store.clone(), config.document)
     };
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;

@@ -538,6 +538,7 @@ pub(crate) fn form_of(shape: Shape, path: &str) -> Option<Format> {
         "parquet" if !extension.compressed => Some(Format::Parquet),
         "arrow" | "arrows" | "feather" | "ipc" => Some(Format::Arrow),
         "tar" | "tgz" => Some(Format::Tar),
+        "warc" | "wet" | "wat" => Some(Format::Warc),
         name if shape == Shape::Pair && is_picture(name) && !extension.compressed => Some(Format::Pictures),
         _ => None,
     }
@@ -600,17 +601,14 @@ pub(crate) async fn plan_units(
     Ok(units)
 }
 
-/// Bytes of a file that say what it is.
-const FIRST_BYTES: u64 = 4096;
-
 /// Parts of a file of lines, none if it is compressed or no lines but a list.
 async fn line_parts(
     input: &Input,
     file: &InputFile,
     bytes: u64,
 ) -> Result<Vec<(FilePart, u64)>, PipelineError> {
-    let first = stream::get_range(input, file, 0..file.bytes.min(FIRST_BYTES)).await?;
-    if stream::is_compressed(&first) || json::list::may_be(file) && json::list::begins(&first) {
+    let first = stream::get_range(input, file, 0..file.bytes.min(json::FIRST_BYTES as u64)).await?;
+    if stream::is_compressed(&first) || json::spans_lines(file, &first) {
         return Ok(Vec::new());
     }
     let starts: Vec<u64> = (0..file.bytes).step_by(usize::try_from(bytes).unwrap_or(usize::MAX)).collect();

@@ -50,7 +50,7 @@ fn file_fields() -> Fields {
     ])
 }
 
-const FORMATS: [Format; 8] = [
+const FORMATS: [Format; 9] = [
     Format::JsonLines,
     Format::Text,
     Format::Csv,
@@ -59,6 +59,7 @@ const FORMATS: [Format; 8] = [
     Format::Tar,
     Format::Coco,
     Format::Pictures,
+    Format::Warc,
 ];
 
 /// The description of a unit.

@@ -18,7 +18,7 @@ use serde_json::{Map, Number, Value};
 
 use super::columnar::{list_of, wider};
 use super::sample::Allowance;
-use super::{Input, Pick, RawRow, csv, read_rows};
+use super::{Input, Pick, RawRow, csv_names, read_rows};
 use crate::PipelineError;
 use crate::config::Format;
 use crate::units::InputFile;
@@ -123,7 +123,7 @@ impl Looking<'_> {
         if file.format == Format::Csv {
             // Of a line that is cut short the last name would be none.
             let first = Input { allowance: Some(Arc::new(Allowance::new(NAMES_BYTES))), ..input.clone() };
-            for name in csv::names(&first, file, self.named)? {
+            for name in csv_names(&first, file, self.named)? {
                 self.records.of(&name);
             }
         }

@@ -1,7 +1,8 @@
 //! JSON lines, with physical line numbers, where a bad line is a row like any other. A `.json` file may be one list of
-//! objects instead ([`list`]).
+//! objects instead ([`list`]), or objects that go on over several lines ([`objects`]).
 
-pub(crate) mod list;
+mod list;
+mod objects;
 
 use std::fmt;
 use std::io::BufRead;
@@ -11,7 +12,7 @@ use serde::de::{DeserializeSeed, IgnoredAny, MapAccess, Visitor};
 use serde_json::{Map, Value};
 
 use super::buffer::{LARGE_ROW, RowBuffer};
-use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large};
+use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large, stream};
 use crate::PipelineError;
 use crate::memory::Memory;
 use crate::reject::RejectReason;
@@ -73,6 +74,14 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut RowBuffer) -> std
     append_line(reader, buffer)
 }
 
+/// Bytes of a file that say how its objects stand in it.
+pub(crate) const FIRST_BYTES: usize = 4096;
+
+/// Whether a file that begins so has its objects in something else than a line each.
+pub(crate) fn spans_lines(file: &InputFile, first: &[u8]) -> bool {
+    list::may_be(file) && (list::begins(first) || objects::begin(first))
+}
+
 /// Visits the rows of a file. Blank lines are no rows, but count as lines.
 pub(crate) fn read(
     mut reader: Box<dyn BufRead + Send>,
@@ -82,10 +91,11 @@ pub(crate) fn read(
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     if file.part.is_none() && list::may_be(file) {
-        match reader.fill_buf() {
-            Ok(first) if list::begins(first) => return list::read(reader, file, pick, memory, visit),
-            Ok(_) => {}
-            Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
+        let (first, whole) = stream::beginning(reader, FIRST_BYTES);
+        match spans_lines(file, &first) {
+            true if list::begins(&first) => return list::read(whole, file, pick, memory, visit),
+            true => return objects::read(whole, file, pick, memory, visit),
+            false => reader = whole,
         }
     }
     let mut line = RowBuffer::new(memory);
@@ -155,6 +165,13 @@ fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
         Ok(fields) => Some(RawRow::good(row, fields, line.len())),
         Err(error) if line.contains(&b'\r') => {
             bad(RejectReason::InvalidJson, format!("{error}; `\\n` ends a line, `\\r` alone does not"))
+        }
+        Err(error) if line.contains(&0) => {
+            bad(RejectReason::InvalidJson, format!("{error}; there are NUL bytes in the line"))
+        }
+        Err(error) if error.is_eof() && line.trim_ascii_start().starts_with(b"{") => {
+            let way_out = "an object stands in one line, or over several in a file named `.json`";
+            bad(RejectReason::InvalidJson, format!("{error}; {way_out}"))
         }
         Err(error) => bad(RejectReason::InvalidJson, error.to_string()),
     }

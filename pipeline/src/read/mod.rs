@@ -28,8 +28,11 @@ pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
+pub(crate) mod warc;
+mod zip;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::io::BufRead;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -65,6 +68,8 @@ pub(crate) struct Input {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) handle: Handle,
     pub(crate) split: TextSplit,
+    /// What its CSV files are like.
+    pub(crate) dialect: csv::Dialect,
     /// Bytes of files that were read, pictures beside them not counted.
     pub(crate) read: Arc<AtomicU64>,
     /// The counters of the units that run.
@@ -100,6 +105,7 @@ impl Input {
             store,
             handle: Handle::current(),
             split,
+            dialect: csv::Dialect::default(),
             read: Arc::default(),
             meter: Meter::default(),
             folder: None,
@@ -268,31 +274,88 @@ pub(crate) fn read_rows(
     if file.format == Format::Pictures {
         return captioned::read(input, file, pick, images, visit);
     }
-    let mut stream = stream::open(input, file);
-    if is_small(file) {
-        match stream.reader.fill_buf() {
-            Ok(first) if first.starts_with(POINTER) => {
+    let stream = stream::open(input, file);
+    let (reader, compressed) = (stream.reader, stream.compressed);
+    let mut content = |reader, file: &InputFile, visit: &mut Visit<'_>| {
+        let wanted = tar::Wanted { pick, images, pieces: !compressed };
+        read_content(input, reader, file, &wanted, visit)
+    };
+    match stream.zip {
+        true => zip::read(input, file, reader, &mut content, visit),
+        false => content(reader, file, visit),
+    }
+}
+
+fn read_content(
+    input: &Input,
+    mut reader: Box<dyn BufRead + Send>,
+    file: &InputFile,
+    wanted: &tar::Wanted<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<(), PipelineError> {
+    let pick = wanted.pick;
+    if file.part.is_none() {
+        match reader.fill_buf() {
+            Ok(first) if is_utf16(first) && file.format != Format::Tar => {
+                return visit(utf16(first)).map(|_| ());
+            }
+            Ok(first) if is_small(file) && first.starts_with(POINTER) => {
                 let detail =
                     "the file is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it";
                 return visit(RawRow::bad(0, RejectReason::BadEntry, detail)).map(|_| ());
             }
             Ok(_) => {}
-            Err(error) => stream.reader = stream::broken(error),
+            Err(error) => reader = stream::broken(error),
         }
     }
-    let reader = stream.reader;
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
         Format::Text => text::read(reader, file, input.split, &input.memory, visit),
-        Format::Csv => csv::read(reader, file, pick, visit),
-        Format::Tar => {
-            let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };
-            tar::read(reader, file, &wanted, visit)
-        }
+        Format::Csv => csv::read(reader, file, input.dialect, pick, visit),
+        Format::Tar => tar::read(reader, file, wanted, visit),
         Format::Coco => coco::read(reader, file, &input.memory, visit),
+        Format::Warc => warc::read(reader, file, pick, &input.memory, visit),
         // These are read by modules of their own.
         Format::Parquet | Format::Arrow | Format::Pictures => Ok(()),
     }
+}
+
+/// The names of the columns of a CSV file, or of those in an archive; none if they can't be read.
+///
+/// # Errors
+///
+/// If one of the names that are asked for stands in a file twice.
+pub(crate) fn csv_names(
+    input: &Input,
+    file: &InputFile,
+    asked: &HashSet<String>,
+) -> Result<Vec<String>, PipelineError> {
+    let stream = stream::open(input, file);
+    let mut names = Vec::new();
+    let mut content = |reader, file: &InputFile, _: &mut Visit<'_>| {
+        names.extend(csv::names(reader, file, input.dialect, asked)?);
+        Ok(())
+    };
+    match stream.zip {
+        true => zip::read(input, file, stream.reader, &mut content, &mut |_| Ok(true))?,
+        false => content(stream.reader, file, &mut |_| Ok(true))?,
+    }
+    Ok(names)
+}
+
+/// Whether a file that begins so is text of 16 bits a character, with a mark or without.
+fn is_utf16(first: &[u8]) -> bool {
+    let ascii = |byte: u8| byte != 0 && byte.is_ascii();
+    match first {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [a, 0, b, 0, ..] | [0, a, 0, b, ..] => ascii(*a) && ascii(*b),
+        _ => false,
+    }
+}
+
+fn utf16(first: &[u8]) -> RawRow {
+    let detail = "the file is UTF-16, expected UTF-8; `iconv -f UTF-16 -t UTF-8` makes it that";
+    RawRow::bad(0, RejectReason::InvalidUtf8, detail).showing(&first[..first.len().min(64)])
 }
 
 /// A damaged stream is a reject of the row that could not be read; a failing store is an error.
@@ -350,17 +413,30 @@ pub(crate) mod testing {
 
     pub(crate) async fn rows(bytes: Vec<u8>, format: Format, split: TextSplit) -> Vec<RawRow> {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let path = Path::from("file");
+        read("file", bytes, format, Input::new(store, split)).await
+    }
+
+    /// Of a file of that name, and of a CSV file of that dialect.
+    pub(crate) async fn rows_of(
+        name: &str,
+        bytes: Vec<u8>,
+        format: Format,
+        dialect: csv::Dialect,
+    ) -> Vec<RawRow> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        read(name, bytes, format, Input { dialect, ..Input::new(store, TextSplit::File) }).await
+    }
+
+    async fn read(name: &str, bytes: Vec<u8>, format: Format, input: Input) -> Vec<RawRow> {
         let file = InputFile {
-            path: path.clone(),
-            below: "file".to_owned(),
+            path: Path::from(name),
+            below: name.to_owned(),
             bytes: bytes.len() as u64,
             e_tag: None,
             format,
             part: None,
         };
-        store.put(&path, bytes.into()).await.expect("put");
-        let input = Input::new(store, split);
+        input.store.put(&file.path, bytes.into()).await.expect("put");
         crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
