@@ -14,6 +14,7 @@ mod joins;
 mod limit;
 mod memory;
 mod pictures;
+mod planning;
 mod resume;
 mod retry;
 mod samples;
