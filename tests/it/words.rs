@@ -164,7 +164,7 @@ fn numbers_beyond_their_range_are_refused_with_it() {
     for (flag, range) in [
         ("--steps=0", "1 to"),
         ("--count=99999999999999999999", "1 to 1,000,000"),
-        ("--guidance=nan", "-1000 to 1000"),
+        ("--guidance=nan", "0 to 100"),
         ("--temperature=-1", "0 to 1000"),
         ("--top-p=2", "0 to 1"),
         ("--size=4294967295", "1 to 16,384"),
