@@ -308,3 +308,27 @@ async fn files_of_other_kinds_are_named() {
         assert!(found.len() == 1 && found[0].detail.contains(expected), "{found:?}");
     }
 }
+
+#[tokio::test]
+async fn what_is_not_read_says_what_it_is_and_what_to_do() {
+    let inputs = corpus(&[
+        ("in/a.json.xz", b"x"),
+        ("in/b.xlsx", b"x"),
+        ("in/c.arrow.lz4", b"x"),
+        ("in/d.csv", b"text;n\na;1\n"),
+    ])
+    .await;
+    for (name, expected) in [
+        ("a.json.xz", "that is a file compressed with xz: unpack it, or compress it anew with gzip or zstd"),
+        ("b.xlsx", "that is a spreadsheet: save it as CSV or Parquet"),
+        (
+            "c.arrow.lz4",
+            "that is a file compressed with lz4: unpack it, or compress it anew with gzip or zstd",
+        ),
+        ("d.csv", "the names stand in one: say what is between them, `delimiter = \";\"`"),
+    ] {
+        let source = texts("web", &format!("in/{name}"));
+        let error = Job::new(&inputs).plan(config(vec![source])).await.expect_err("not read");
+        assert_eq!(error.hint().as_deref(), Some(expected), "{error}");
+    }
+}
