@@ -125,6 +125,28 @@ pub enum PipelineError {
         /// The form of that file.
         format: Format,
     },
+    /// A column that no row has as far as was looked.
+    #[error("source `{name}` has no column `{column}` in the first {} MiB of its rows; its columns there are {}", bytes >> 20, quoted(available))]
+    NotMet {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// The columns that are there.
+        available: Vec<String>,
+        /// Bytes that were looked through.
+        bytes: u64,
+    },
+    /// A column that is null as far as was looked.
+    #[error("column `{column}` of source `{name}` is null in all of the first {} MiB of its rows", bytes >> 20)]
+    UnknownType {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Bytes that were looked through.
+        bytes: u64,
+    },
     /// A column whose type can't be what the source takes it for.
     #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
     WrongColumn {
@@ -503,6 +525,14 @@ impl PipelineError {
                  add captions with `join`"
                     .to_owned()
             }
+            Self::NotMet { column, .. } => format!(
+                "name one of these; if the column comes later, say its type: `types = {{ {column} = \"varchar\" }}` \
+                 (`varchar`, `bigint`, `double`, `boolean`)"
+            ),
+            Self::UnknownType { column, .. } => format!(
+                "say its type: `types = {{ {column} = \"varchar\" }}` (`varchar`, `bigint`, `double`, `boolean`); files \
+                 with lists in it can be a source of their own"
+            ),
             Self::WrongColumn { .. } => {
                 "name another column, or make one of it with `select` (`cast(n as varchar) as text`)".to_owned()
             }

@@ -29,6 +29,7 @@ use crate::passed::PassedOver;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
 use crate::read::csv::Dialect;
+use crate::read::infer::Extent;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, Wanted, find};
@@ -84,8 +85,9 @@ impl Join {
             ..Input::new(listing.store.clone(), TextSplit::File)
         };
         let on = config.on.pairs();
-        let wanted = Wanted { whole: true, ..Wanted::default() };
-        let mut found = find(&listed.name, &listing, &input, wanted).await?;
+        // It is held in memory whole, so it can be looked at whole.
+        let wanted = Wanted { extent: Extent::Whole, ..Wanted::default() };
+        let mut found = find(&listed.name, &listing, &input, wanted).await?.found;
         if found.is_empty() {
             // Without a row it has the columns that are named.
             found = Found::texts(on.iter().map(|(_, key)| key).chain(&config.columns));

@@ -99,16 +99,17 @@ pub(crate) fn read(
         }
     }
     let mut line = RowBuffer::new(memory);
-    let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: 0 });
+    let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: Some(0) });
+    let first_row = part.first_row.unwrap_or(0);
     let mut position = part.start;
     if part.start > 0 {
         // The line that the part before began, or the end of its last one.
         match next_line(&mut *reader, &mut line) {
             Ok((_, bytes)) => position = part.start - 1 + bytes,
-            Err(error) => return visit(damaged(error, file, part.first_row)?).map(|_| ()),
+            Err(error) => return visit(damaged(error, file, first_row)?).map(|_| ()),
         }
     }
-    for row in part.first_row.. {
+    for row in first_row.. {
         if position >= part.end {
             return Ok(());
         }

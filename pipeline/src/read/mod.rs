@@ -17,6 +17,7 @@ pub(crate) mod infer;
 pub(crate) mod ipc;
 pub(crate) mod json;
 mod large;
+pub(crate) mod lines;
 pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
@@ -44,7 +45,8 @@ use tokio::runtime::Handle;
 
 use self::ahead::Held;
 use self::buffer::RowMemory;
-use self::sample::Sample;
+use self::lines::Lines;
+use self::sample::{Allowance, Sample};
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
 use crate::memory::{Budget, DEFAULT_BYTES, Memory};
@@ -52,7 +54,7 @@ use crate::meter::Meter;
 use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
 use crate::stop::Stop;
-use crate::units::InputFile;
+use crate::units::{FilePart, InputFile};
 
 /// A row longer than this is refused without being held in memory.
 pub(crate) const MAX_ROW_BYTES: usize = 256 << 20;
@@ -84,6 +86,10 @@ pub(crate) struct Input {
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
     pub(crate) sample: Option<Arc<Sample>>,
+    /// How much may still be read where columns are looked for.
+    pub(crate) allowance: Option<Arc<Allowance>>,
+    /// Counts the lines before parts of files; `None` where their numbers don't matter, and each part has its own.
+    pub(crate) lines: Option<Arc<Lines>>,
     /// Ends all reading.
     pub(crate) stop: Stop,
     /// What was fetched of the file that is read.
@@ -108,6 +114,8 @@ impl Input {
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
+            allowance: None,
+            lines: None,
             stop: Stop::default(),
             held: None,
             pictures: None,
@@ -128,6 +136,25 @@ impl Input {
     /// Whether the sample is large enough.
     pub(crate) fn is_enough(&self) -> bool {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
+    }
+
+    /// The file with the number of its first row. Blocks where lines are to be counted for it.
+    pub(crate) fn numbered(&self, file: &InputFile) -> Result<InputFile, PipelineError> {
+        let mut file = file.clone();
+        if let Some(part) = file.part.filter(|part| part.first_row.is_none()) {
+            let first_row = match &self.lines {
+                Some(lines) => self.handle.block_on(lines.first_row(self, &file, part.start))?,
+                None => 0,
+            };
+            file.part = Some(FilePart { first_row: Some(first_row), ..part });
+        }
+        Ok(file)
+    }
+
+    /// What may still be read of a file where columns are looked for. A COCO file is one value, and has no beginning to
+    /// look at.
+    fn allowance_of(&self, file: &InputFile) -> Option<&Arc<Allowance>> {
+        self.allowance.as_ref().filter(|_| file.format != Format::Coco)
     }
 
     /// The folder that the paths of pictures start from, in a file.

@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::request::{Attempts, Task, append, joined, length};
-use super::sample::Counted;
+use super::sample::{Allowed, Counted};
 use super::{Input, zip};
 use crate::PipelineError;
 use crate::stop::Stop;
@@ -44,8 +44,30 @@ pub(crate) struct Stream {
     pub(crate) zip: bool,
 }
 
-/// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
+/// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed. Where
+/// there is an allowance, the file ends with it.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
+    let stream = open_whole(input, file);
+    match stream.zip {
+        // Its members are what ends.
+        true => stream,
+        false => Stream { reader: allowed(input, file, stream.reader), ..stream },
+    }
+}
+
+/// What is read of a content where there is an allowance.
+pub(super) fn allowed(
+    input: &Input,
+    file: &InputFile,
+    reader: Box<dyn BufRead + Send>,
+) -> Box<dyn BufRead + Send> {
+    match input.allowance_of(file).cloned() {
+        Some(allowance) => Box::new(Allowed { inner: reader, allowance }),
+        None => reader,
+    }
+}
+
+fn open_whole(input: &Input, file: &InputFile) -> Stream {
     let plain = |reader| Stream { reader, compressed: false, zip: false };
     // The byte before a part says whether a line starts with it.
     let raw = open_at(input, file, file.part.map_or(0, |part| part.start.saturating_sub(1)));
@@ -237,10 +259,13 @@ impl ObjectReader {
         }
         let (input, file) = (input.clone(), file.clone());
         let stop = input.stop.clone();
+        // What is beyond an allowance is not even fetched.
+        let allowed = input.allowance_of(&file).map_or(u64::MAX, |allowance| allowance.left());
+        let end = file.bytes.min(start.saturating_add(allowed));
         let task = Task::spawn(&input.handle.clone(), async move {
-            let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
+            let starts = (start..end).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
-                .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(file.bytes)))
+                .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(end)))
                 .buffered(RANGES_AHEAD);
             let mut ranges = std::pin::pin!(ranges);
             while let Some(range) = ranges.next().await {

@@ -78,8 +78,9 @@ pub(super) fn read(
             more = visit(row)?;
             Ok(more)
         };
-        each(content, &member.file(file), &mut numbered)?;
-        if !more {
+        let member = member.file(file);
+        each(stream::allowed(input, &member, content), &member, &mut numbered)?;
+        if !more || input.allowance_of(&member).is_some_and(|allowance| allowance.left() == 0) {
             return Ok(());
         }
     }

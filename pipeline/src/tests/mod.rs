@@ -15,6 +15,7 @@ mod joins;
 mod limit;
 mod memory;
 mod pictures;
+mod planning;
 mod resume;
 mod retry;
 mod samples;
