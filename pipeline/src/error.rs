@@ -4,6 +4,7 @@ use datafusion::error::DataFusionError;
 use schemas::address::shown;
 
 use crate::config::Format;
+use crate::names::extension;
 use crate::passed::PassedOver;
 use crate::read::table::{OWN, is_own};
 use crate::rejects::RejectLine;
@@ -375,6 +376,38 @@ fn after(done: usize, total: usize) -> String {
     if total == 0 { String::new() } else { format!(" after {done} of {total} units") }
 }
 
+/// Whether the only column is named as if several were not told apart.
+fn is_undivided(columns: &[String]) -> bool {
+    matches!(columns, [name] if name.contains([';', '|', '\t']))
+}
+
+/// What a file of a form that is not read is by its name, and what to do with it.
+fn foreign(path: &str) -> Option<(&'static str, &'static str)> {
+    const ANEW: &str = "unpack it, or compress it anew with gzip or zstd";
+    const CSV: &str = "save it as CSV or Parquet";
+    const PARQUET: &str = "write it as Parquet or JSON lines";
+    Some(match extension(path)?.name.as_str() {
+        "xz" | "lzma" => ("a file compressed with xz", ANEW),
+        "bz2" => ("a file compressed with bzip2", ANEW),
+        "lz4" => ("a file compressed with lz4", ANEW),
+        "br" => ("a file compressed with Brotli", ANEW),
+        "sz" | "snappy" => ("a file compressed with Snappy", ANEW),
+        "7z" => ("a 7z archive", ANEW),
+        "rar" => ("a RAR archive", ANEW),
+        "xlsx" | "xls" | "ods" => ("a spreadsheet", CSV),
+        "sqlite" | "sqlite3" | "db" | "mdb" | "lmdb" => ("a database", PARQUET),
+        "pkl" | "pickle" | "joblib" => ("a pickle of Python", PARQUET),
+        "npy" | "npz" | "pt" | "pth" | "h5" | "hdf5" => ("a file of arrays", PARQUET),
+        "tfrecord" | "tfrecords" | "avro" | "orc" | "msgpack" | "lance" => {
+            ("a table of another kind", PARQUET)
+        }
+        "pdf" | "docx" | "doc" | "epub" => {
+            ("a document for people", "take its text out of it into `.txt` files")
+        }
+        _ => return None,
+    })
+}
+
 fn quoted(names: &[String]) -> String {
     if names.is_empty() {
         return "none that can be read".to_owned();
@@ -459,10 +492,11 @@ impl PipelineError {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
             Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
-            Self::UnknownFormat { .. } => {
-                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, .arrow, .arrows, .feather, .ipc, also with .gz or \
-                 .zst, and .parquet; say `format = \"json-lines\"` for files that are named otherwise"
-                    .to_owned()
+            Self::UnknownFormat { path, .. } => {
+                let known = "known are .jsonl, .json, .txt, .csv, .tsv, .warc.wet, .tar, .arrow, .arrows, .feather, .ipc, \
+                             also with .gz or .zst, .jsonl.zip and the like, and .parquet; say `format = \"json-lines\"` \
+                             for files that are named otherwise";
+                foreign(path).map_or_else(|| known.to_owned(), |(what, way_out)| format!("that is {what}: {way_out}"))
             }
             Self::Unreadable { .. } => {
                 "look at the file; if it is of another form than its name says, set `format` (`json-lines` is an object a \
@@ -472,6 +506,9 @@ impl PipelineError {
             Self::Repeated { .. } => "give each column of the file a name of its own".to_owned(),
             Self::NoColumn { column, .. } if is_own(column) => {
                 format!("names that begin with `{OWN}` are kept for columns of the program: rename the column")
+            }
+            Self::NoColumn { available, .. } if is_undivided(available) => {
+                "the names stand in one: say what is between them, `delimiter = \";\"`".to_owned()
             }
             Self::NoColumn { .. } => {
                 "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \

@@ -95,6 +95,11 @@ impl Join {
         let table = Arc::new(Table::plain(found));
         let fields =
             chosen(config, &on, &table).map_err(|what| wrong(what, "check `join.on` and `join.columns`"))?;
+        let asked = fields.iter().map(|field| field.name()).chain(on.iter().map(|(_, key)| key));
+        let is_asked = asked.collect::<HashSet<_>>();
+        if let Some(clash) = table.clashes.iter().find(|clash| is_asked.contains(&clash.column)) {
+            return Err(clash.error(&listed.name));
+        }
         let whole = 0..listing.files.len();
         let bytes = listing.files.iter().map(|file| file.bytes).sum();
         let unit = Unit { id: listed.name, source: 0, files: whole, bytes, part: None, only: None };

@@ -40,12 +40,12 @@ use crate::picture::PictureRules;
 use crate::picture_folder::{self, refuse_pointers};
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
-use crate::read::columnar::{United, repeated, wider};
+use crate::read::columnar::{Clash, United, repeated, wider};
 use crate::read::csv::Dialect;
 use crate::read::infer::{Extent, LOOK_BYTES, Looked};
 use crate::read::place::MATCHED;
 use crate::read::table::{
-    Found, IMAGES_NAMES, KIND, Kind, SINGLE_CAPTION, TEXTS_NAMES, Table, pictures_type, system_fields,
+    Found, ID, IMAGES_NAMES, KIND, Kind, SINGLE_CAPTION, TEXTS_NAMES, Table, pictures_type, system_fields,
     texts_type, visible,
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
@@ -202,7 +202,7 @@ pub(crate) async fn find(
     let Wanted { named, types, extent } = wanted;
     let has_columns = |file: &&InputFile| matches!(file.format, Format::Parquet | Format::Arrow);
     let (tables, others): (Vec<&InputFile>, Vec<&InputFile>) = listing.files.iter().partition(has_columns);
-    let (typed, damaged) = typed_columns(name, &tables, input, &named).await?;
+    let (typed, clashes, damaged) = typed_columns(&tables, input, &named).await?;
     let others: Vec<InputFile> = others.into_iter().cloned().collect();
     let beside = others.iter().any(|file| matches!(file.format, Format::Tar | Format::Pictures));
     let looked = if others.is_empty() {
@@ -212,7 +212,7 @@ pub(crate) async fn find(
         let given = types.keys().cloned().collect();
         blocking(move || infer::infer(&input, &others, &named, &given, extent)).await?
     };
-    let mut found = Found { typed, inferred: looked.fields, beside };
+    let mut found = Found { typed, inferred: looked.fields, beside, clashes };
     let (cut, unknown) = (looked.cut, looked.unknown);
     if !found.is_empty() {
         fix_types(name, &types, &mut found, cut)?;
@@ -289,13 +289,12 @@ const FILES_AT_A_TIME: usize = 16;
 /// A file, and what is wrong with it.
 type Damage = (String, String);
 
-/// The columns of files that have their own, and the first of them that can't be read.
+/// The columns of files that have their own, those that differ, and the first of the files that can't be read.
 async fn typed_columns(
-    name: &str,
     files: &[&InputFile],
     input: &Input,
     named: &HashSet<String>,
-) -> Result<(Vec<Field>, Option<Damage>), PipelineError> {
+) -> Result<(Vec<Field>, Vec<Clash>, Option<Damage>), PipelineError> {
     let schema = |file: &&InputFile| {
         let (input, file) = (input.clone(), (*file).clone());
         blocking(move || match file.format {
@@ -310,11 +309,12 @@ async fn typed_columns(
         if let Ok(schema) = schema {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             repeated(file, names, |name| named.contains(name))?;
-            united.add(name, file, schema)?;
+            united.add(file, schema);
         }
     }
     let damaged = files.iter().zip(schemas).find_map(|(file, schema)| Some((file, schema.err()?)));
-    Ok((united.finish(), damaged.map(|(file, what)| (file.path.to_string(), what))))
+    let (fields, clashes) = united.finish();
+    Ok((fields, clashes, damaged.map(|(file, what)| (file.path.to_string(), what))))
 }
 
 /// The words of a source's SQL, and what its keys or their defaults name: columns of these names matter.
@@ -382,7 +382,40 @@ impl SourcePlan {
             join.check(&self.table)?;
         }
         // Shows now, and not after an hour, what is wrong with the SQL.
-        self.rows(&[], Columns::Document).await.map(|_| ())
+        match self.rows(&[], Columns::Document).await {
+            Err(error @ (PipelineError::NoColumn { .. } | PipelineError::Sql { .. })) => {
+                Err(self.named_clash().unwrap_or(error))
+            }
+            planned => planned.map(|_| ()),
+        }
+    }
+
+    /// The error of a field inside a column that the source names and that files have in types that don't go together.
+    fn named_clash(&self) -> Option<PipelineError> {
+        let named = named(&self.config);
+        let is_named = |clash: &&Clash| {
+            let last = clash.column.rsplit('.').next().unwrap_or(&clash.column);
+            clash.column.contains('.') && named.contains(last)
+        };
+        self.table.clashes.iter().find(is_named).map(|clash| clash.error(&self.config.name))
+    }
+
+    /// Sees that expressions ask for no column that files have in types that don't go together.
+    fn check_united<'a>(&self, exprs: impl IntoIterator<Item = &'a Expr>) -> Result<(), PipelineError> {
+        let clashes = &self.table.clashes;
+        if clashes.is_empty() {
+            return Ok(());
+        }
+        let keys = self.join.iter().flat_map(|join| join.own_keys());
+        let asked = exprs.into_iter().flat_map(Expr::column_refs).map(|column| column.name.as_str());
+        // The id is a text whatever it is in the files.
+        let asked = asked.chain(keys).filter(|name| *name != ID);
+        let fields: Vec<Field> = asked.map(|name| Field::new(name, DataType::Null, true)).collect();
+        let roots = self.table.needed(&Schema::new(fields));
+        match clashes.iter().find(|clash| roots.contains(&clash.column)) {
+            Some(clash) => Err(clash.error(&self.config.name)),
+            None => Ok(()),
+        }
     }
 
     /// Whether values of a column that is null as far as was looked would be taken for something else without its type. An
@@ -451,6 +484,7 @@ impl SourcePlan {
             None => None,
         };
         let wanted = self.wanted(&context, columns).await?;
+        self.check_united(filter.iter().chain(&wanted))?;
         context.deregister_table("source")?;
         let (name, table, input) = (self.config.name.clone(), self.table.clone(), self.input.clone());
         let provider = SourceTable::new(name, table, input, descriptions).joined(self.join.clone());
@@ -500,7 +534,11 @@ impl SourcePlan {
         };
         let Some(select) = self.select() else { return self.named_by_keys(wanted) };
         let clause = self.clause("select");
-        let (given, schema) = clause.columns(select, context).await?;
+        let (mut given, schema) = clause.columns(select, context).await?;
+        for expr in &mut given {
+            self.take_id_as_text(expr);
+        }
+        self.check_united(&given)?;
         let place = |name: &str| schema.fields().iter().position(|field| field.name() == name);
         // The list stands before the caption where it is asked for.
         let is_list = |at: &usize| can_be("texts", schema.field(*at).data_type());
@@ -534,11 +572,25 @@ impl SourcePlan {
         Ok(exprs)
     }
 
+    /// Takes the id's column, where it is given as it is, for the text that an id is.
+    fn take_id_as_text(&self, expr: &mut Expr) {
+        let column = match &*expr {
+            Expr::Alias(alias) if alias.name == "id" => &*alias.expr,
+            Expr::Column(column) if column.name == "id" => expr,
+            _ => return,
+        };
+        if let Expr::Column(column) = column
+            && self.table.id.as_ref() == Some(&column.name)
+        {
+            *expr = ident(ID).alias("id");
+        }
+    }
+
     fn named_by_keys(&self, wanted: &[&str]) -> Result<Vec<Expr>, PipelineError> {
         let known = self.visible();
         let mut exprs = Vec::with_capacity(wanted.len());
         for (name, column) in &self.table.parts {
-            if known.field_with_name(column).is_err() {
+            if known.field_with_name(column).is_err() && column != ID {
                 if *name == "caption"
                     && self.config.caption.is_none()
                     && let Some(file) = self.uncaptioned()

@@ -19,7 +19,7 @@ use super::stage::{Operator, Work};
 use crate::config::Format;
 use crate::read::ahead::{AHEAD_BYTES, Ahead};
 use crate::read::batch::{BATCH_BYTES, RowSink, Target};
-use crate::read::table::{Table, is_own};
+use crate::read::table::{ID, Table, is_own};
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 use crate::{PipelineError, threads};
@@ -159,6 +159,8 @@ impl Operator for UnitRead {
 
     fn describe(&self) -> String {
         let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let names =
+            names.map(|name| if name == ID { self.table.id.as_deref().unwrap_or(name) } else { name });
         let names: Vec<&str> = names.filter(|name| !is_own(name)).collect();
         format!("source={}, columns=[{}]", self.source, names.join(", "))
     }

@@ -7,6 +7,7 @@ mod configs;
 mod damage;
 mod estimate;
 pub(crate) mod fixtures;
+mod formats;
 mod frozen;
 mod images;
 mod interleaved;

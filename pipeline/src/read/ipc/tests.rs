@@ -115,9 +115,9 @@ const PLENTY: usize = 1 << 33;
 fn rows(input: &Input, file: &InputFile, memory: usize) -> Result<Vec<String>, PipelineError> {
     let mut united = United::default();
     if let Ok(schema) = schema(input, file)? {
-        united.add("s", file, &schema)?;
+        united.add(file, &schema);
     }
-    let table = Arc::new(Table::plain(Found { typed: united.finish(), ..Found::default() }));
+    let table = Arc::new(Table::plain(Found { typed: united.finish().0, ..Found::default() }));
     let target = Target {
         schema: table.schema.clone(),
         table,
