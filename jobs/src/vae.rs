@@ -17,6 +17,7 @@ use crate::cli::{VaeCodecArgs, VaeCommand, VaeTrainArgs};
 use crate::codec::{Codec, save_picture};
 use crate::draw::{bytes, count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::machine;
 use crate::preprocess::say_passed_over;
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
@@ -221,6 +222,7 @@ fn encode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
             "give the side in pixels with `--size`",
         )
     })?;
+    check_size(&codec, size, session)?;
     let bytes = session.runtime.block_on(session.stores.place(&args.input)?.read())?;
     let rules = PictureRules { size, ..PictureRules::default() };
     let decoded = rules.decode(&bytes).map_err(|reject| anyhow!("{reject}"));
@@ -229,6 +231,26 @@ fn encode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
     store::make_folder_of(&output)?;
     latent::write(&output, &encoded)?;
     report(args, &output, session, &[encoded.channels, encoded.height, encoded.width])
+}
+
+/// Says what a size takes beyond what the codec was trained on, and refuses what the machine doesn't have.
+fn check_size(codec: &Codec, size: u32, session: &Session) -> anyhow::Result<()> {
+    let needed = codec.encoding_bytes(size);
+    if let Some(available) = machine::available_bytes().filter(|&available| needed > available) {
+        let error = anyhow!(
+            "encoding a picture of {size} px takes about {} of memory, this machine has {}",
+            bytes(needed),
+            bytes(available)
+        );
+        return Err(hinted(error, "give a smaller `--size`"));
+    }
+    if let Some(trained) = codec.picture_size().filter(|&trained| size > trained) {
+        session.printer.note(&format!(
+            "{size} px is more than the {trained} px that the codec was trained on; encoding takes about {} of memory",
+            bytes(needed)
+        ));
+    }
+    Ok(())
 }
 
 /// A latent to a PNG file.

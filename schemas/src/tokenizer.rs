@@ -142,7 +142,8 @@ impl Tokenizer {
         let (whole, definition, mut spelling) = if pieces.json {
             let json = Json::new(bytes, &pieces)?;
             let definition = json.merges_like_sentencepiece().then(|| definition(bytes, &pieces)).flatten();
-            (Whole::Json(json), definition, None)
+            let spelling = (!json.has_decoder()).then(|| Spelling::of_pieces(&pieces));
+            (Whole::Json(json), definition, spelling)
         } else {
             let model = SentencePieceModel::from_slice(bytes).map_err(unreadable)?;
             let whole = SentencePiece::new(&model)?;
@@ -153,7 +154,7 @@ impl Tokenizer {
         let mut words = None;
         if let Some(definition) = definition {
             words = Words::new(&definition, &pieces.added)?;
-            if words.is_some() && spelling.is_none() {
+            if words.is_some() && pieces.json {
                 spelling = Some(Spelling::of_definition(&definition, &pieces));
             }
         }

@@ -17,12 +17,14 @@ pub(super) struct Json {
     tokenizer: Box<Tokenizer>,
     unknown: Option<u32>,
     merges_like_sentencepiece: bool,
+    has_decoder: bool,
 }
 
 impl Json {
     pub(super) fn new(bytes: &[u8], pieces: &Pieces) -> Result<Self, TokenizerError> {
         let mut file: Value = serde_json::from_slice(bytes).map_err(unreadable)?;
         let merges_like_sentencepiece = merges_like_sentencepiece(&file);
+        let has_decoder = !file["decoder"].is_null();
         for part in ["post_processor", "padding", "truncation"] {
             file[part] = Value::Null;
         }
@@ -50,7 +52,12 @@ impl Json {
         }
         let unknown = unknown.and_then(|piece| tokenizer.token_to_id(&piece));
         let unknown = unknown.filter(|&id| pieces.piece(id).is_some());
-        Ok(Self { tokenizer, unknown, merges_like_sentencepiece })
+        Ok(Self { tokenizer, unknown, merges_like_sentencepiece, has_decoder })
+    }
+
+    /// Whether the file says how pieces become a text. Without it the library puts a space between any two.
+    pub(super) fn has_decoder(&self) -> bool {
+        self.has_decoder
     }
 
     /// Whether the encoder by words may give the same ids.

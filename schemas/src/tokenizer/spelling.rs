@@ -31,7 +31,15 @@ impl Spelling {
         Self { bytes: (0..pieces.size()).map(|id| spelled(pieces, id)).collect(), config }
     }
 
-    /// That of a `tokenizer.json` of the same kind.
+    /// That of a `tokenizer.json` that says nothing: pieces as they are spelled, one behind the other.
+    pub(super) fn of_pieces(pieces: &Pieces) -> Self {
+        Self {
+            bytes: (0..pieces.size()).map(|id| spelled(pieces, id)).collect(),
+            config: Configuration::default(),
+        }
+    }
+
+    /// That of a `tokenizer.json` of Llama's kind.
     pub(super) fn of_definition(definition: &Definition, pieces: &Pieces) -> Self {
         let mut bytes: Vec<Box<[u8]>> = (0..pieces.size()).map(|id| spelled(pieces, id)).collect();
         for token in definition.model.vocab().iter().filter(|token| pieces.is_text(token.id)) {
