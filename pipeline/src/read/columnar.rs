@@ -198,7 +198,7 @@ fn decimal(a: &DataType, b: &DataType) -> Option<DataType> {
     let (precision, scale) = (u8::try_from(whole + fraction.max(0)).ok()?, i8::try_from(fraction).ok()?);
     match precision {
         0..=DECIMAL128_MAX_PRECISION => Some(DataType::Decimal128(precision, scale)),
-        ..=DECIMAL256_MAX_PRECISION => Some(DataType::Decimal256(precision, scale)),
+        precision if precision <= DECIMAL256_MAX_PRECISION => Some(DataType::Decimal256(precision, scale)),
         _ => None,
     }
 }

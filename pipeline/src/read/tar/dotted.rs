@@ -162,7 +162,7 @@ impl Sorter {
         let Some(names) = self.of_key.get(key) else { return };
         let names: Vec<String> =
             names.iter().filter(|name| self.waiting.contains_key(*name)).cloned().collect();
-        let numbers = |members: &Vec<Member>| members.iter().all(|member| is_number(member));
+        let numbers = |members: &Vec<Member>| members.iter().all(is_number);
         if names.iter().all(|name| self.waiting.get(name).is_some_and(numbers)) {
             self.join(key, ready);
             if !names.is_empty() {
