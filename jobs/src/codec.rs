@@ -7,11 +7,12 @@ use anyhow::{Context, anyhow};
 use pipeline::BoxError;
 use pipeline::codec::{CodecInfo, CodecMemory, ImageCodec, LatentBatch, RgbBatch};
 use pipeline::picture::Picture;
-use trainer::codec::{CONFIG_FILE, WEIGHTS_FILE};
+use trainer::codec::{CONFIG_FILE, CodecError, INDEX_FILES, WEIGHTS_FILES, part_names};
 use trainer::device::device;
 
-use crate::errors::Hint;
+use crate::errors::hinted;
 use crate::session::Session;
+use crate::store::Place;
 
 /// A codec on its device.
 #[derive(Debug)]
@@ -36,11 +37,30 @@ async fn fetch(uri: &str, on: &str, session: &Session) -> anyhow::Result<Codec> 
         return Codec::load_on(&path, on);
     }
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    for name in [CONFIG_FILE, WEIGHTS_FILE] {
-        let bytes = place.join(name).read().await?;
-        std::fs::write(folder.path().join(name), &bytes).context("cannot write to the temporary folder")?;
+    copy(&place, CONFIG_FILE, folder.path()).await?;
+    copy_weights(&place, folder.path()).await?;
+    Codec::load_on(folder.path(), on).with_context(|| format!("cannot use the codec `{uri}`"))
+}
+
+async fn copy(place: &Place, name: &str, folder: &Path) -> anyhow::Result<()> {
+    let bytes = place.join(name).read().await?;
+    std::fs::write(folder.join(name), &bytes).context("cannot write to the temporary folder")
+}
+
+/// Copies the weights in the first form that is there.
+async fn copy_weights(place: &Place, folder: &Path) -> anyhow::Result<()> {
+    for name in WEIGHTS_FILES.into_iter().chain(INDEX_FILES) {
+        let Some(bytes) = place.join(name).read_if_there().await? else { continue };
+        std::fs::write(folder.join(name), &bytes).context("cannot write to the temporary folder")?;
+        if INDEX_FILES.contains(&name) {
+            for part in part_names(&bytes, Path::new(name))? {
+                copy(place, &part, folder).await?;
+            }
+        }
+        return Ok(());
     }
-    Codec::load_on(folder.path(), on)
+    // The first name is the one to be missed.
+    copy(place, WEIGHTS_FILES[0], folder).await
 }
 
 impl Codec {
@@ -54,10 +74,14 @@ impl Codec {
     }
 
     fn load_on(path: &Path, on: &str) -> anyhow::Result<Self> {
-        let inner = trainer::codec::Codec::load(path, &device(on)?)
-            .with_context(|| format!("cannot use the codec `{}`", path.display()))
-            .hint(|| "`transfusion vae train` makes one".to_owned())?;
-        Ok(Self::on(inner, on))
+        let loaded = trainer::codec::Codec::load(path, &device(on)?);
+        // The others say themselves what to do.
+        let is_absent = matches!(loaded, Err(CodecError::File { .. }));
+        let loaded = loaded.with_context(|| format!("cannot use the codec `{}`", path.display()));
+        match loaded {
+            Err(error) if is_absent => Err(hinted(error, "`transfusion vae train` makes one")),
+            loaded => Ok(Self::on(loaded?, on)),
+        }
     }
 
     /// Loads the codec at a URI.
@@ -116,31 +140,58 @@ impl Codec {
         self.inner.downsampling()
     }
 
+    /// About the bytes that encoding one picture of this side takes, weights and all.
+    pub(crate) fn encoding_bytes(&self, size: u32) -> u64 {
+        let memory = self.memory(1, size as usize);
+        memory.weights + memory.activations
+    }
+
     /// Encodes one picture.
     ///
     /// # Errors
     ///
-    /// If the network can't take pictures of this size.
+    /// If the network can't take pictures of this size, or the latent has values that are no numbers.
     pub(crate) fn encode_picture(&self, picture: &Picture) -> anyhow::Result<LatentBatch> {
         let batch = RgbBatch::from_pictures([picture], picture.size as usize);
-        self.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))
+        let latent =
+            self.encode(&batch, false).map_err(|error| anyhow!(error).context("the codec failed"))?;
+        check_finite(&latent.values, "latent")?;
+        Ok(latent)
     }
 
     /// Decodes one latent.
     ///
     /// # Errors
     ///
-    /// If the values are not those of such a latent.
+    /// If the values are not those of such a latent, or a value is no number.
     pub(crate) fn decode_latent(
         &self,
         values: &[f32],
         height: usize,
         width: usize,
     ) -> anyhow::Result<Decoded> {
+        check_finite(values, "latent")?;
         let planes = self.inner.decode(values, 1, height, width).context("the codec failed")?;
+        check_finite(&planes, "picture")?;
         let (height, width) = (height * self.downsampling(), width * self.downsampling());
         Ok(Decoded { height, width, rgb: interleave(&planes, height * width) })
     }
+}
+
+/// Refuses what would become a flat picture or a latent of nothing.
+fn check_finite(values: &[f32], of: &str) -> anyhow::Result<()> {
+    let bad = values.iter().filter(|value| !value.is_finite()).count();
+    if bad == 0 {
+        return Ok(());
+    }
+    let error = anyhow!(
+        "{bad} of the {} values of the {of} are no finite numbers; nothing was written",
+        values.len()
+    );
+    Err(hinted(
+        error,
+        "the model or the codec that made them had diverged: use an earlier checkpoint or another codec",
+    ))
 }
 
 /// A picture that a codec made.
@@ -216,6 +267,13 @@ impl ImageCodec for Codec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_no_number_is_counted() {
+        assert!(check_finite(&[0.0, -1.0, f32::MAX], "latent").is_ok());
+        let error = check_finite(&[0.0, f32::NAN, f32::NEG_INFINITY], "picture").unwrap_err();
+        assert!(error.to_string().contains("2 of the 3 values of the picture"), "{error}");
+    }
 
     #[test]
     fn planes_become_pixels() {

@@ -221,18 +221,7 @@ pub(crate) const NARROW: usize = 80;
 /// A line in pieces of at most [`NARROW`] columns, broken at spaces, the later ones indented. A word that is longer stays whole,
 /// so that a path can be copied.
 pub(crate) fn folded(line: &str) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in line.split(' ') {
-        let last = lines.last_mut().expect("there is a first line");
-        if last.is_empty() {
-            last.push_str(word);
-        } else if columns_of(last) + 1 + columns_of(word) <= NARROW {
-            last.push_str(&format!(" {word}"));
-        } else {
-            lines.push(format!("  {word}"));
-        }
-    }
-    lines
+    wrapped(line, NARROW, 2).lines().map(str::to_owned).collect()
 }
 
 /// Columns that a text takes in a terminal.

@@ -5,7 +5,24 @@ use std::path::Path;
 
 /// What a training run is told of the machine.
 pub(crate) fn this() -> trainer::device::Machine {
-    trainer::device::Machine { processor: processor(), available_bytes: available_bytes() }
+    trainer::device::Machine { processor: processor_model(), available_bytes: available_bytes() }
+}
+
+/// The processor's name with the numbers of its family and model, because virtual machines give many the same name.
+fn processor_model() -> Option<String> {
+    model_of(&fs::read_to_string("/proc/cpuinfo").ok()?)
+}
+
+fn model_of(info: &str) -> Option<String> {
+    let value = |key: &str| {
+        let lines = info.lines().filter_map(|line| line.split_once(':'));
+        lines.map(|(name, value)| (name.trim(), value.trim())).find(|(name, _)| *name == key)
+    };
+    let (_, name) = value("model name")?;
+    Some(match (value("cpu family"), value("model")) {
+        (Some((_, family)), Some((_, model))) => format!("{name}, family {family}, model {model}"),
+        _ => name.to_owned(),
+    })
 }
 
 /// The processor's name.
@@ -45,6 +62,14 @@ fn group_bytes(folder: &Path) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn processors_of_one_name_are_told_apart() {
+        let info = "processor\t: 0\ncpu family\t: 6\nmodel\t\t: 207\nmodel name\t: A Processor\n";
+        assert_eq!(model_of(info).unwrap(), "A Processor, family 6, model 207");
+        assert_eq!(model_of("model name\t: Other\n").unwrap(), "Other");
+        assert_eq!(model_of("processor\t: 0\n"), None);
+    }
 
     #[test]
     fn a_limit_leaves_what_is_neither_used_nor_idle() {

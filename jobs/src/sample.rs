@@ -16,6 +16,7 @@ use trainer::sample::{Progress as Pass, SampleConfig, SampleError};
 use crate::cli::{SampleArgs, Weights};
 use crate::draw::{count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::machine;
 use crate::progress::{Progress, Unit};
 use crate::session::Session;
 use crate::signals::Stop;
@@ -102,6 +103,7 @@ impl Command<'_> {
             Weights::Best => Which::Best,
             Weights::Last => Which::Last,
         };
+        machine::available_bytes().map(|bytes| checkpoint.check_memory(which, bytes)).transpose()?;
         let model = checkpoint.model(which, &device(&self.session.device)?)?;
         let progress =
             Progress::new(&self.session.printer, "sample", Unit::Things("prompt"), 0, asked as u64);

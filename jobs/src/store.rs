@@ -29,7 +29,7 @@ use url::Url;
 use crate::errors::hinted;
 
 pub(crate) use explain::explain;
-pub(crate) use output::{local_file, local_folder, local_input, write_file};
+pub(crate) use output::{local_file, local_folder, local_input, make_folder_of, write_file};
 pub(crate) use secrets::{refuse_in_arguments, refuse_in_table};
 
 /// A place in a store.
@@ -151,7 +151,10 @@ fn open(scheme: &str, host: &str, root: &str) -> anyhow::Result<Arc<dyn ObjectSt
     let failed = || format!("cannot open `{root}`");
     match scheme {
         "s3" | "s3a" => Ok(aws::open(host).with_context(failed)?),
-        "gs" => Ok(Arc::new(open_google(host).with_context(failed)?)),
+        "gs" => {
+            check_endpoint("GOOGLE_BASE_URL", std::env::var("GOOGLE_BASE_URL").ok().as_deref())?;
+            Ok(Arc::new(open_google(host).with_context(failed)?))
+        }
         "az" | "abfs" => {
             for name in ["AZURE_STORAGE_ENDPOINT", "AZURE_ENDPOINT"] {
                 check_endpoint(name, std::env::var(name).ok().as_deref())?;

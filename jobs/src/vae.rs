@@ -3,6 +3,7 @@
 mod config;
 mod latent;
 
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use anyhow::{Context, anyhow};
@@ -16,12 +17,14 @@ use crate::cli::{VaeCodecArgs, VaeCommand, VaeTrainArgs};
 use crate::codec::{Codec, save_picture};
 use crate::draw::{bytes, count, thousands};
 use crate::errors::{Outcome, hinted};
+use crate::machine;
 use crate::preprocess::say_passed_over;
 use crate::printer::Printer;
 use crate::progress::{Progress, Unit, duration};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
+use crate::store;
 
 pub(crate) use config::VaeConfig;
 
@@ -35,7 +38,8 @@ pub(crate) fn run(command: &VaeCommand, session: &Session) -> anyhow::Result<Out
 }
 
 fn train(args: &VaeTrainArgs, session: &Session) -> anyhow::Result<Outcome> {
-    let config: VaeConfig = settings::load(Kind::Vae, &args.config, &args.set)?;
+    let mut config: VaeConfig = settings::load(Kind::Vae, &args.config, &args.set)?;
+    config.train.output = store::local_folder("output", &config.train.output)?;
     let stop = Stop::listen()?;
     let learned = learn(&config, session, &stop).and_then(|codec| finish(&config, &codec, session));
     stop.outcome(learned, |error| {
@@ -210,6 +214,7 @@ fn finish(config: &VaeConfig, codec: &Codec, session: &Session) -> anyhow::Resul
 
 /// A picture to a latent in a `.safetensors` file.
 fn encode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
+    let output = store::local_file("OUT", &args.output)?;
     let codec = Codec::at(&args.codec, session)?;
     let size = args.size.or(codec.picture_size()).ok_or_else(|| {
         hinted(
@@ -217,32 +222,56 @@ fn encode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
             "give the side in pixels with `--size`",
         )
     })?;
+    check_size(&codec, size, session)?;
     let bytes = session.runtime.block_on(session.stores.place(&args.input)?.read())?;
     let rules = PictureRules { size, ..PictureRules::default() };
     let decoded = rules.decode(&bytes).map_err(|reject| anyhow!("{reject}"));
     let (picture, _) = decoded.with_context(|| format!("cannot use the picture `{}`", args.input))?;
     let encoded = codec.encode_picture(&picture)?;
-    latent::write(&args.output, &encoded)?;
-    report(args, session, &[encoded.channels, encoded.height, encoded.width])
+    store::make_folder_of(&output)?;
+    latent::write(&output, &encoded)?;
+    report(args, &output, session, &[encoded.channels, encoded.height, encoded.width])
+}
+
+/// Says what a size takes beyond what the codec was trained on, and refuses what the machine doesn't have.
+fn check_size(codec: &Codec, size: u32, session: &Session) -> anyhow::Result<()> {
+    let needed = codec.encoding_bytes(size);
+    if let Some(available) = machine::available_bytes().filter(|&available| needed > available) {
+        let error = anyhow!(
+            "encoding a picture of {size} px takes about {} of memory, this machine has {}",
+            bytes(needed),
+            bytes(available)
+        );
+        return Err(hinted(error, "give a smaller `--size`"));
+    }
+    if let Some(trained) = codec.picture_size().filter(|&trained| size > trained) {
+        session.printer.note(&format!(
+            "{size} px is more than the {trained} px that the codec was trained on; encoding takes about {} of memory",
+            bytes(needed)
+        ));
+    }
+    Ok(())
 }
 
 /// A latent to a PNG file.
 fn decode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
+    let output = store::local_file("OUT", &args.output)?;
     let codec = Codec::at(&args.codec, session)?;
     let bytes = session.runtime.block_on(session.stores.place(&args.input)?.read())?;
     let read = latent::read(&bytes, codec.channels())
         .with_context(|| format!("cannot use the latent `{}`", args.input))?;
     let picture = codec.decode_latent(&read.values, read.height, read.width)?;
-    save_picture(&args.output, &picture)?;
-    report(args, session, &[3, picture.height, picture.width])
+    store::make_folder_of(&output)?;
+    save_picture(&output, &picture)?;
+    report(args, &output, session, &[3, picture.height, picture.width])
 }
 
-fn report(args: &VaeCodecArgs, session: &Session, shape: &[usize]) -> anyhow::Result<Outcome> {
+fn report(args: &VaeCodecArgs, output: &Path, session: &Session, shape: &[usize]) -> anyhow::Result<Outcome> {
     if session.printer.json() {
-        session.printer.document(&json!({ "input": args.input, "output": args.output, "shape": shape }))?;
+        session.printer.document(&json!({ "input": args.input, "output": output, "shape": shape }))?;
     } else {
         let shape: Vec<String> = shape.iter().map(usize::to_string).collect();
-        session.printer.note(&format!("{}: {}", args.output.display(), shape.join(" x ")));
+        session.printer.note(&format!("{}: {}", output.display(), shape.join(" x ")));
     }
     Ok(Outcome::Done)
 }

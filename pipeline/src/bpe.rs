@@ -265,6 +265,7 @@ mod tests {
         let tokenizer = Tokenizer::from_bytes(&captions()).unwrap();
         let words: usize = CAPTIONS.iter().map(|caption| caption.split(' ').count()).sum();
         let pieces: usize = CAPTIONS.iter().map(|caption| tokenizer.encode(caption).len()).sum();
+        assert!(tokenizer.has_parts(CAPTIONS[0]));
         // One comma and one full stop, and nothing cut.
         assert_eq!(pieces, words + 2);
         assert!(tokenizer.vocabulary_size() < 500, "{}", tokenizer.vocabulary_size());

@@ -73,6 +73,9 @@ pub(crate) struct Commit {
     /// What it ran again, where it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) retries: Option<Retried>,
+    /// Number of its first row, where lines were counted for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) first_row: Option<u64>,
 }
 
 impl Commit {

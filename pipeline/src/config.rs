@@ -269,6 +269,8 @@ pub enum Format {
     Tar,
     /// The captions file of COCO: `images` and `annotations`.
     Coco,
+    /// Texts of web pages as Common Crawl publishes them (WET).
+    Warc,
     /// Pictures, each a row, with captions (`.txt`, `.caption`) and fields (`.json`) of the same name beside them.
     Pictures,
 }
@@ -284,6 +286,7 @@ impl Format {
             Self::Arrow => "arrow",
             Self::Tar => "tar",
             Self::Coco => "coco",
+            Self::Warc => "warc",
             Self::Pictures => "pictures",
         }
     }
@@ -385,6 +388,12 @@ pub struct JoinConfig {
     pub columns: Vec<String>,
     /// The form of its files; by default their names tell.
     pub format: Option<Format>,
+    /// What stands between the values of its CSV files; by default as for a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// What stands around values of its CSV files; by default as for a source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
 }
 
 /// The columns that a join compares.
@@ -461,6 +470,13 @@ pub struct SourceConfig {
     pub join: Option<JoinConfig>,
     /// What is a document in plain text.
     pub document: TextSplit,
+    /// What stands between the values of CSV files, one character; by default a tab in `.tsv` files and a comma elsewhere.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delimiter: Option<String>,
+    /// What stands around values of CSV files that have delimiters or line ends in them, one character, or nothing: `""`.
+    /// By default `"`, unless the beginning of a file with tabs has a lone one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quote: Option<String>,
     /// Types of columns of JSON and CSV files, where the first rows don't show them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, ColumnType>,
@@ -487,6 +503,8 @@ impl Default for SourceConfig {
             images: None,
             join: None,
             document: TextSplit::File,
+            delimiter: None,
+            quote: None,
             types: BTreeMap::new(),
         }
     }
@@ -615,13 +633,44 @@ impl SourceConfig {
         self.check_keys()?;
         self.check_template()?;
         self.check_types()?;
+        self.check_dialect("", self.format, self.delimiter.as_deref(), self.quote.as_deref())?;
         self.check_join()
+    }
+
+    /// Checks the keys of CSV files, of the source or, with `join.` before the keys, of its joined table.
+    fn check_dialect(
+        &self,
+        before: &str,
+        format: Option<Format>,
+        delimiter: Option<&str>,
+        quote: Option<&str>,
+    ) -> Result<(), PipelineError> {
+        let is_character = |text: &str| text.len() == 1 && text.is_ascii() && !["\n", "\r"].contains(&text);
+        for (key, value, may_be_empty) in [("delimiter", delimiter, false), ("quote", quote, true)] {
+            let Some(value) = value else { continue };
+            let key = format!("{before}{key}");
+            if format.is_some_and(|format| format != Format::Csv) {
+                return Err(self.wrong(&key, "set", "it for files of the form `csv` only"));
+            }
+            if !(is_character(value) || may_be_empty && value.is_empty()) {
+                let expected =
+                    if may_be_empty { "one ASCII character, or nothing" } else { "one ASCII character" };
+                return Err(self.wrong(&key, format!("`{}`", value.escape_debug()), expected));
+            }
+        }
+        match (delimiter, quote) {
+            (Some(delimiter), Some(quote)) if delimiter == quote => {
+                let expected = "another character than `delimiter`";
+                Err(self.wrong(&format!("{before}quote"), format!("`{quote}`"), expected))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn check_types(&self) -> Result<(), PipelineError> {
         let Some((column, of)) = self.types.first_key_value() else { return Ok(()) };
         match self.format {
-            Some(format @ (Format::Parquet | Format::Arrow | Format::Text)) => {
+            Some(format @ (Format::Parquet | Format::Arrow | Format::Text | Format::Warc)) => {
                 let expected = format!("nothing for files of the form `{}`", format.name());
                 Err(self.wrong(&format!("types.{column}"), format!("`{}`", of.name()), expected))
             }
@@ -694,10 +743,13 @@ impl SourceConfig {
             let expected = "the column that both have, or `{ column = \"column of the table\" }`";
             return Err(self.wrong("join.on", "empty", expected));
         }
-        if let Some(format @ (Format::Text | Format::Tar | Format::Coco | Format::Pictures)) = join.format {
+        if let Some(format @ (Format::Text | Format::Tar | Format::Coco | Format::Pictures | Format::Warc)) =
+            join.format
+        {
             let expected = "a form of tables: `json-lines`, `csv`, `parquet` or `arrow`";
             return Err(self.wrong("join.format", format!("`{}`", format.name()), expected));
         }
+        self.check_dialect("join.", join.format, join.delimiter.as_deref(), join.quote.as_deref())?;
         Ok(())
     }
 }

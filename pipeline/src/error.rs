@@ -4,6 +4,7 @@ use datafusion::error::DataFusionError;
 use schemas::address::shown;
 
 use crate::config::Format;
+use crate::names::extension;
 use crate::passed::PassedOver;
 use crate::read::table::{OWN, is_own};
 use crate::rejects::RejectLine;
@@ -123,6 +124,28 @@ pub enum PipelineError {
         path: String,
         /// The form of that file.
         format: Format,
+    },
+    /// A column that no row has as far as was looked.
+    #[error("source `{name}` has no column `{column}` in the first {} MiB of its rows; its columns there are {}", bytes >> 20, quoted(available))]
+    NotMet {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// The columns that are there.
+        available: Vec<String>,
+        /// Bytes that were looked through.
+        bytes: u64,
+    },
+    /// A column that is null as far as was looked.
+    #[error("column `{column}` of source `{name}` is null in all of the first {} MiB of its rows", bytes >> 20)]
+    UnknownType {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Bytes that were looked through.
+        bytes: u64,
     },
     /// A column whose type can't be what the source takes it for.
     #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
@@ -353,6 +376,38 @@ fn after(done: usize, total: usize) -> String {
     if total == 0 { String::new() } else { format!(" after {done} of {total} units") }
 }
 
+/// Whether the only column is named as if several were not told apart.
+fn is_undivided(columns: &[String]) -> bool {
+    matches!(columns, [name] if name.contains([';', '|', '\t']))
+}
+
+/// What a file of a form that is not read is by its name, and what to do with it.
+fn foreign(path: &str) -> Option<(&'static str, &'static str)> {
+    const ANEW: &str = "unpack it, or compress it anew with gzip or zstd";
+    const CSV: &str = "save it as CSV or Parquet";
+    const PARQUET: &str = "write it as Parquet or JSON lines";
+    Some(match extension(path)?.name.as_str() {
+        "xz" | "lzma" => ("a file compressed with xz", ANEW),
+        "bz2" => ("a file compressed with bzip2", ANEW),
+        "lz4" => ("a file compressed with lz4", ANEW),
+        "br" => ("a file compressed with Brotli", ANEW),
+        "sz" | "snappy" => ("a file compressed with Snappy", ANEW),
+        "7z" => ("a 7z archive", ANEW),
+        "rar" => ("a RAR archive", ANEW),
+        "xlsx" | "xls" | "ods" => ("a spreadsheet", CSV),
+        "sqlite" | "sqlite3" | "db" | "mdb" | "lmdb" => ("a database", PARQUET),
+        "pkl" | "pickle" | "joblib" => ("a pickle of Python", PARQUET),
+        "npy" | "npz" | "pt" | "pth" | "h5" | "hdf5" => ("a file of arrays", PARQUET),
+        "tfrecord" | "tfrecords" | "avro" | "orc" | "msgpack" | "lance" => {
+            ("a table of another kind", PARQUET)
+        }
+        "pdf" | "docx" | "doc" | "epub" => {
+            ("a document for people", "take its text out of it into `.txt` files")
+        }
+        _ => return None,
+    })
+}
+
 fn quoted(names: &[String]) -> String {
     if names.is_empty() {
         return "none that can be read".to_owned();
@@ -437,10 +492,11 @@ impl PipelineError {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
             Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
-            Self::UnknownFormat { .. } => {
-                "known are .jsonl, .json, .txt, .csv, .tsv, .tar, .arrow, .arrows, .feather, .ipc, also with .gz or \
-                 .zst, and .parquet; say `format = \"json-lines\"` for files that are named otherwise"
-                    .to_owned()
+            Self::UnknownFormat { path, .. } => {
+                let known = "known are .jsonl, .json, .txt, .csv, .tsv, .warc.wet, .tar, .arrow, .arrows, .feather, .ipc, \
+                             also with .gz or .zst, .jsonl.zip and the like, and .parquet; say `format = \"json-lines\"` \
+                             for files that are named otherwise";
+                foreign(path).map_or_else(|| known.to_owned(), |(what, way_out)| format!("that is {what}: {way_out}"))
             }
             Self::Unreadable { .. } => {
                 "look at the file; if it is of another form than its name says, set `format` (`json-lines` is an object a \
@@ -450,6 +506,9 @@ impl PipelineError {
             Self::Repeated { .. } => "give each column of the file a name of its own".to_owned(),
             Self::NoColumn { column, .. } if is_own(column) => {
                 format!("names that begin with `{OWN}` are kept for columns of the program: rename the column")
+            }
+            Self::NoColumn { available, .. } if is_undivided(available) => {
+                "the names stand in one: say what is between them, `delimiter = \";\"`".to_owned()
             }
             Self::NoColumn { .. } => {
                 "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
@@ -466,6 +525,14 @@ impl PipelineError {
                  add captions with `join`"
                     .to_owned()
             }
+            Self::NotMet { column, .. } => format!(
+                "name one of these; if the column comes later, say its type: `types = {{ {column} = \"varchar\" }}` \
+                 (`varchar`, `bigint`, `double`, `boolean`)"
+            ),
+            Self::UnknownType { column, .. } => format!(
+                "say its type: `types = {{ {column} = \"varchar\" }}` (`varchar`, `bigint`, `double`, `boolean`); files \
+                 with lists in it can be a source of their own"
+            ),
             Self::WrongColumn { .. } => {
                 "name another column, or make one of it with `select` (`cast(n as varchar) as text`)".to_owned()
             }

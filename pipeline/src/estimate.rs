@@ -157,6 +157,10 @@ impl PreprocessPlan {
         let limit = Arc::new(sample::Sample::new(UNIT_BYTES, rows));
         let mut source = source.clone();
         source.input.sample = Some(limit.clone());
+        if !is_small(&source) {
+            // What hangs on the numbers of lines is the same on average.
+            source.input.lines = None;
+        }
         let layout = self.layout(&tools.tokenizer);
         let plan = self.documents(&source, std::slice::from_ref(unit), tools).await?;
         let mut batches = plan.execute(0, self.session()?.task_ctx())?;
@@ -234,10 +238,14 @@ impl PreprocessPlan {
 /// Up to [`UNITS`] of a source's units, evenly spread; all of them where these are no more bytes of text.
 fn spread(source: &SourcePlan) -> impl Iterator<Item = &Unit> {
     let units = &source.units;
-    let bytes: u64 = units.iter().map(|unit| unit.bytes).sum();
-    let all = !source.config.shape.has_images() && bytes <= UNITS as u64 * UNIT_BYTES;
+    let all = !source.config.shape.has_images() && is_small(source);
     let chosen = if all { units.len() } else { units.len().min(UNITS) };
     (0..chosen).map(move |index| &units[index * units.len() / chosen])
+}
+
+/// Whether a source has no more bytes than are read of the units of a large one.
+fn is_small(source: &SourcePlan) -> bool {
+    source.units.iter().map(|unit| unit.bytes).sum::<u64>() <= UNITS as u64 * UNIT_BYTES
 }
 
 /// `count` of `part`, for `whole`.

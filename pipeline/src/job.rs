@@ -119,7 +119,8 @@ async fn run(
         return unchanged(plan, base, &outputs, RetryReport::default()).await;
     }
     let tokenizer = tokenizer(plan, &outputs, observer).await?;
-    let (done, operators) = run_units(plan, &tokenizer, observer, tally).await?;
+    let (mut done, operators) = run_units(plan, &tokenizer, observer, tally).await?;
+    number_parts(plan, &mut done).await?;
     let retried = retry_report(&done);
     let commits: Commits<'_> = (done.iter().filter(|(_, done)| !done.commit.is_in_vain()))
         .map(|(unit, done)| (unit.as_str(), &done.commit))
@@ -210,6 +211,36 @@ async fn tokenizer(
     Ok(tokenizer)
 }
 
+/// Gives parts of files whose lines are counted the numbers of their first rows. Those of before commits had them are
+/// counted once more.
+async fn number_parts(plan: &PreprocessPlan, done: &mut HashMap<String, Done>) -> Result<(), PipelineError> {
+    for source in &plan.sources {
+        let Some(lines) = &source.input.lines else { continue };
+        for unit in source.units.iter().filter(|unit| unit.part.is_some_and(|part| part.first_row.is_none()))
+        {
+            let (Some(part), Some(file)) = (unit.part, source.listing.files.get(unit.files.start)) else {
+                continue;
+            };
+            if let Some(done) = done.get_mut(&unit.id).filter(|done| done.commit.first_row.is_none()) {
+                done.commit.first_row = Some(lines.first_row(&source.input, file, part.start).await?);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Takes over what earlier starts have counted.
+fn know_lines(plan: &PreprocessPlan, done: &HashMap<String, Done>) {
+    for source in &plan.sources {
+        for (unit, (path, start)) in source.counted_parts(&source.units) {
+            let first_row = done.get(&unit).and_then(|done| done.commit.first_row);
+            if let (Some(lines), Some(first_row)) = (&source.input.lines, first_row) {
+                lines.know(&path, start, first_row);
+            }
+        }
+    }
+}
+
 /// A commit, and whether an earlier start made it.
 struct Done {
     commit: Commit,
@@ -274,6 +305,7 @@ async fn run_units(
     tally: &Tally,
 ) -> Result<(HashMap<String, Done>, Vec<OperatorReport>), PipelineError> {
     let mut done = committed(plan).await?;
+    know_lines(plan, &done);
     tally.is(done.len(), plan.unit_count());
     let mut watch = Watch::new(plan);
     watch.look(&done)?;

@@ -28,6 +28,8 @@ use crate::operators::unit_read::describe;
 use crate::passed::PassedOver;
 use crate::plan::{session, stage};
 use crate::read::batch::TEXT_ROWS;
+use crate::read::csv::Dialect;
+use crate::read::infer::Extent;
 use crate::read::table::{DETAIL, FILE, Found, KIND, Kind, OWN, REASON, ROW, Table, visible};
 use crate::read::{Input, stream};
 use crate::source::{SourceTable, Wanted, find};
@@ -69,8 +71,9 @@ impl Join {
         };
         let listing = list(&listed, planning.resolver, planning.output).await?;
         let wrong = |what, hint| PipelineError::Join { name: source.name.clone(), what, hint };
-        let is_table =
-            |format| !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Pictures);
+        let is_table = |format| {
+            !matches!(format, Format::Text | Format::Tar | Format::Coco | Format::Pictures | Format::Warc)
+        };
         if let Some(file) = listing.files.iter().find(|file| !is_table(file.format)) {
             let what = format!("`{}` is no table", file.below);
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
@@ -78,11 +81,13 @@ impl Join {
         let input = Input {
             memory: planning.memory.clone(),
             stop: planning.stop.clone(),
+            dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
             ..Input::new(listing.store.clone(), TextSplit::File)
         };
         let on = config.on.pairs();
-        let wanted = Wanted { whole: true, ..Wanted::default() };
-        let mut found = find(&listed.name, &listing, &input, wanted).await?;
+        // It is held in memory whole, so it can be looked at whole.
+        let wanted = Wanted { extent: Extent::Whole, ..Wanted::default() };
+        let mut found = find(&listed.name, &listing, &input, wanted).await?.found;
         if found.is_empty() {
             // Without a row it has the columns that are named.
             found = Found::texts(on.iter().map(|(_, key)| key).chain(&config.columns));
@@ -90,6 +95,11 @@ impl Join {
         let table = Arc::new(Table::plain(found));
         let fields =
             chosen(config, &on, &table).map_err(|what| wrong(what, "check `join.on` and `join.columns`"))?;
+        let asked = fields.iter().map(|field| field.name()).chain(on.iter().map(|(_, key)| key));
+        let is_asked = asked.collect::<HashSet<_>>();
+        if let Some(clash) = table.clashes.iter().find(|clash| is_asked.contains(&clash.column)) {
+            return Err(clash.error(&listed.name));
+        }
         let whole = 0..listing.files.len();
         let bytes = listing.files.iter().map(|file| file.bytes).sum();
         let unit = Unit { id: listed.name, source: 0, files: whole, bytes, part: None, only: None };

@@ -13,7 +13,7 @@ pub(crate) struct Extension {
     pub(crate) compressed: bool,
 }
 
-const COMPRESSIONS: [&str; 4] = ["gz", "zst", "gzip", "zstd"];
+const COMPRESSIONS: [&str; 5] = ["gz", "zst", "gzip", "zstd", "zip"];
 
 /// The last part of a path.
 pub(crate) fn file_name(path: &str) -> &str {

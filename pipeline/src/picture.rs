@@ -2,16 +2,18 @@
 //!
 //! [`PictureRules::decode`] goes by the content, never by a file's name, and either gives a whole picture or says why
 //! there is none: a half picture padded with grey is not one. What the header declares is checked before memory is
-//! taken. Colour is brought to 8-bit RGB (grey, palette, 16 bits, CMYK after Adobe's convention; ICC profiles are not
-//! applied), alpha is laid over a background, the EXIF orientation is applied, of an animation the first frame is taken.
+//! taken. Colour is brought to 8-bit RGB (grey, palette, 16 bits, CMYK after Adobe's convention) and from the
+//! picture's colour profile to sRGB, alpha is laid over a background, the EXIF orientation is applied, of an animation the first frame is taken.
 //! The shorter side is resized to `size` with the Catmull-Rom filter and the centre of the longer one is kept.
 //!
-//! The picture is cropped and resized as it is stored and then turned, because turning a small square costs nothing;
-//! against turning first, a value differs by rounding at most.
+//! The picture is cropped and resized as it is stored; then its colours are brought to sRGB and it is turned, because both cost nothing for a
+//! small square. Against turning first, a value differs by rounding at most.
 
 mod exif;
+mod foreign;
 mod jpeg;
 mod png;
+mod profile;
 
 use std::borrow::Cow;
 use std::io::Cursor;
@@ -23,7 +25,18 @@ use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
 use serde::{Deserialize, Serialize};
 
+use self::profile::Profile;
 use crate::reject::{Reject, RejectReason, Warning};
+
+/// The formats that are read.
+const READ: [ImageFormat; 6] = [
+    ImageFormat::Jpeg,
+    ImageFormat::Png,
+    ImageFormat::Gif,
+    ImageFormat::WebP,
+    ImageFormat::Bmp,
+    ImageFormat::Tiff,
+];
 
 /// What is done to every picture of a source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -88,8 +101,8 @@ impl PictureRules {
     pub fn decode(&self, bytes: &[u8]) -> Result<(Picture, Probe), Reject> {
         shielded(|| {
             let opened = self.open(bytes)?;
-            let (probe, stored) = (opened.probe, opened.read()?);
-            let square = self.square(&stored)?;
+            let (probe, profile) = (opened.probe, opened.profile.clone());
+            let square = self.square(&opened.read()?, &profile)?;
             let mut square = DynamicImage::ImageRgb8(square);
             square.apply_orientation(probe.orientation);
             Ok((Picture { size: self.size, rgb: square.into_bytes() }, probe))
@@ -100,17 +113,19 @@ impl PictureRules {
         if bytes.is_empty() {
             return Err(Reject::new(RejectReason::ImageEmpty, "0 bytes"));
         }
-        let format = image::guess_format(bytes).map_err(|_| undecodable("no known picture format"))?;
-        let (decoder, width, height, chunk, own) = match format {
+        let format = image::guess_format(bytes).ok().filter(|format| READ.contains(format));
+        let format = format.ok_or_else(|| undecodable(foreign::name(bytes)))?;
+        let (decoder, width, height, chunk, own, profile) = match format {
             ImageFormat::Jpeg => {
                 let header = jpeg::Header::read(bytes)?;
-                (Decoder::Jpeg(bytes, header.memory), header.width, header.height, header.exif, None)
+                let profile = header.profile.as_deref().map(Profile::read);
+                (Decoder::Jpeg(bytes, header.memory), header.width, header.height, header.exif, None, profile)
             }
             _ => {
                 let png = (format == ImageFormat::Png).then(|| png::Chunks::read(bytes));
-                let (bytes, chunk) = match png {
-                    Some(chunks) => (chunks.needed, chunks.exif.map(<[u8]>::to_vec)),
-                    None => (Cow::Borrowed(bytes), None),
+                let (packed, bytes, chunk) = match png {
+                    Some(chunks) => (chunks.profile, chunks.needed, chunks.exif.map(<[u8]>::to_vec)),
+                    None => (None, Cow::Borrowed(bytes), None),
                 };
                 let cut = format == ImageFormat::WebP && is_cut_riff(&bytes);
                 let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -120,7 +135,18 @@ impl PictureRules {
                 // A damaged EXIF chunk is no reason to lose the picture.
                 let chunk = chunk.or_else(|| decoder.exif_metadata().unwrap_or_default());
                 let own = (format == ImageFormat::Tiff).then(|| decoder.orientation().ok()).flatten();
-                (Decoder::Other { decoder: Box::new(decoder), format, cut }, width, height, chunk, own)
+                let profile = match packed {
+                    Some(chunk) => Some(Profile::read_chunk(chunk)),
+                    None => decoder.icc_profile().unwrap_or_default().as_deref().map(Profile::read),
+                };
+                (
+                    Decoder::Other { decoder: Box::new(decoder), format, cut },
+                    width,
+                    height,
+                    chunk,
+                    own,
+                    profile,
+                )
             }
         };
         let exif = chunk.as_deref().map(exif::read).unwrap_or_default();
@@ -128,9 +154,11 @@ impl PictureRules {
             own.or(exif.orientation).filter(|_| self.orientation).unwrap_or(Orientation::NoTransforms);
         let turned = orientation.to_exif() >= 5;
         let (width, height) = if turned { (height, width) } else { (width, height) };
-        let warning = exif.bad.then_some(Warning::ExifBad);
+        let profile = profile.unwrap_or(Profile::Unused);
+        let warning = profile.warning().or(exif.bad.then_some(Warning::ExifBad));
         let decoded_bytes = decoder.memory(u64::from(width) * u64::from(height));
-        let opened = Opened { decoder, probe: Probe { width, height, decoded_bytes, warning, orientation } };
+        let opened =
+            Opened { decoder, profile, probe: Probe { width, height, decoded_bytes, warning, orientation } };
         self.check(&opened).map(|()| opened)
     }
 
@@ -159,25 +187,34 @@ impl PictureRules {
         Ok(())
     }
 
-    /// Shorter side to `size`, centre of the longer one, alpha over the background.
-    fn square(&self, stored: &DynamicImage) -> Result<RgbImage, Reject> {
+    /// Shorter side to `size`, centre of the longer one, colours to sRGB, alpha over the background.
+    fn square(&self, stored: &DynamicImage, profile: &Profile) -> Result<RgbImage, Reject> {
         let (pixels, kind) = match stored {
             DynamicImage::ImageLuma8(grey) => (grey.as_raw().as_slice(), PixelType::U8),
             DynamicImage::ImageRgb8(rgb) => (rgb.as_raw().as_slice(), PixelType::U8x3),
             DynamicImage::ImageRgba8(rgba) => (rgba.as_raw().as_slice(), PixelType::U8x4),
-            other if other.color().has_alpha() => return self.square(&other.to_rgba8().into()),
-            other if other.color().has_color() => return self.square(&other.to_rgb8().into()),
-            other => return self.square(&other.to_luma8().into()),
+            other if other.color().has_alpha() => return self.square(&other.to_rgba8().into(), profile),
+            other if other.color().has_color() => return self.square(&other.to_rgb8().into(), profile),
+            other => return self.square(&other.to_luma8().into(), profile),
         };
         let source = ImageRef::new(stored.width(), stored.height(), pixels, kind).map_err(undecodable)?;
         let mut square = Image::new(self.size, self.size, kind);
         let filter = ResizeAlg::Convolution(FilterType::CatmullRom);
         let options = ResizeOptions::new().resize_alg(filter).fit_into_destination(None);
         Resizer::new().resize(&source, &mut square, &options).map_err(undecodable)?;
-        let rgb = match kind {
+        let mut pixels = match kind {
             PixelType::U8 => square.buffer().iter().flat_map(|&value| [value; 3]).collect(),
-            PixelType::U8x4 => square.buffer().chunks_exact(4).flat_map(|pixel| self.over(pixel)).collect(),
             _ => square.into_vec(),
+        };
+        let rgb = match kind {
+            PixelType::U8x4 => {
+                profile.apply(&mut pixels, 4);
+                pixels.chunks_exact(4).flat_map(|pixel| self.over(pixel)).collect()
+            }
+            _ => {
+                profile.apply(&mut pixels, 3);
+                pixels
+            }
         };
         RgbImage::from_raw(self.size, self.size, rgb)
             .ok_or_else(|| undecodable("the resized picture is incomplete"))
@@ -195,6 +232,7 @@ impl PictureRules {
 
 struct Opened<'a> {
     decoder: Decoder<'a>,
+    profile: Profile,
     probe: Probe,
 }
 

@@ -1,11 +1,12 @@
 //! The decoded pictures of sources, for training a codec.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::StreamExt;
 
 use crate::config::{PictureConfig, SourceConfig, check_sources};
@@ -19,6 +20,9 @@ use crate::source::{Columns, plan_source};
 use crate::stop::Stop;
 use crate::units::{Planning, Resolver};
 
+/// Bytes of a unit: small ones make a better sample of a large corpus.
+const UNIT_BYTES: u64 = 32 << 20;
+
 /// Bytes up to which crops are kept in memory; the others lie in a temporary file.
 const IN_MEMORY: usize = 256 << 20;
 
@@ -30,6 +34,8 @@ pub struct PictureSet {
     memory: Vec<u8>,
     /// What is behind `memory`.
     file: Option<File>,
+    /// Where each crop lies, and behind it the number of its unit among those of all sources.
+    places: Vec<(usize, usize)>,
     rejected: u64,
 }
 
@@ -77,18 +83,19 @@ impl PictureSet {
     /// If there is no such crop or the temporary file can't be read.
     pub fn rgb(&self, index: usize) -> io::Result<Cow<'_, [u8]>> {
         let bytes = self.size * self.size * 3;
-        let start = index * bytes;
+        let absent = || io::Error::new(io::ErrorKind::NotFound, format!("picture {index} of {}", self.count));
+        let start = self.places.get(index).ok_or_else(absent)?.0 * bytes;
         if let Some(crop) = self.memory.get(start..start + bytes) {
             return Ok(Cow::Borrowed(crop));
         }
-        let absent = || io::Error::new(io::ErrorKind::NotFound, format!("picture {index} of {}", self.count));
-        let file = self.file.as_ref().filter(|_| index < self.count).ok_or_else(absent)?;
+        let file = self.file.as_ref().ok_or_else(absent)?;
         let mut crop = vec![0; bytes];
         read_at(file, &mut crop, (start - self.memory.len()) as u64)?;
         Ok(Cow::Owned(crop))
     }
 
-    fn push(&mut self, crop: &[u8]) -> io::Result<()> {
+    fn push(&mut self, unit: usize, crop: &[u8]) -> io::Result<()> {
+        self.places.push((self.count, unit));
         self.count += 1;
         if self.file.is_none() && self.memory.len() + crop.len() <= IN_MEMORY {
             self.memory.extend_from_slice(crop);
@@ -119,6 +126,9 @@ pub(crate) fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result
 
 /// Decodes the pictures of sources, in the order of sources, files and rows, in the way preprocessing does.
 ///
+/// Where there are more than the limit, each source gives its share by `weight`, from units that are drawn by a hash of their number, so that the same
+/// inputs give the same pictures.
+///
 /// # Errors
 ///
 /// If a source can't be read, or it is told to stop. Pictures that can't be used are counted and left out.
@@ -141,42 +151,103 @@ async fn read_pictures(
     let memory = Arc::new(Memory::new(DEFAULT_BYTES as usize));
     let planning = Planning { memory: &memory, resolver, output: None, stop: &request.stop };
     let size = request.size as usize;
-    let mut set = PictureSet { size, count: 0, memory: Vec::new(), file: None, rejected: 0 };
+    let mut set =
+        PictureSet { size, count: 0, memory: Vec::new(), file: None, places: Vec::new(), rejected: 0 };
+    let (mut sources, mut number) = (Vec::new(), 0);
     for (index, source) in request.sources.iter().enumerate().filter(|(_, source)| source.shape.has_images())
     {
-        let source = plan_source(index as u16, source, 128 << 20, planning).await?;
+        let weight = source.weight;
+        let source = plan_source(index as u16, source, UNIT_BYTES, planning).await?;
         source.passed_over().cloned().for_each(|passed| observer.event(Event::PassedOver(passed)));
         let decode = source.decode(request.pictures.rules(request.size), 0, pool.clone());
-        let physical = stage(decode, source.rows(&source.units, Columns::Document).await?);
-        for partition in 0..source.units.len() {
-            if set.count < request.limit {
-                let context = run_session(&memory)?.task_ctx();
-                let batches = physical.execute(partition, context)?;
-                unit_pictures(batches, request.limit, &mut set, &*observer).await?;
+        let plan = stage(decode, source.rows(&source.units, Columns::Document).await?);
+        let units = drawn_order(index, source.units.len());
+        sources.push(Drawn { plan, weight, units: units.into(), first: number, read: 0 });
+        number += source.units.len();
+    }
+    while set.count < request.limit && sources.iter().any(|source| !source.units.is_empty()) {
+        let wanted = request.limit - set.count;
+        let weights: f64 =
+            sources.iter().filter(|source| !source.units.is_empty()).map(|source| source.weight).sum();
+        for source in sources.iter_mut().filter(|source| !source.units.is_empty()) {
+            let share = (wanted as f64 * source.weight / weights).ceil() as usize;
+            let limit = (set.count + share.max(1)).min(request.limit);
+            while set.count < limit && !source.units.is_empty() {
+                source.read_unit(&memory, limit, &mut set, &*observer).await?;
             }
         }
     }
+    set.places.sort_by_key(|&(place, unit)| (unit, place));
     Ok(set)
 }
 
+/// A source whose pictures are drawn, unit by unit.
+struct Drawn {
+    plan: Arc<dyn ExecutionPlan>,
+    weight: f64,
+    /// Units that are not read to their end, in the order in which they are drawn.
+    units: VecDeque<usize>,
+    /// The number of its first unit among those of all sources.
+    first: usize,
+    /// Pictures of the next unit that were taken before.
+    read: usize,
+}
+
+impl Drawn {
+    /// Takes pictures of the next unit until there are `limit` of all.
+    async fn read_unit(
+        &mut self,
+        memory: &Arc<Memory>,
+        limit: usize,
+        set: &mut PictureSet,
+        observer: &dyn Observer,
+    ) -> Result<(), PipelineError> {
+        let Some(&partition) = self.units.front() else { return Ok(()) };
+        let batches = self.plan.execute(partition, run_session(memory)?.task_ctx())?;
+        let before = set.count;
+        if unit_pictures(batches, (self.first + partition, self.read), limit, set, observer).await? {
+            self.units.pop_front();
+            self.read = 0;
+        } else {
+            self.read += set.count - before;
+        }
+        Ok(())
+    }
+}
+
+/// The units of a source in the order in which they are drawn.
+fn drawn_order(source: usize, units: usize) -> Vec<usize> {
+    let key = |unit: &usize| *blake3::hash(format!("{source} {unit}").as_bytes()).as_bytes();
+    let mut order: Vec<usize> = (0..units).collect();
+    order.sort_by_cached_key(key);
+    order
+}
+
+/// Takes the pictures of a unit behind the first `skipped`, until there are `limit` of all; whether it was read to its end.
 async fn unit_pictures(
     mut batches: SendableRecordBatchStream,
+    (unit, mut skipped): (usize, usize),
     limit: usize,
     set: &mut PictureSet,
     observer: &dyn Observer,
-) -> Result<(), PipelineError> {
+) -> Result<bool, PipelineError> {
     let failed = |source| PipelineError::Io { operation: "write", path: "temporary file".to_owned(), source };
     while let Some(batch) = batches.next().await.transpose()? {
         let (before, rejected_before, mut rows) = (set.count, set.rejected, 0);
         for item in from_batch(&batch)? {
-            rows += u64::from(item.kind != Kind::End);
-            set.rejected += u64::from(item.kind == Kind::Reject);
+            let images = item.parts.iter().filter(|part| matches!(part, Part::Image(_))).count();
+            if skipped == 0 && images > 0 && set.count == limit {
+                return Ok(false);
+            }
+            let is_new = skipped == 0;
+            rows += u64::from(is_new && item.kind != Kind::End);
+            set.rejected += u64::from(is_new && item.kind == Kind::Reject);
             for part in item.parts {
-                if let Part::Image(crop) = part {
-                    if set.count == limit {
-                        return Ok(());
-                    }
-                    set.push(&crop).map_err(failed)?;
+                match part {
+                    Part::Image(_) if skipped > 0 => skipped -= 1,
+                    Part::Image(_) if set.count == limit => return Ok(false),
+                    Part::Image(crop) => set.push(unit, &crop).map_err(failed)?,
+                    _ => {}
                 }
             }
         }
@@ -187,7 +258,7 @@ async fn unit_pictures(
             images: (set.count - before) as u64,
         });
     }
-    Ok(())
+    Ok(true)
 }
 
 #[cfg(test)]
@@ -196,11 +267,12 @@ mod tests {
 
     #[test]
     fn crops_are_found_in_memory_and_in_the_file() {
-        let mut set = PictureSet { size: 1, count: 0, memory: Vec::new(), file: None, rejected: 0 };
-        set.push(&[1, 2, 3]).expect("in memory");
+        let (memory, places) = (Vec::new(), Vec::new());
+        let mut set = PictureSet { size: 1, count: 0, memory, file: None, places, rejected: 0 };
+        set.push(0, &[1, 2, 3]).expect("in memory");
         set.file = Some(tempfile::tempfile().expect("a file"));
-        set.push(&[4, 5, 6]).expect("in the file");
-        set.push(&[7, 8, 9]).expect("in the file");
+        set.push(0, &[4, 5, 6]).expect("in the file");
+        set.push(0, &[7, 8, 9]).expect("in the file");
         let crop = |index: usize| set.rgb(index).expect("there").to_vec();
         assert_eq!((crop(0), crop(1), crop(2)), (vec![1, 2, 3], vec![4, 5, 6], vec![7, 8, 9]));
         assert!(set.rgb(3).is_err());

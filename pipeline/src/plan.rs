@@ -38,6 +38,7 @@ use crate::operators::write::Write;
 use crate::pack::Packing;
 use crate::passed::PassedOver;
 use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS, TEXT_ROWS};
+use crate::read::lines::Lines;
 use crate::source::{Columns, SourcePlan, plan_columns};
 use crate::stop::Stop;
 use crate::units::{Planning, Resolver, Rows, Unit, plan_units, unit_id};
@@ -215,6 +216,7 @@ impl PreprocessPlan {
         }
         let mut retried = Vec::new();
         for source in &mut self.sources {
+            source.input.lines = Some(Arc::new(Lines::new(self.config.unit_bytes)));
             let pending = match &self.base {
                 Some(base) if retry || self.config.deduplicate => {
                     retry::pending(&self.environment.output, &base.manifest, source).await?
@@ -328,7 +330,7 @@ impl PreprocessPlan {
             (Some(tokenizer), _) => Ok(tokenizer.clone()),
             (None, Some(settings)) => {
                 let sample_bytes = settings.sample_bytes.min(SKETCH_BYTES);
-                train::train(self, TrainTokenizer { sample_bytes, ..settings })
+                train::sketch(self, TrainTokenizer { sample_bytes, ..settings })
                     .await
                     .map(|(tokenizer, _)| tokenizer)
             }
@@ -454,6 +456,8 @@ impl PreprocessPlan {
             shard_bytes: self.config.shard_bytes,
             files: source.files.clone(),
             retries: self.retries.clone(),
+            parts: Arc::new(source.counted_parts(units)),
+            lines: source.input.lines.clone(),
             handle: source.input.handle.clone(),
             stop: self.environment.stop.clone(),
         };

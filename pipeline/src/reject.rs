@@ -212,6 +212,10 @@ impl Write for Beginning {
 pub enum Warning {
     /// The picture's EXIF data is damaged: it was taken as it is stored.
     ExifBad,
+    /// The picture's colour profile is not sRGB's: its colours were converted.
+    ProfileConverted,
+    /// The picture's colour profile is damaged or of a kind that pictures don't have: its colours were taken for sRGB's.
+    ProfileBad,
 }
 
 impl Warning {
@@ -219,6 +223,8 @@ impl Warning {
     pub const fn name(self) -> &'static str {
         match self {
             Self::ExifBad => "exif_bad",
+            Self::ProfileConverted => "profile_converted",
+            Self::ProfileBad => "profile_bad",
         }
     }
 }

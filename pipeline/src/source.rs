@@ -22,6 +22,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::prelude::{SessionContext, ident};
 use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
 use rayon::ThreadPool;
 use serde_json::Value;
 
@@ -39,11 +40,12 @@ use crate::picture::PictureRules;
 use crate::picture_folder::{self, refuse_pointers};
 use crate::plan::{session, stage};
 use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
-use crate::read::columnar::{United, repeated, wider};
-use crate::read::infer::Looked;
+use crate::read::columnar::{Clash, United, repeated, wider};
+use crate::read::csv::Dialect;
+use crate::read::infer::{Extent, LOOK_BYTES, Looked};
 use crate::read::place::MATCHED;
 use crate::read::table::{
-    Found, IMAGES_NAMES, KIND, Kind, SINGLE_CAPTION, TEXTS_NAMES, Table, pictures_type, system_fields,
+    Found, ID, IMAGES_NAMES, KIND, Kind, SINGLE_CAPTION, TEXTS_NAMES, Table, pictures_type, system_fields,
     texts_type, visible,
 };
 use crate::read::{Folder, Input, infer, ipc, parquet};
@@ -66,6 +68,8 @@ pub(crate) struct SourcePlan {
     table: Arc<Table>,
     /// Whether its files have not one row, so that nobody knows their columns.
     is_empty: bool,
+    /// Whether not all of its files was looked at for columns.
+    is_cut: bool,
     join: Option<Arc<Join>>,
     pub(crate) input: Input,
 }
@@ -117,6 +121,7 @@ pub(crate) async fn plan_columns(
     let mut input = Input {
         memory: memory.clone(),
         stop: stop.clone(),
+        dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
         ..Input::new(listing.store.clone(), config.document)
     };
     input.folder = config.folder.as_deref().map(|uri| folder(config, uri, resolver)).transpose()?;
@@ -138,17 +143,23 @@ pub(crate) async fn plan_columns(
         files: Arc::default(),
         table: Arc::new(Table::plain(Found::default())),
         is_empty: false,
+        is_cut: false,
         join,
         input,
     };
-    // What no sample row has may still come; only then is the whole source looked at.
-    match source.find_columns(false).await {
-        Err(PipelineError::NoColumn { .. } | PipelineError::Unreadable { .. }) => {
-            source.find_columns(true).await?;
-        }
-        found => found?,
+    // What no sample row has may still come; only then is more of the source looked at.
+    let mut found = source.find_columns(Extent::FirstRows).await;
+    if !source.is_cut
+        && let Err(PipelineError::NoColumn { .. } | PipelineError::Unreadable { .. }) = found
+    {
+        found = source.find_columns(Extent::FirstFiles).await;
     }
-    Ok(source)
+    match found {
+        Err(PipelineError::NoColumn { name, column, available }) if source.is_cut => {
+            Err(PipelineError::NotMet { name, column, available, bytes: LOOK_BYTES })
+        }
+        found => found.map(|()| source),
+    }
 }
 
 fn folder(config: &SourceConfig, uri: &str, resolver: &dyn Resolver) -> Result<Folder, PipelineError> {
@@ -167,8 +178,18 @@ pub(crate) struct Wanted {
     pub(crate) named: HashSet<String>,
     /// Types that are given.
     pub(crate) types: BTreeMap<String, ColumnType>,
-    /// Every row is looked at where files don't say which columns they have.
-    pub(crate) whole: bool,
+    /// How far files are looked into that don't say which columns they have.
+    pub(crate) extent: Extent,
+}
+
+/// What was found of the columns of files.
+#[derive(Debug)]
+pub(crate) struct Finding {
+    pub(crate) found: Found,
+    /// Whether not all of the files was looked at, and there may be more.
+    cut: bool,
+    /// Columns that were null as far as was looked.
+    unknown: Vec<String>,
 }
 
 /// Finds the columns of files; none where no file has a row.
@@ -177,37 +198,41 @@ pub(crate) async fn find(
     listing: &Listing,
     input: &Input,
     wanted: Wanted,
-) -> Result<Found, PipelineError> {
-    let Wanted { named, types, whole } = wanted;
+) -> Result<Finding, PipelineError> {
+    let Wanted { named, types, extent } = wanted;
     let has_columns = |file: &&InputFile| matches!(file.format, Format::Parquet | Format::Arrow);
     let (tables, others): (Vec<&InputFile>, Vec<&InputFile>) = listing.files.iter().partition(has_columns);
-    let (typed, damaged) = typed_columns(name, &tables, input, &named).await?;
+    let (typed, clashes, damaged) = typed_columns(&tables, input, &named).await?;
     let others: Vec<InputFile> = others.into_iter().cloned().collect();
     let beside = others.iter().any(|file| matches!(file.format, Format::Tar | Format::Pictures));
     let looked = if others.is_empty() {
         Looked::default()
     } else {
         let input = input.clone();
-        blocking(move || infer::infer(&input, &others, &named, whole)).await?
+        let given = types.keys().cloned().collect();
+        blocking(move || infer::infer(&input, &others, &named, &given, extent)).await?
     };
-    let mut found = Found { typed, inferred: looked.fields, beside };
+    let mut found = Found { typed, inferred: looked.fields, beside, clashes };
+    let (cut, unknown) = (looked.cut, looked.unknown);
     if !found.is_empty() {
-        fix_types(name, &types, &mut found)?;
-        return Ok(found);
+        fix_types(name, &types, &mut found, cut)?;
+        return Ok(Finding { found, cut, unknown });
     }
     // One damaged file among others is a reject. Without any there are no columns to plan with.
     let refused = looked.refused.map(|(path, what)| (path, format!("has no row that can be used; {what}")));
     match damaged.map(|(path, what)| (path, format!("is damaged: {what}"))).or(refused) {
         Some((path, what)) => Err(PipelineError::Unreadable { name: name.to_owned(), path, what }),
-        None => Ok(found),
+        None => Ok(Finding { found, cut, unknown }),
     }
 }
 
-/// Gives columns the types that the source says. A column of numbers that typed files have too holds those of both.
+/// Gives columns the types that the source says; one that was not met may still come where not all was looked at. A column
+/// of numbers that typed files have too holds those of both.
 fn fix_types(
     name: &str,
     types: &BTreeMap<String, ColumnType>,
     found: &mut Found,
+    cut: bool,
 ) -> Result<(), PipelineError> {
     for (column, of) in types {
         let is_it = |field: &&mut Field| field.name() == column;
@@ -220,6 +245,7 @@ fn fix_types(
                     found: format!("`{}`", of.name()),
                 });
             }
+            None if cut => found.inferred.push(Field::new(column, of.data_type(), true)),
             None => {
                 let available = visible(found.inferred.iter().chain(&found.typed));
                 let (name, column) = (name.to_owned(), column.clone());
@@ -263,13 +289,12 @@ const FILES_AT_A_TIME: usize = 16;
 /// A file, and what is wrong with it.
 type Damage = (String, String);
 
-/// The columns of files that have their own, and the first of them that can't be read.
+/// The columns of files that have their own, those that differ, and the first of the files that can't be read.
 async fn typed_columns(
-    name: &str,
     files: &[&InputFile],
     input: &Input,
     named: &HashSet<String>,
-) -> Result<(Vec<Field>, Option<Damage>), PipelineError> {
+) -> Result<(Vec<Field>, Vec<Clash>, Option<Damage>), PipelineError> {
     let schema = |file: &&InputFile| {
         let (input, file) = (input.clone(), (*file).clone());
         blocking(move || match file.format {
@@ -284,26 +309,32 @@ async fn typed_columns(
         if let Ok(schema) = schema {
             let names = schema.fields().iter().map(|field| field.name().as_str());
             repeated(file, names, |name| named.contains(name))?;
-            united.add(name, file, schema)?;
+            united.add(file, schema);
         }
     }
     let damaged = files.iter().zip(schemas).find_map(|(file, schema)| Some((file, schema.err()?)));
-    Ok((united.finish(), damaged.map(|(file, what)| (file.path.to_string(), what))))
+    let (fields, clashes) = united.finish();
+    Ok((fields, clashes, damaged.map(|(file, what)| (file.path.to_string(), what))))
 }
 
 /// The words of a source's SQL, and what its keys or their defaults name: columns of these names matter.
 fn named(config: &SourceConfig) -> HashSet<String> {
-    let sql = [&config.filter, &config.select].into_iter().flatten();
-    let sql = sql.flat_map(|sql| sql.split(|c: char| !(c.is_alphanumeric() || c == '_')));
-    let keys = [&config.text, &config.caption, &config.image, &config.id, &config.texts, &config.images];
-    let keys = keys.into_iter().flatten().flat_map(|key| [key.as_str()].into_iter().chain(key.split('.')));
     let defaults = match config.shape {
         Shape::Text => vec!["text"],
         Shape::Pair => vec!["caption", "captions"],
         Shape::Interleaved => [TEXTS_NAMES.as_slice(), &IMAGES_NAMES, &[MATCHED]].concat(),
     };
     let join = config.join.iter().flat_map(|join| join.on.pairs()).map(|(own, _)| own);
-    sql.chain(keys).chain(defaults).map(str::to_owned).chain(join).collect()
+    asked(config).chain(defaults).map(str::to_owned).chain(join).collect()
+}
+
+/// The words of a source's SQL, and what its keys name.
+fn asked(config: &SourceConfig) -> impl Iterator<Item = &str> {
+    let sql = [&config.filter, &config.select].into_iter().flatten();
+    let sql = sql.flat_map(|sql| sql.split(|c: char| !(c.is_alphanumeric() || c == '_')));
+    let keys = [&config.text, &config.caption, &config.image, &config.id, &config.texts, &config.images];
+    let keys = keys.into_iter().flatten().flat_map(|key| [key.as_str()].into_iter().chain(key.split('.')));
+    sql.chain(keys)
 }
 
 /// Which columns of a source are asked for.
@@ -327,13 +358,14 @@ impl SourcePlan {
     }
 
     /// Finds the columns and sees that they are those that keys and SQL name.
-    async fn find_columns(&mut self, whole: bool) -> Result<(), PipelineError> {
+    async fn find_columns(&mut self, extent: Extent) -> Result<(), PipelineError> {
         let config = &self.config;
-        let wanted = Wanted { named: named(config), types: config.types.clone(), whole };
-        let found = find(&config.name, &self.listing, &self.input, wanted).await?;
+        let wanted = Wanted { named: named(config), types: config.types.clone(), extent };
+        let Finding { found, cut, unknown } = find(&config.name, &self.listing, &self.input, wanted).await?;
+        self.is_cut = cut;
         if found.is_empty() {
             // Some file may still have a row.
-            if !whole {
+            if extent == Extent::FirstRows || cut {
                 return Err(self.no_column("", "files"));
             }
             (self.is_empty, self.join) = (true, None);
@@ -343,11 +375,66 @@ impl SourcePlan {
         let keys: Vec<String> =
             self.join.iter().flat_map(|join| join.own_keys()).map(str::to_owned).collect();
         self.table = Arc::new(Table::try_new(config, found, &keys)?);
+        if let Some(column) = unknown.into_iter().find(|column| self.needs_type(column)) {
+            return Err(PipelineError::UnknownType { name: config.name.clone(), column, bytes: LOOK_BYTES });
+        }
         if let Some(join) = &self.join {
             join.check(&self.table)?;
         }
         // Shows now, and not after an hour, what is wrong with the SQL.
-        self.rows(&[], Columns::Document).await.map(|_| ())
+        match self.rows(&[], Columns::Document).await {
+            Err(error @ (PipelineError::NoColumn { .. } | PipelineError::Sql { .. })) => {
+                Err(self.named_clash().unwrap_or(error))
+            }
+            planned => planned.map(|_| ()),
+        }
+    }
+
+    /// The error of a field inside a column that the source names and that files have in types that don't go together.
+    fn named_clash(&self) -> Option<PipelineError> {
+        let named = named(&self.config);
+        let is_named = |clash: &&Clash| {
+            let last = clash.column.rsplit('.').next().unwrap_or(&clash.column);
+            clash.column.contains('.') && named.contains(last)
+        };
+        self.table.clashes.iter().find(is_named).map(|clash| clash.error(&self.config.name))
+    }
+
+    /// Sees that expressions ask for no column that files have in types that don't go together.
+    fn check_united<'a>(&self, exprs: impl IntoIterator<Item = &'a Expr>) -> Result<(), PipelineError> {
+        let clashes = &self.table.clashes;
+        if clashes.is_empty() {
+            return Ok(());
+        }
+        let keys = self.join.iter().flat_map(|join| join.own_keys());
+        let asked = exprs.into_iter().flat_map(Expr::column_refs).map(|column| column.name.as_str());
+        // The id is a text whatever it is in the files.
+        let asked = asked.chain(keys).filter(|name| *name != ID);
+        let fields: Vec<Field> = asked.map(|name| Field::new(name, DataType::Null, true)).collect();
+        let roots = self.table.needed(&Schema::new(fields));
+        match clashes.iter().find(|clash| roots.contains(&clash.column)) {
+            Some(clash) => Err(clash.error(&self.config.name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether values of a column that is null as far as was looked would be taken for something else without its type. An
+    /// id is a text, whatever it is.
+    fn needs_type(&self, column: &String) -> bool {
+        let mut parts = self.table.parts.iter().filter(|(part, _)| *part != "id");
+        let id = self.config.id.as_ref();
+        id != Some(column)
+            && (parts.any(|(_, name)| name == column) || asked(&self.config).any(|name| name == column))
+    }
+
+    /// The parts of these units whose lines are counted: file and first byte.
+    pub(crate) fn counted_parts(&self, units: &[Unit]) -> HashMap<String, (Path, u64)> {
+        let counted = |unit: &Unit| {
+            let part = unit.part.filter(|part| part.first_row.is_none())?;
+            let file = self.listing.files.get(unit.files.start)?;
+            Some((unit.id.clone(), (file.path.clone(), part.start)))
+        };
+        units.iter().filter_map(counted).collect()
     }
 
     /// What the bytes of the dataset depend on: of addresses that is what lies there, not where.
@@ -397,6 +484,7 @@ impl SourcePlan {
             None => None,
         };
         let wanted = self.wanted(&context, columns).await?;
+        self.check_united(filter.iter().chain(&wanted))?;
         context.deregister_table("source")?;
         let (name, table, input) = (self.config.name.clone(), self.table.clone(), self.input.clone());
         let provider = SourceTable::new(name, table, input, descriptions).joined(self.join.clone());
@@ -446,7 +534,11 @@ impl SourcePlan {
         };
         let Some(select) = self.select() else { return self.named_by_keys(wanted) };
         let clause = self.clause("select");
-        let (given, schema) = clause.columns(select, context).await?;
+        let (mut given, schema) = clause.columns(select, context).await?;
+        for expr in &mut given {
+            self.take_id_as_text(expr);
+        }
+        self.check_united(&given)?;
         let place = |name: &str| schema.fields().iter().position(|field| field.name() == name);
         // The list stands before the caption where it is asked for.
         let is_list = |at: &usize| can_be("texts", schema.field(*at).data_type());
@@ -480,11 +572,25 @@ impl SourcePlan {
         Ok(exprs)
     }
 
+    /// Takes the id's column, where it is given as it is, for the text that an id is.
+    fn take_id_as_text(&self, expr: &mut Expr) {
+        let column = match &*expr {
+            Expr::Alias(alias) if alias.name == "id" => &*alias.expr,
+            Expr::Column(column) if column.name == "id" => expr,
+            _ => return,
+        };
+        if let Expr::Column(column) = column
+            && self.table.id.as_ref() == Some(&column.name)
+        {
+            *expr = ident(ID).alias("id");
+        }
+    }
+
     fn named_by_keys(&self, wanted: &[&str]) -> Result<Vec<Expr>, PipelineError> {
         let known = self.visible();
         let mut exprs = Vec::with_capacity(wanted.len());
         for (name, column) in &self.table.parts {
-            if known.field_with_name(column).is_err() {
+            if known.field_with_name(column).is_err() && column != ID {
                 if *name == "caption"
                     && self.config.caption.is_none()
                     && let Some(file) = self.uncaptioned()

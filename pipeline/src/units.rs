@@ -4,8 +4,8 @@
 //! files up to `unit-bytes` form a unit. A unit is read, packed and committed alone, so the units decide where rows
 //! end, and they come from names and sizes only: not from the number of cores or machines, nor from where the root
 //! of the corpus lies. A larger file of JSON lines, Parquet or Arrow (the file form) is cut into parts, at lines, row
-//! groups or record batches; to give lines their numbers, such a file is read through once more when the job is
-//! planned. Compressed lines and archives are not cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
+//! groups or record batches; lines get their numbers when they are read ([`crate::read::lines`]). Compressed lines and
+//! archives are not cut. The cost of that choice: at most one unfinished row a unit and, with best-fit packing, the
 //! padding of the rows that are open when it ends.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -83,8 +83,8 @@ pub(crate) struct FilePart {
     pub(crate) start: u64,
     /// The one behind the last.
     pub(crate) end: u64,
-    /// Number of the first row of the part.
-    pub(crate) first_row: u64,
+    /// Number of the first row of the part; `None` where the lines before it are still to be counted.
+    pub(crate) first_row: Option<u64>,
 }
 
 /// The files of a source.
@@ -538,6 +538,7 @@ pub(crate) fn form_of(shape: Shape, path: &str) -> Option<Format> {
         "parquet" if !extension.compressed => Some(Format::Parquet),
         "arrow" | "arrows" | "feather" | "ipc" => Some(Format::Arrow),
         "tar" | "tgz" => Some(Format::Tar),
+        "warc" | "wet" | "wat" => Some(Format::Warc),
         name if shape == Shape::Pair && is_picture(name) && !extension.compressed => Some(Format::Pictures),
         _ => None,
     }
@@ -600,36 +601,22 @@ pub(crate) async fn plan_units(
     Ok(units)
 }
 
-/// Bytes of a file that say what it is.
-const FIRST_BYTES: u64 = 4096;
-
 /// Parts of a file of lines, none if it is compressed or no lines but a list.
 async fn line_parts(
     input: &Input,
     file: &InputFile,
     bytes: u64,
 ) -> Result<Vec<(FilePart, u64)>, PipelineError> {
-    let first = stream::get_range(input, file, 0..file.bytes.min(FIRST_BYTES)).await?;
-    if stream::is_compressed(&first) || json::list::may_be(file) && json::list::begins(&first) {
+    let first = stream::get_range(input, file, 0..file.bytes.min(json::FIRST_BYTES as u64)).await?;
+    if stream::is_compressed(&first) || json::spans_lines(file, &first) {
         return Ok(Vec::new());
     }
     let starts: Vec<u64> = (0..file.bytes).step_by(usize::try_from(bytes).unwrap_or(usize::MAX)).collect();
-    // A part that does not start the file looks at the byte before it, which may end a line.
-    let before = |start: u64| start.saturating_sub(1);
-    let counts: Vec<u64> = futures::stream::iter(starts.windows(2))
-        .map(|pair| stream::count_newlines(input, file, before(pair[0])..before(pair[1])))
-        .buffered(4)
-        .try_collect()
-        .await?;
-    let mut lines = 0;
-    let mut parts = Vec::with_capacity(starts.len());
-    for (index, &start) in starts.iter().enumerate() {
-        let end = starts.get(index + 1).copied().unwrap_or(file.bytes);
-        let first_row = if start == 0 { 0 } else { lines + 1 };
-        parts.push((FilePart { start, end, first_row }, end - start));
-        lines += counts.get(index).copied().unwrap_or(0);
-    }
-    Ok(parts)
+    let part = |start: u64| {
+        let end = start.saturating_add(bytes).min(file.bytes);
+        (FilePart { start, end, first_row: (start == 0).then_some(0) }, end - start)
+    };
+    Ok(starts.into_iter().map(part).collect())
 }
 
 /// Parts of a file that has groups of rows, none if it can't be opened.
@@ -645,8 +632,9 @@ async fn group_parts(
     })
     .await?;
     let mut parts: Vec<(FilePart, u64)> = Vec::new();
-    let mut first_row = 0;
+    let mut row = 0;
     for (index, (size, rows)) in groups.into_iter().enumerate() {
+        let first_row = Some(row);
         match parts.last_mut() {
             Some((part, total)) if *total + size <= bytes => {
                 part.end += 1;
@@ -654,7 +642,7 @@ async fn group_parts(
             }
             _ => parts.push((FilePart { start: index as u64, end: index as u64 + 1, first_row }, size)),
         }
-        first_row += rows;
+        row += rows;
     }
     Ok(parts)
 }

@@ -150,8 +150,11 @@ pub(crate) fn settle(listing: &mut Listing, index: u16, base: &Manifest) -> Resu
             None => start..listing.files.len(),
         };
         let bytes = listing.files[files.clone()].iter().map(|file| file.bytes).sum();
-        let part =
-            unit.part.map(|part| FilePart { start: part.start, end: part.end, first_row: part.first_row });
+        let part = unit.part.map(|part| FilePart {
+            start: part.start,
+            end: part.end,
+            first_row: Some(part.first_row),
+        });
         settled.units.push(Unit { id: unit.name.to_owned(), source: index, files, bytes, part, only: None });
     }
     settled.files = listing.files.len();
@@ -273,7 +276,9 @@ fn dataset_statistics(sources: &[SourceRecord]) -> DatasetStatistics {
 fn unit_record(source: &SourcePlan, unit: &Unit, commit: &Commit, split: usize) -> UnitRecord {
     let part = unit.part.and_then(|part| {
         let file = source.listing.files.get(unit.files.start)?.below.clone();
-        Some(PartRecord { file, start: part.start, end: part.end, first_row: part.first_row })
+        // Who has read a part knows it.
+        let first_row = part.first_row.or(commit.first_row)?;
+        Some(PartRecord { file, start: part.start, end: part.end, first_row })
     });
     UnitRecord {
         unit: unit.id.clone(),

@@ -1,21 +1,26 @@
-//! Text to ids and back, with the ids of Google's sentencepiece.
+//! Text to ids and back.
 //!
-//! A [`Tokenizer`] is built from the bytes of a SentencePiece `tokenizer.model` or of a `tokenizer.json`; the kitoken
-//! crate does the work. Two things are decided here. Text can never become a control id: `<s>` in a text is three
+//! A [`Tokenizer`] is built from the bytes of a SentencePiece `tokenizer.model` or of a `tokenizer.json`, and gives the ids of
+//! sentencepiece or of Hugging Face's library. Two things are decided here. Text can never become a control id: `<s>` in a text is three
 //! characters, BOS and EOS are placed by packing alone. And for the vocabularies in which no piece reaches over the
-//! start of a word, which is how Llama's and Mistral's are made, a text is cut into words first and the ids of common
-//! words are remembered; that changes no id, keeps the cost of a long document linear, and costs 2 MiB a thread.
+//! start of a word, which is how Llama's and Mistral's are made, a text is cut into words first, which the kitoken crate
+//! encodes, and the ids of common words are remembered; that changes no id, keeps the cost of a long document linear, and costs 2 MiB a thread.
 
+mod json;
 mod pieces;
+mod sentencepiece;
 mod spelling;
 mod words;
 
 use std::ops::Range;
 use std::sync::Arc;
 
-use kitoken::{Definition, Kitoken, SpecialToken, SpecialTokenKind};
+use kitoken::{Definition, Kitoken, SpecialTokenKind};
+use sentencepiece_model::SentencePieceModel;
 
+use self::json::Json;
 use self::pieces::Pieces;
+use self::sentencepiece::SentencePiece;
 use self::spelling::Spelling;
 use self::words::Words;
 use crate::content_hash;
@@ -70,19 +75,22 @@ pub struct Markers {
 pub struct Tokenizer(Arc<Inner>);
 
 struct Inner {
-    kitoken: Kitoken,
+    whole: Whole,
     words: Option<Words>,
     pieces: Pieces,
-    spelling: Spelling,
+    /// Where it is absent, the library of [`Whole::Json`] has its own.
+    spelling: Option<Spelling>,
     bos: u32,
     eos: u32,
     fingerprint: String,
     bytes: Vec<u8>,
 }
 
-/// Pieces that the user of the tokenizer added to the vocabulary and that are plain text: the only ones that are
-/// searched in a text before it is split.
-const IN_TEXT: &[SpecialTokenKind] = &[SpecialTokenKind::Priority];
+/// The encoder of whole texts, by the form of the file.
+enum Whole {
+    SentencePiece(SentencePiece),
+    Json(Json),
+}
 
 impl std::fmt::Debug for Tokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -131,13 +139,28 @@ impl Tokenizer {
     }
 
     fn build(bytes: &[u8], pieces: Pieces, bos: u32, eos: u32) -> Result<Self, TokenizerError> {
-        let definition = definition(bytes, &pieces)?;
-        let words = Words::new(&definition)?;
-        let spelling = Spelling::new(&definition, &pieces);
-        let kitoken = Kitoken::from_definition(definition).map_err(unreadable)?;
+        let (whole, definition, mut spelling) = if pieces.json {
+            let json = Json::new(bytes, &pieces)?;
+            let definition = json.merges_like_sentencepiece().then(|| definition(bytes, &pieces)).flatten();
+            let spelling = (!json.has_decoder()).then(|| Spelling::of_pieces(&pieces));
+            (Whole::Json(json), definition, spelling)
+        } else {
+            let model = SentencePieceModel::from_slice(bytes).map_err(unreadable)?;
+            let whole = SentencePiece::new(&model)?;
+            let definition =
+                sentencepiece::is_llamas_kind(&model).then(|| definition(bytes, &pieces)).flatten();
+            (Whole::SentencePiece(whole), definition, Some(Spelling::of_model(&model, &pieces)))
+        };
+        let mut words = None;
+        if let Some(definition) = definition {
+            words = Words::new(&definition, &pieces.added)?;
+            if words.is_some() && pieces.json {
+                spelling = Some(Spelling::of_definition(&definition, &pieces));
+            }
+        }
         let fingerprint = content_hash(bytes);
         Ok(Self(Arc::new(Inner {
-            kitoken,
+            whole,
             words,
             pieces,
             spelling,
@@ -159,7 +182,10 @@ impl Tokenizer {
     pub fn encode_into(&self, text: &str, ids: &mut Vec<u32>) {
         match self.words(text) {
             Some(words) => words.encode_into(text, true, ids),
-            None => ids.extend(encode(&self.0.kitoken, text)),
+            None => match &self.0.whole {
+                Whole::SentencePiece(model) => model.encode_into(text, ids),
+                Whole::Json(json) => json.encode_into(text, &self.0.pieces, ids),
+            },
         }
     }
 
@@ -199,7 +225,11 @@ impl Tokenizer {
     /// The text of `ids`, which may be any numbers. BOS, EOS, other control ids and ids that are not the tokenizer's give
     /// nothing; bytes that are no UTF-8 give U+FFFD.
     pub fn decode(&self, ids: &[u32]) -> String {
-        self.0.spelling.text(ids.iter().copied().filter(|&id| self.0.pieces.is_text(id)))
+        let known: Vec<u32> = ids.iter().copied().filter(|&id| self.0.pieces.is_text(id)).collect();
+        match (&self.0.spelling, &self.0.whole) {
+            (None, Whole::Json(json)) => json.text(&known),
+            (spelling, _) => spelling.as_ref().map(|spelling| spelling.text(&known)).unwrap_or_default(),
+        }
     }
 
     /// The piece of `id` as the file spells it (`▁the`, `<0x0A>`, `</s>`), for drawing a row; `<id>` in figures for
@@ -243,11 +273,11 @@ fn unreadable(error: impl ToString) -> TokenizerError {
     TokenizerError::Format { what: error.to_string() }
 }
 
-/// The definition for kitoken, without control pieces, so that none can be found in a text.
-fn definition(bytes: &[u8], pieces: &Pieces) -> Result<Definition, TokenizerError> {
+/// The definition for kitoken, without pieces that it would search for in a text; none where it can't read the file.
+fn definition(bytes: &[u8], pieces: &Pieces) -> Option<Definition> {
     let read =
         if pieces.json { Definition::from_tokenizers_slice } else { Definition::from_sentencepiece_slice };
-    let mut definition = read(bytes).map_err(unreadable)?;
+    let mut definition = read(bytes).ok()?;
     definition
         .specials
         .retain(|special| special.kind != SpecialTokenKind::Control && special.id < pieces.size());
@@ -256,11 +286,7 @@ fn definition(bytes: &[u8], pieces: &Pieces) -> Result<Definition, TokenizerErro
         // A text that spells the unknown piece must not be cut there before it is normalized.
         unknown.extract = false;
     }
-    if definition.model.vocab().is_empty() {
-        return Err(unreadable("the vocabulary is empty"));
-    }
-    let unknown = definition.specials.iter().any(|special| special.kind == SpecialTokenKind::Unknown);
-    if unknown || has_all_bytes(&definition) { Ok(definition) } else { Err(TokenizerError::Incomplete) }
+    Some(definition)
 }
 
 fn has_all_bytes(definition: &Definition) -> bool {
@@ -274,9 +300,5 @@ fn has_all_bytes(definition: &Definition) -> bool {
 }
 
 fn encode(kitoken: &Kitoken, text: &str) -> Vec<u32> {
-    kitoken.encode(text, IN_TEXT).expect("a definition with a fallback encodes every text")
-}
-
-fn text_pieces(specials: &[SpecialToken]) -> impl Iterator<Item = &SpecialToken> {
-    specials.iter().filter(|special| IN_TEXT.contains(&special.kind))
+    kitoken.encode(text, &[][..]).expect("a vocabulary with all bytes encodes every text")
 }

@@ -181,7 +181,10 @@ fn endpoints_with_secrets_are_refused_unseen() {
     {
         let aws =
             ["AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT"].map(|name| (name, "s3://bucket/x"));
-        for (name, uri) in aws.into_iter().chain([("AZURE_STORAGE_ENDPOINT", "az://container/x")]) {
+        for (name, uri) in aws
+            .into_iter()
+            .chain([("AZURE_STORAGE_ENDPOINT", "az://container/x"), ("GOOGLE_BASE_URL", "gs://bucket/x")])
+        {
             let variables = [&keys[..], &[variable(name, value)]].concat();
             for arguments in [
                 &["inspect", uri, "-vvv"][..],

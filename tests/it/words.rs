@@ -164,7 +164,7 @@ fn numbers_beyond_their_range_are_refused_with_it() {
     for (flag, range) in [
         ("--steps=0", "1 to"),
         ("--count=99999999999999999999", "1 to 1,000,000"),
-        ("--guidance=nan", "-1000 to 1000"),
+        ("--guidance=nan", "0 to 100"),
         ("--temperature=-1", "0 to 1000"),
         ("--top-p=2", "0 to 1"),
         ("--size=4294967295", "1 to 16,384"),
@@ -225,24 +225,31 @@ fn what_cannot_be_written_is_refused_before_any_work() {
     run(here, &["preprocess", "pack.toml"]).expect_code(0);
     fs::write(here.join("train.toml"), "run = \"s3://bucket/run\"\n[[data]]\nuri = \"out\"\n")
         .expect("a file");
+    let codec = "steps = 1\nsize = 16\n[[source]]\nname = \"a\"\nuri = \"*.png\"\nshape = \"pair\"\n";
+    fs::write(here.join("vae.toml"), codec).expect("a file");
     fs::write(here.join("file"), "no folder").expect("a file");
     for address in ["s3://bucket/x", "s3:/bucket/x", "HTTPS://host/x", "ftp://host/x"] {
         let words = [address, "not on this machine's disk", "hint: "];
         fails(here, &["inspect", "out", "--html", address], &words);
         fails(here, &["demo", "--quick", "--output", address], &words);
         fails(here, &["man", "--output", address], &words);
+        fails(here, &["vae", "train", "vae.toml", "--set", &format!("output={address}")], &words);
+        fails(here, &["vae", "encode", "codec", "in.png", address], &words);
+        fails(here, &["vae", "decode", "codec", "in.safetensors", address], &words);
         fails(here, &["train", "train.toml", "--set", &format!("run={address}")], &words);
     }
     for path in ["file/x", "file/a/b"] {
         let words = ["/file` is no folder", "hint: "];
         fails(here, &["inspect", "out", "--html", path], &words);
+        fails(here, &["vae", "train", "vae.toml", "--set", &format!("output={path}")], &words);
+        fails(here, &["vae", "encode", "codec", "in.png", path], &words);
         fails(here, &["demo", "--quick", "--output", path], &words);
         fails(here, &["train", "train.toml", "--set", &format!("run={path}")], &words);
     }
     fails(here, &["inspect", "out", "--html", "out"], &["it is a folder"]);
     let names: Vec<_> =
         fs::read_dir(here).expect("a folder").map(|entry| entry.expect("an entry").file_name()).collect();
-    assert_eq!(names.len(), 5, "{names:?}");
+    assert_eq!(names.len(), 6, "{names:?}");
     run(here, &["inspect", "out", "--html", "a/new/page.html"]).expect_code(0);
     assert!(fs::read_to_string(here.join("a/new/page.html")).expect("a page").starts_with("<!doctype html>"));
 }

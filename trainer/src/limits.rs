@@ -113,6 +113,12 @@ fn readable(value: f64) -> String {
     }
 }
 
+/// An amount of memory in the unit that a person thinks in.
+pub(crate) fn gigabytes(bytes: u64) -> String {
+    let gigabytes = bytes as f64 / 1e9;
+    if gigabytes < 1.0 { format!("{:.0} MB", bytes as f64 / 1e6) } else { format!("{gigabytes:.1} GB") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use trainer::run::{Description, StepReport};
+use trainer::run::{Description, Memory, StepReport};
 
 use crate::draw::{bytes, count, percent, thousands};
 use crate::settings::shell;
@@ -19,11 +19,7 @@ pub(super) fn description_lines(of: &Description) -> Vec<String> {
             thousands(of.transformer_parameters),
             thousands(of.image_parameters)
         ),
-        format!(
-            "memory: {} for weights and optimizer, about {} for a step",
-            bytes(of.state_bytes),
-            bytes(of.activation_bytes)
-        ),
+        memory_line(&of.memory),
     ];
     if let Some(init) = &of.init {
         lines.push(format!("weights: those of {init}"));
@@ -43,6 +39,22 @@ pub(super) fn description_lines(of: &Description) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// All memory, and what it is for.
+fn memory_line(of: &Memory) -> String {
+    let parts = [
+        ("weights", of.weights),
+        ("gradients", of.gradients),
+        ("optimizer", of.optimizer),
+        ("average", of.average),
+        ("activations", of.activations),
+        ("rows", of.rows),
+        ("save", of.save),
+    ];
+    let parts = parts.into_iter().filter(|&(_, size)| size > 0);
+    let parts: Vec<String> = parts.map(|(name, size)| format!("{name} {}", bytes(size))).collect();
+    format!("memory: about {} at most: {}", bytes(of.total()), parts.join(", "))
 }
 
 /// The last step in numbers.
@@ -113,8 +125,16 @@ mod tests {
             parameters: 7_123_456_789,
             transformer_parameters: 7_000_000_000,
             image_parameters: 123_456_789,
-            state_bytes: 142_000_000_000,
-            activation_bytes: 1_234_000_000_000,
+            init: Some("runs/a-run-before/checkpoints/step-00120000".to_owned()),
+            memory: Memory {
+                weights: 28_000_000_000,
+                gradients: 56_000_000_000,
+                optimizer: 57_000_000_000,
+                average: 28_000_000_000,
+                activations: 1_234_000_000_000,
+                rows: 12_000_000_000,
+                save: 1_000_000_000,
+            },
             datasets: vec![dataset],
         };
         let lines: Vec<String> =

@@ -19,7 +19,7 @@ use super::stage::{Operator, Work};
 use crate::config::Format;
 use crate::read::ahead::{AHEAD_BYTES, Ahead};
 use crate::read::batch::{BATCH_BYTES, RowSink, Target};
-use crate::read::table::{Table, is_own};
+use crate::read::table::{ID, Table, is_own};
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
 use crate::units::{FilePart, InputFile, Unit};
 use crate::{PipelineError, threads};
@@ -50,7 +50,7 @@ fn file_fields() -> Fields {
     ])
 }
 
-const FORMATS: [Format; 8] = [
+const FORMATS: [Format; 9] = [
     Format::JsonLines,
     Format::Text,
     Format::Csv,
@@ -59,6 +59,7 @@ const FORMATS: [Format; 8] = [
     Format::Tar,
     Format::Coco,
     Format::Pictures,
+    Format::Warc,
 ];
 
 /// The description of a unit.
@@ -68,8 +69,8 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBat
         let rows = unit.only.as_ref().map(|only| only.get(&(file as u32)).cloned().unwrap_or_default());
         rows.map(|rows| rows.into_iter().map(Some).collect::<Vec<_>>())
     };
-    let part = |of: fn(&FilePart) -> u64| -> ArrayRef {
-        Arc::new(UInt64Array::from_iter(files.iter().map(|file| file.part.as_ref().map(of))))
+    let part = |of: fn(&FilePart) -> Option<u64>| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter(files.iter().map(|file| file.part.as_ref().and_then(of))))
     };
     fn text<'a>(values: impl Iterator<Item = &'a str>) -> ArrayRef {
         Arc::new(StringArray::from_iter_values(values))
@@ -82,8 +83,8 @@ pub(crate) fn describe(unit: &Unit, files: &[InputFile]) -> PlanResult<RecordBat
         Arc::new(UInt64Array::from_iter_values(files.iter().map(|file| file.bytes))),
         Arc::new(StringArray::from_iter(files.iter().map(|file| file.e_tag.as_deref()))),
         Arc::new(UInt32Array::from_iter_values(files.iter().map(format))),
-        part(|part| part.start),
-        part(|part| part.end),
+        part(|part| Some(part.start)),
+        part(|part| Some(part.end)),
         part(|part| part.first_row),
         Arc::new(ListArray::from_iter_primitive::<UInt64Type, _, _>((0..files.len()).map(only))),
     ];
@@ -114,7 +115,7 @@ fn files(files: &StructArray) -> PlanResult<Vec<Described>> {
     let part = |row: usize| FilePart {
         start: number(5).value(row),
         end: number(6).value(row),
-        first_row: number(7).value(row),
+        first_row: number(7).is_valid(row).then(|| number(7).value(row)),
     };
     let formats = files.column(4).as_primitive::<UInt32Type>();
     let only = |row: usize| {
@@ -158,6 +159,8 @@ impl Operator for UnitRead {
 
     fn describe(&self) -> String {
         let names = self.schema.fields().iter().map(|field| field.name().as_str());
+        let names =
+            names.map(|name| if name == ID { self.table.id.as_deref().unwrap_or(name) } else { name });
         let names: Vec<&str> = names.filter(|name| !is_own(name)).collect();
         format!("source={}, columns=[{}]", self.source, names.join(", "))
     }
@@ -268,6 +271,7 @@ impl Reading {
     fn file(&self, input: &Input, file: &InputFile, target: Target) -> Result<(u64, bool), PipelineError> {
         let UnitRead { table, schema, .. } = &self.operator;
         let mut emit = |batch| self.send(batch);
+        let file = &input.numbered(file)?;
         match file.format {
             Format::Parquet => return parquet::read(input, file, &target, &mut emit),
             Format::Arrow => {

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use arrow::array::{ArrayRef, AsArray, RecordBatch, StringArray};
 use arrow::compute::sum;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt64Type};
+use object_store::path::Path;
 use schemas::shard::{Compression, ShardMetadata, ShardWriter};
 use schemas::{RejectsRecord, ShardRecord};
 use tokio::runtime::Handle;
@@ -20,6 +21,7 @@ use super::pack::{Content, SPLITS, UnitReport};
 use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::commit::{Commit, Hashing, Location, Retried, Temporary, commit_name};
+use crate::read::lines::Lines;
 use crate::rejects::{RejectWriter, table_name};
 use crate::source::UnitFiles;
 use crate::stop::Stop;
@@ -36,6 +38,9 @@ pub(crate) struct Write {
     pub(crate) files: Arc<UnitFiles>,
     /// What units run again, by their names.
     pub(crate) retries: Arc<HashMap<String, Retried>>,
+    /// The parts of units whose lines are counted, by the names of the units.
+    pub(crate) parts: Arc<HashMap<String, (Path, u64)>>,
+    pub(crate) lines: Option<Arc<Lines>>,
     pub(crate) handle: Handle,
     pub(crate) stop: Stop,
 }
@@ -190,7 +195,8 @@ impl Writing {
         }
         let retries = self.operator.retries.get(unit).cloned();
         let shards = std::mem::take(&mut self.shards);
-        let mut commit = Commit { unit: unit.to_owned(), shards, report, rejects: None, retries };
+        let first_row = self.operator.first_row(unit);
+        let mut commit = Commit { unit: unit.to_owned(), shards, report, rejects: None, retries, first_row };
         if !commit.is_in_vain() {
             commit.rejects = self.close_rejects(unit)?;
             commit = self.operator.handle.block_on(self.operator.commit_once(commit))?;
@@ -214,6 +220,12 @@ fn target(file: &Temporary) -> Result<Hashing<BufWriter<File>>, PipelineError> {
 }
 
 impl Write {
+    /// The number of a unit's first row, where lines were counted for it.
+    fn first_row(&self, unit: &str) -> Option<u64> {
+        let (path, start) = self.parts.get(unit)?;
+        self.lines.as_ref()?.known(path, *start)
+    }
+
     /// Puts a commit, and gives the one that counts: where one is there already, a process wrote it that died or was
     /// taken for dead before it could say so.
     async fn commit_once(&self, commit: Commit) -> Result<Commit, PipelineError> {

@@ -24,6 +24,8 @@ pub(super) struct Header {
     pub(super) width: u32,
     pub(super) height: u32,
     pub(super) exif: Option<Vec<u8>>,
+    /// The colour profile, put together from its segments.
+    pub(super) profile: Option<Vec<u8>>,
     /// Memory that decoding takes.
     pub(super) memory: u64,
 }
@@ -55,7 +57,7 @@ impl Header {
         // Of a progressive picture, 64 coefficients of two bytes a block, and what the check of its scans remembers.
         let coefficients = scans::progressive_blocks(bytes) * (128 + 8);
         let memory = memory_of_pixel(&decoder) * u64::from(width) * u64::from(height) + coefficients;
-        Ok(Self { width, height, exif: decoder.exif().cloned(), memory })
+        Ok(Self { width, height, exif: decoder.exif().cloned(), profile: decoder.icc_profile(), memory })
     }
 }
 

@@ -1,7 +1,7 @@
 //! PNG: the chunks of a file before a decoder sees them.
 //!
-//! Profiles and texts can be compressed a thousand times over and are of no use here, so they don't reach the decoder,
-//! which would unpack them. The EXIF block is looked for in the whole file: it may stand behind the pixels too.
+//! Profiles and texts can be compressed a thousand times over, so they don't reach the decoder, which would unpack them; the profile is
+//! unpacked elsewhere, up to a limit. The EXIF block is looked for in the whole file: it may stand behind the pixels too.
 
 use std::borrow::Cow;
 
@@ -11,6 +11,8 @@ pub(super) struct Chunks<'a> {
     pub(super) needed: Cow<'a, [u8]>,
     /// The EXIF block.
     pub(super) exif: Option<&'a [u8]>,
+    /// The content of the chunk of the colour profile.
+    pub(super) profile: Option<&'a [u8]>,
 }
 
 /// Length, name and checksum around a chunk's content.
@@ -20,7 +22,8 @@ const UNUSED: [&[u8]; 4] = [b"iCCP", b"zTXt", b"iTXt", b"tEXt"];
 impl<'a> Chunks<'a> {
     /// Goes through the chunks of a file. From where they are damaged on, it is the decoder's.
     pub(super) fn read(bytes: &'a [u8]) -> Self {
-        let (mut exif, mut kept, mut left_out) = (None, Vec::new(), false);
+        let (mut exif, mut profile) = (None, None);
+        let (mut kept, mut left_out) = (Vec::new(), false);
         let mut at = 8;
         let mut start = 0;
         while let Some(chunk) = Chunk::at(bytes, at) {
@@ -32,6 +35,9 @@ impl<'a> Chunks<'a> {
             if chunk.name == b"eXIf" && exif.is_none() && chunk.is_sound() {
                 exif = Some(chunk.content);
             }
+            if chunk.name == b"iCCP" && profile.is_none() {
+                profile = Some(chunk.content);
+            }
             at = end;
             if chunk.name == b"IEND" {
                 break;
@@ -39,7 +45,7 @@ impl<'a> Chunks<'a> {
         }
         kept.push(bytes.get(start..).unwrap_or_default());
         let needed = if left_out { Cow::Owned(kept.concat()) } else { Cow::Borrowed(bytes) };
-        Self { needed, exif }
+        Self { needed, exif, profile }
     }
 }
 

@@ -322,7 +322,7 @@ fn compressed_profiles_and_texts_do_not_reach_the_decoder() {
     let international = chunk(b"iTXt", &[b"name\0\x01\0\0\0".as_slice(), &packed].concat());
     let laden = [head, &profile, &text, &international, rest].concat();
     assert_eq!(png::Chunks::read(&laden).needed, bytes);
-    assert_eq!(rules(16).decode(&laden).unwrap(), rules(16).decode(&bytes).unwrap());
+    assert_eq!(rules(16).decode(&laden).unwrap().0, rules(16).decode(&bytes).unwrap().0);
     assert!(matches!(png::Chunks::read(&bytes).needed, Cow::Borrowed(_)));
     // What follows a cut chunk, or the end, is left to the decoder.
     for length in [34, 40, head.len() + profile.len() - 1] {
@@ -466,6 +466,123 @@ fn colour_kinds_that_the_decoders_give_are_all_known() {
         [ColorType::L8, ColorType::La8, ColorType::Rgb8, ColorType::Rgba8, ColorType::L16, ColorType::Rgb32F];
     for kind in kinds {
         let picture = DynamicImage::new(4, 4, kind);
-        assert_eq!(rules(4).square(&picture).unwrap().dimensions(), (4, 4));
+        assert_eq!(rules(4).square(&picture, &Profile::Unused).unwrap().dimensions(), (4, 4));
     }
+}
+
+/// A profile and colours that littlecms converted with it; see `tests/python/colour_profiles.py`.
+fn golden_profile(name: &str) -> Vec<u8> {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/profiles");
+    std::fs::read(format!("{folder}/{name}")).unwrap()
+}
+
+/// A PNG of one colour with a profile.
+fn png_with_profile(colour: [u8; 3], profile: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::png::PngEncoder::new(&mut bytes);
+    image::ImageEncoder::set_icc_profile(&mut encoder, profile.to_vec()).unwrap();
+    let pixels = RgbImage::from_pixel(8, 8, Rgb(colour));
+    image::ImageEncoder::write_image(encoder, pixels.as_raw(), 8, 8, ExtendedColorType::Rgb8).unwrap();
+    bytes
+}
+
+/// A JPEG with a profile in segments of so many bytes.
+fn jpeg_with_profile(jpeg: &[u8], profile: &[u8], segment: usize) -> Vec<u8> {
+    let chunks: Vec<&[u8]> = profile.chunks(segment).collect();
+    let mut bytes = jpeg[..2].to_vec();
+    for (index, chunk) in chunks.iter().enumerate() {
+        bytes.extend([0xFF, 0xE2]);
+        bytes.extend(((chunk.len() + 16) as u16).to_be_bytes());
+        bytes.extend(b"ICC_PROFILE\0");
+        bytes.extend([index as u8 + 1, chunks.len() as u8]);
+        bytes.extend(*chunk);
+    }
+    bytes.extend(&jpeg[2..]);
+    bytes
+}
+
+#[test]
+fn colours_of_other_profiles_become_those_of_littlecms() {
+    type Colours = std::collections::BTreeMap<String, Vec<([u8; 3], [u8; 3])>>;
+    let expected: Colours = serde_json::from_slice(&golden_profile("expected.json")).unwrap();
+    for (name, colours) in expected {
+        let profile = golden_profile(&format!("{name}.icc"));
+        for (before, after) in colours {
+            let png = png_with_profile(before, &profile);
+            let (picture, probe) = rules(4).decode(&png).unwrap();
+            assert_eq!(rules(4).probe(&png).unwrap(), probe);
+            if name == "srgb" {
+                assert_eq!((&picture.rgb[..3], probe.warning), (&before[..], None));
+                continue;
+            }
+            assert_eq!(probe.warning, Some(Warning::ProfileConverted), "{name}");
+            // Two libraries round a table, a matrix and a curve differently.
+            assert!(
+                furthest(&picture.rgb[..3], &after) <= 2,
+                "{name} of {before:?}: {:?} for {after:?}",
+                &picture.rgb[..3]
+            );
+            let jpeg = jpeg(&RgbImage::from_pixel(8, 8, Rgb(before)));
+            let (plain, _) = rules(4).decode(&jpeg).unwrap();
+            for segment in [65_519, 100] {
+                let (picture, probe) = rules(4).decode(&jpeg_with_profile(&jpeg, &profile, segment)).unwrap();
+                assert_eq!(probe.warning, Some(Warning::ProfileConverted), "{name}");
+                let moved = furthest(&plain.rgb[..3], &before);
+                assert!(furthest(&picture.rgb[..3], &after) <= 2 + 4 * moved, "{name} of {before:?} as JPEG");
+            }
+        }
+    }
+}
+
+#[test]
+fn profiles_that_are_srgb_and_damaged_ones_change_no_pixel() {
+    let plain = jpeg(&quarters());
+    let (expected, _) = rules(16).decode(&plain).unwrap();
+    let p3 = golden_profile("display_p3.icc");
+    let cases = [
+        (golden_profile("srgb.icc"), None),
+        (golden_profile("srgb_of_littlecms.icc"), None),
+        (p3[..200].to_vec(), Some(Warning::ProfileBad)),
+        (b"no profile".to_vec(), Some(Warning::ProfileBad)),
+    ];
+    for (profile, warning) in cases {
+        let (picture, probe) = rules(16).decode(&jpeg_with_profile(&plain, &profile, 60_000)).unwrap();
+        assert_eq!((picture, probe.warning), (expected.clone(), warning));
+    }
+    // What unpacks to more than a profile may have is not unpacked.
+    let png = png_with_profile([1, 2, 3], &vec![0; 20 << 20]);
+    let (picture, probe) = rules(4).decode(&png).unwrap();
+    assert_eq!((&picture.rgb[..3], probe.warning), (&[1, 2, 3][..], Some(Warning::ProfileBad)));
+}
+
+#[test]
+fn what_is_no_picture_is_named() {
+    let cases: [(&[u8], &str); 20] = [
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "an AVIF picture, which is not read; convert it"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "an AVIF picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"\xff\x0a\x00\x10", "a JPEG XL picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
+        (b"\xff\x4f\xff\x51\0\x2f", "a JPEG 2000 picture"),
+        (b"<?xml version=\"1.0\"?>\n<svg xmlns=\"x\"></svg>", "an SVG drawing"),
+        (b"  <svg></svg>", "an SVG drawing"),
+        (b"%PDF-1.7\n", "a PDF document"),
+        (b"\n<!DOCTYPE html><html></html>", "an HTML page"),
+        (b"\0\0\0\x18ftypisom\0\0\0\0isommp41", "an MP4 video"),
+        (b"\x1a\x45\xdf\xa3webm", "a Matroska or WebM video"),
+        (b"\x1f\x8b\x08\0\0\0\0\0", "gzip data"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS"),
+        (b"{\"error\": \"not found\"}", "JSON, no picture"),
+        (b"<?xml version=\"1.0\"?><Error><Code>NoSuchKey</Code></Error>", "an XML document"),
+        (b"\0\0\0\0\0\0\0\0\0\0\0\0", "nothing but zeros"),
+        (b"Not Found", "a text, no picture"),
+        (b"\x9a\x01\xfe\x00\x03\x88", "no known picture format"),
+    ];
+    for (bytes, name) in cases {
+        let reject = rules(4).decode(bytes).unwrap_err();
+        assert_eq!(reject.reason, RejectReason::ImageUndecodable);
+        assert!(reject.detail.contains(name), "{}: {name}", reject.detail);
+    }
+    assert_eq!(reason(b"", &rules(4)), RejectReason::ImageEmpty);
 }

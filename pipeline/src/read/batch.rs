@@ -20,7 +20,7 @@ use super::infer::{conform, kind_name, spelled};
 use super::nested::ColumnPath;
 use super::pictures::Fetching;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
-use super::table::{DETAIL, EXCERPT, FILE, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
+use super::table::{DETAIL, EXCERPT, FILE, ID, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
 use super::{ImageRef, Input, MAX_ROW_BYTES, RawRow};
 use crate::PipelineError;
 use crate::config::{ColumnType, Format};
@@ -257,7 +257,7 @@ impl<'a> RowSink<'a> {
     pub(crate) fn new(target: Target, input: &'a Input, format: Format, emit: &'a mut Emit<'a>) -> Self {
         let wanted = |scalar: &&Scalar| target.schema.field_with_name(scalar.field.name()).is_ok();
         let mut scalars: Vec<Scalar> = target.table.scalars.iter().filter(wanted).cloned().collect();
-        scalars.sort_by_key(|scalar| !scalar.from.is_nested());
+        scalars.sort_by_key(|scalar| !scalar.from.is_nested() && scalar.field.name() != ID);
         let schema =
             Arc::new(Schema::new(scalars.iter().map(|scalar| scalar.field.clone()).collect::<Vec<_>>()));
         let spelled = format == Format::Csv;
@@ -353,6 +353,10 @@ impl<'a> RowSink<'a> {
     fn conform(&self, mut fields: Map<String, Value>) -> (Map<String, Value>, Option<Reject>) {
         let (mut conformed, mut wrong) = (Map::new(), None);
         for Scalar { field, from } in &self.scalars {
+            if field.name() == ID {
+                conformed.insert(ID.to_owned(), id_text(from.value(&fields)));
+                continue;
+            }
             if let Err(reject) = open_way(from, &fields) {
                 wrong.get_or_insert(reject);
             }
@@ -377,6 +381,14 @@ impl<'a> RowSink<'a> {
             conformed.insert(field.name().clone(), value);
         }
         (conformed, wrong)
+    }
+}
+
+/// An id is a text, whatever it is written as.
+fn id_text(value: Value) -> Value {
+    match value {
+        Value::Null | Value::String(_) => value,
+        other => Value::String(other.to_string()),
     }
 }
 

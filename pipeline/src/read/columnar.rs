@@ -12,7 +12,10 @@ use arrow::array::{
     new_null_array,
 };
 use arrow::compute::CastOptions;
-use arrow::datatypes::{DataType, Field, Fields, Float64Type, Int64Type, Schema};
+use arrow::datatypes::{
+    DECIMAL128_MAX_PRECISION, DECIMAL256_MAX_PRECISION, DataType, Field, Fields, Float64Type, Int64Type,
+    Schema,
+};
 use bytes::Bytes;
 use datafusion::common::nested_struct::cast_column;
 use datafusion::error::DataFusionError;
@@ -73,42 +76,78 @@ fn cast_to(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef, PipelineErr
 
 /// The columns of several files, each with the first file that has it.
 #[derive(Default)]
-pub(crate) struct United(Vec<(Field, String)>);
+pub(crate) struct United {
+    columns: Vec<(Field, String)>,
+    clashes: Vec<Clash>,
+}
+
+/// A column, or a field of one, of which no type holds what two files have.
+#[derive(Clone, Debug)]
+pub(crate) struct Clash {
+    /// Its name, `a.b` of the field `b` of the column `a`.
+    pub(crate) column: String,
+    there: String,
+    here: String,
+}
+
+impl Clash {
+    /// The error of somebody who asks for it.
+    pub(crate) fn error(&self, source: &str) -> PipelineError {
+        let Self { column, there, here } = self.clone();
+        PipelineError::Columns { name: source.to_owned(), column, there, here }
+    }
+}
 
 impl United {
-    /// Takes the columns of a file.
-    ///
-    /// # Errors
-    ///
-    /// If a column is of another kind than in a file before.
-    pub(crate) fn add(
-        &mut self,
-        source: &str,
-        file: &InputFile,
-        schema: &Schema,
-    ) -> Result<(), PipelineError> {
+    /// Takes the columns of a file. One that is of another kind than in a file before keeps its type, and a field of one
+    /// vanishes: that matters to nobody but who asks for it.
+    pub(crate) fn add(&mut self, file: &InputFile, schema: &Schema) {
+        let Self { columns, clashes } = self;
         for field in schema.fields().iter().map(|field| plain(field)) {
-            let Some((known, first)) = self.0.iter_mut().find(|(known, _)| known.name() == field.name())
+            let Some((known, first)) = columns.iter_mut().find(|(known, _)| known.name() == field.name())
             else {
-                self.0.push((field, file.below.clone()));
+                columns.push((field, file.below.clone()));
                 continue;
             };
-            let merged = merge(known.name(), known.data_type(), field.data_type());
-            let merged = merged.map_err(|(column, there, here)| PipelineError::Columns {
-                name: source.to_owned(),
-                column,
-                there: format!("{there} in `{first}`"),
-                here: format!("{here} in `{}`", file.below),
-            })?;
-            *known = Field::new(known.name(), merged, true);
+            let mut clash = |(column, there, here): Differing| {
+                let (there, here) = (format!("{there} in `{first}`"), format!("{here} in `{}`", file.below));
+                clashes.push(Clash { column, there, here });
+            };
+            let mut lost = Vec::new();
+            match merge(known.name(), known.data_type(), field.data_type(), &mut lost) {
+                Ok(merged) => *known = Field::new(known.name(), merged, true),
+                Err(differing) => clash(differing),
+            }
+            lost.into_iter().for_each(clash);
         }
-        Ok(())
     }
 
-    /// The columns; one that is null in every file is text.
-    pub(crate) fn finish(self) -> Vec<Field> {
-        let settled = |field: Field| Field::new(field.name(), settle(field.data_type()), true);
-        self.0.into_iter().map(|(field, _)| settled(field)).collect()
+    /// The columns, of which one that is null in every file is text; and those that differ.
+    pub(crate) fn finish(self) -> (Vec<Field>, Vec<Clash>) {
+        let Self { columns, clashes } = self;
+        let lost: HashSet<&str> = clashes.iter().map(|clash| clash.column.as_str()).collect();
+        let settled = |(field, _): (Field, String)| {
+            let of = without(field.name(), field.data_type(), &lost);
+            Field::new(field.name(), settle(&of), true)
+        };
+        let fields = columns.into_iter().map(settled).collect();
+        (fields, clashes)
+    }
+}
+
+/// A type without the fields of these names: a file behind those that differ may have brought one back.
+fn without(column: &str, of: &DataType, lost: &HashSet<&str>) -> DataType {
+    match of {
+        DataType::List(item) => list_of(without(column, item.data_type(), lost)),
+        DataType::Struct(fields) => {
+            let kept = fields.iter().filter_map(|field| {
+                let below = format!("{column}.{}", field.name());
+                let of = without(&below, field.data_type(), lost);
+                (!lost.contains(below.as_str())).then(|| Field::new(field.name(), of, true))
+            });
+            DataType::Struct(kept.collect())
+        }
+        other => other.clone(),
     }
 }
 
@@ -124,31 +163,108 @@ fn settle(of: &DataType) -> DataType {
 }
 
 /// A column, and its types in two files that don't go together.
-type Clash = (String, DataType, DataType);
+type Differing = (String, DataType, DataType);
 
-/// The type that holds the values of both: a null of anything, wider numbers, more fields.
-fn merge(column: &str, there: &DataType, here: &DataType) -> Result<DataType, Clash> {
+/// The type that holds the values of both: a null of anything, wider numbers, more fields. Fields that differ are `lost`.
+fn merge(
+    column: &str,
+    there: &DataType,
+    here: &DataType,
+    lost: &mut Vec<Differing>,
+) -> Result<DataType, Differing> {
     match (there, here) {
         (a, b) if a == b => Ok(a.clone()),
         (DataType::Null, other) | (other, DataType::Null) => Ok(other.clone()),
-        (DataType::List(a), DataType::List(b)) => merge(column, a.data_type(), b.data_type()).map(list_of),
-        (DataType::Struct(a), DataType::Struct(b)) => merge_fields(column, a, b),
-        (a, b) => wider(a, b).ok_or_else(|| (column.to_owned(), a.clone(), b.clone())),
+        (DataType::List(a), DataType::List(b)) => {
+            merge(column, a.data_type(), b.data_type(), lost).map(list_of)
+        }
+        (DataType::Struct(a), DataType::Struct(b)) => Ok(merge_fields(column, a, b, lost)),
+        (a, b) => {
+            let united =
+                wider(a, b).or_else(|| decimal(a, b)).or_else(|| moment(a, b)).or_else(|| bytes(a, b));
+            united.ok_or_else(|| (column.to_owned(), a.clone(), b.clone()))
+        }
     }
 }
 
-fn merge_fields(column: &str, there: &Fields, here: &Fields) -> Result<DataType, Clash> {
+/// The decimal that holds the numbers of both, or a float beside one.
+fn decimal(a: &DataType, b: &DataType) -> Option<DataType> {
+    let is_decimal = |of: &DataType| digits(of).is_some() && !of.is_integer();
+    if is_decimal(a) && b.is_floating() || a.is_floating() && is_decimal(b) {
+        return Some(DataType::Float64);
+    }
+    let ((whole, fraction), (other_whole, other_fraction)) = (digits(a)?, digits(b)?);
+    let (whole, fraction) = (whole.max(other_whole), fraction.max(other_fraction));
+    let (precision, scale) = (u8::try_from(whole + fraction.max(0)).ok()?, i8::try_from(fraction).ok()?);
+    match precision {
+        0..=DECIMAL128_MAX_PRECISION => Some(DataType::Decimal128(precision, scale)),
+        precision if precision <= DECIMAL256_MAX_PRECISION => Some(DataType::Decimal256(precision, scale)),
+        _ => None,
+    }
+}
+
+/// Digits before and behind the point.
+fn digits(of: &DataType) -> Option<(i16, i16)> {
+    let whole = match of {
+        DataType::Int8 | DataType::UInt8 => 3,
+        DataType::Int16 | DataType::UInt16 => 5,
+        DataType::Int32 | DataType::UInt32 => 10,
+        DataType::Int64 => 19,
+        DataType::UInt64 => 20,
+        DataType::Decimal32(precision, scale)
+        | DataType::Decimal64(precision, scale)
+        | DataType::Decimal128(precision, scale)
+        | DataType::Decimal256(precision, scale) => {
+            return Some((i16::from(*precision) - i16::from(*scale), i16::from(*scale)));
+        }
+        _ => return None,
+    };
+    Some((whole, 0))
+}
+
+/// The date, time, moment or duration that holds those of both, in the finer unit.
+fn moment(a: &DataType, b: &DataType) -> Option<DataType> {
+    use DataType::{Date32, Date64, Duration, Time32, Time64, Timestamp};
+    match (a, b) {
+        (Date32, Date64) | (Date64, Date32) => Some(Date64),
+        (Date32 | Date64, Timestamp(unit, None)) | (Timestamp(unit, None), Date32 | Date64) => {
+            Some(Timestamp(*unit, None))
+        }
+        (Timestamp(a, None), Timestamp(b, None)) => Some(Timestamp(*a.max(b), None)),
+        (Timestamp(a, Some(zone)), Timestamp(b, Some(other))) => {
+            // Moments are the same in every zone.
+            let zone = if zone == other { zone.clone() } else { "UTC".into() };
+            Some(Timestamp(*a.max(b), Some(zone)))
+        }
+        (Duration(a), Duration(b)) => Some(Duration(*a.max(b))),
+        (Time32(a), Time32(b)) => Some(Time32(*a.max(b))),
+        (Time64(a), Time64(b)) => Some(Time64(*a.max(b))),
+        (Time32(_), Time64(unit)) | (Time64(unit), Time32(_)) => Some(Time64(*unit)),
+        _ => None,
+    }
+}
+
+/// Texts are bytes where a file does not say that they are texts.
+fn bytes(a: &DataType, b: &DataType) -> Option<DataType> {
+    let pair = matches!((a, b), (DataType::Utf8, DataType::Binary) | (DataType::Binary, DataType::Utf8));
+    pair.then_some(DataType::Binary)
+}
+
+fn merge_fields(column: &str, there: &Fields, here: &Fields, lost: &mut Vec<Differing>) -> DataType {
     let mut fields: Vec<Field> = there.iter().map(|field| field.as_ref().clone()).collect();
     for field in here {
         match fields.iter_mut().find(|known| known.name() == field.name()) {
             Some(known) => {
                 let below = format!("{column}.{}", field.name());
-                *known = Field::new(field.name(), merge(&below, known.data_type(), field.data_type())?, true);
+                match merge(&below, known.data_type(), field.data_type(), lost) {
+                    Ok(merged) => *known = Field::new(field.name(), merged, true),
+                    Err(differing) => lost.push(differing),
+                }
             }
             None => fields.push(field.as_ref().clone()),
         }
     }
-    Ok(DataType::Struct(fields.into()))
+    DataType::Struct(fields.into())
 }
 
 /// The number type that holds the values of both.
@@ -484,29 +600,70 @@ mod tests {
             ("a", DataType::UInt8),
             ("b", DataType::Utf8View),
         ]);
-        united.add("s", &file("1"), &first).expect("fits");
-        united.add("s", &file("2"), &second).expect("fits");
+        united.add(&file("1"), &first);
+        united.add(&file("2"), &second);
         let expected = [
             ("a", DataType::Int64),
             ("m", structure(vec![("x", DataType::Boolean), ("y", DataType::Utf8), ("z", DataType::Float32)])),
             ("n", DataType::Utf8),
             ("b", DataType::Utf8),
         ];
+        let (fields, clashes) = united.finish();
+        assert!(clashes.is_empty());
         let found: Vec<_> =
-            united.finish().iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
+            fields.iter().map(|field| (field.name().clone(), field.data_type().clone())).collect();
         assert_eq!(found, expected.map(|(name, of)| (name.to_owned(), of)));
     }
 
     #[test]
     fn columns_that_do_not_fit_are_named_with_both_files() {
         let mut united = United::default();
-        let of = |of| schema(vec![("m", structure(vec![("x", of)]))]);
-        united.add("s", &file("1.parquet"), &of(DataType::Int64)).expect("fits");
-        let error =
-            united.add("s", &file("2.parquet"), &of(DataType::Utf8)).expect_err("a number and a text");
+        let of = |of| schema(vec![("m", structure(vec![("x", of), ("y", DataType::Utf8)]))]);
+        united.add(&file("1.parquet"), &of(DataType::Int64));
+        united.add(&file("2.parquet"), &of(DataType::Utf8));
+        united.add(&file("3.parquet"), &of(DataType::Int64));
+        let (fields, clashes) = united.finish();
+        assert_eq!(fields[0].data_type(), &structure(vec![("y", DataType::Utf8)]));
+        let error = clashes[0].error("s");
         let expected = "column `m.x` of source `s` is Int64 in `1.parquet` and Utf8 in `2.parquet`";
         assert_eq!(error.to_string(), expected);
         assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn types_that_differ_only_in_width_are_united() {
+        use DataType::{
+            Binary, Boolean, Date32, Date64, Decimal128, Decimal256, Float32, Float64, Int32, Int64, Time32,
+            Time64, Timestamp, UInt64, Utf8,
+        };
+        use arrow::datatypes::TimeUnit::{Microsecond, Millisecond, Nanosecond, Second};
+        let zone = |name: &str| Some(name.into());
+        let cases = [
+            (Decimal128(7, 5), Decimal128(8, 5), Some(Decimal128(8, 5))),
+            (Decimal128(7, 5), Decimal128(6, 2), Some(Decimal128(9, 5))),
+            (Decimal128(38, 0), Decimal128(38, 10), Some(Decimal256(48, 10))),
+            (Decimal128(7, 5), Int32, Some(Decimal128(15, 5))),
+            (Decimal128(7, 5), Float32, Some(Float64)),
+            (Int64, UInt64, Some(Decimal128(20, 0))),
+            (Date32, Date64, Some(Date64)),
+            (Date32, Timestamp(Second, None), Some(Timestamp(Second, None))),
+            (Timestamp(Second, None), Timestamp(Nanosecond, None), Some(Timestamp(Nanosecond, None))),
+            (
+                Timestamp(Microsecond, zone("UTC")),
+                Timestamp(Millisecond, zone("+01:00")),
+                Some(Timestamp(Microsecond, zone("UTC"))),
+            ),
+            (Timestamp(Second, None), Timestamp(Second, zone("UTC")), None),
+            (Time32(Second), Time64(Microsecond), Some(Time64(Microsecond))),
+            (Utf8, Binary, Some(Binary)),
+            (Utf8, Int64, None),
+            (Boolean, Int64, None),
+        ];
+        for (a, b, expected) in cases {
+            for (a, b) in [(&a, &b), (&b, &a)] {
+                assert_eq!(merge("n", a, b, &mut Vec::new()).ok(), expected, "{a} and {b}");
+            }
+        }
     }
 
     #[test]

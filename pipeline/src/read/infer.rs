@@ -1,9 +1,9 @@
 //! Which columns a source's files have, and of which type.
 //!
 //! JSON has no schema, so rows are looked at: the first thousand of each of up to eight files, spread over the list.
-//! A column that is null in all of them and that the source's SQL names is looked for further, up to the end of the
-//! corpus, so a column that starts with ten thousand nulls gets its real type. The result is a function of the files
-//! alone.
+//! A column that is null in all of them and that the source's SQL names is looked for further, so a column that starts
+//! with ten thousand nulls gets its real type; so is one that none of them has. Either look takes 64 MiB of a source at
+//! most, whatever its size. The result is a function of the files alone.
 //!
 //! Where values of one column differ in kind (object, list, or one of the others), the kind of most of them is that of
 //! a column that the source names, objects before lists before the others where they are as many: one odd row must not
@@ -11,12 +11,14 @@
 //! CSV file are its first line. Its values are text, or numbers where another file has numbers in that column.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Number, Value};
 
 use super::columnar::{list_of, wider};
-use super::{Input, Pick, RawRow, csv, read_rows};
+use super::sample::Allowance;
+use super::{Input, Pick, RawRow, csv_names, read_rows};
 use crate::PipelineError;
 use crate::config::Format;
 use crate::units::InputFile;
@@ -24,44 +26,80 @@ use crate::units::InputFile;
 const ROWS: u64 = 1000;
 const FILES: usize = 8;
 
+/// Bytes, decompressed, that one look at a source takes at most.
+pub(crate) const LOOK_BYTES: u64 = 64 << 20;
+
+/// Bytes in which the names of a CSV file's columns are.
+const NAMES_BYTES: u64 = 4 << 20;
+
+/// How far files are looked into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Extent {
+    /// The first rows of some files.
+    #[default]
+    FirstRows,
+    /// Every row of the first files.
+    FirstFiles,
+    /// Every row of every file.
+    Whole,
+}
+
 /// What was found by looking at rows.
 #[derive(Debug, Default)]
 pub(crate) struct Looked {
     pub(crate) fields: Vec<Field>,
     /// The file of the first refused row, and why it is refused.
     pub(crate) refused: Option<(String, String)>,
+    /// Whether it ended before the files did, at its bound.
+    pub(crate) cut: bool,
+    /// Columns that matter and were null up to there.
+    pub(crate) unknown: Vec<String>,
 }
 
-/// The columns of files that have none of their own. `named` are the names that matter; with `whole`, every row is
-/// looked at.
+/// The columns of files that have none of their own. `named` are the names that matter, `typed` those whose type is
+/// given.
 pub(crate) fn infer(
     input: &Input,
     files: &[InputFile],
     named: &HashSet<String>,
-    whole: bool,
+    typed: &HashSet<String>,
+    extent: Extent,
 ) -> Result<Looked, PipelineError> {
-    let mut looking = Looking { named, rows: Columns::default(), records: Columns::default(), refused: None };
-    let step = files.len().div_ceil(FILES).max(1);
-    let limit = if whole { u64::MAX } else { ROWS };
-    for file in files.iter().step_by(if whole { 1 } else { step }) {
-        let mut rows = 0;
-        looking.look(input, file, |_| {
+    let mut looking =
+        Looking { named, typed, rows: Columns::default(), records: Columns::default(), refused: None };
+    let mut left = if extent == Extent::Whole { u64::MAX } else { LOOK_BYTES };
+    if extent != Extent::FirstRows {
+        for file in files {
+            left -= looking.look(input, file, left, |_| true)?;
+        }
+        return Ok(looking.finish(left == 0));
+    }
+    let chosen: Vec<&InputFile> = files.iter().step_by(files.len().div_ceil(FILES).max(1)).collect();
+    for (index, file) in chosen.iter().enumerate() {
+        let (mut rows, share) = (0, left / (chosen.len() - index) as u64);
+        left -= looking.look(input, file, share, |_| {
             rows += 1;
-            rows < limit
+            rows < ROWS
         })?;
     }
+    // Of one file, further looks would see the same.
+    let mut cut = left == 0 && files.len() == 1;
+    left = if cut { 0 } else { LOOK_BYTES };
     for file in files {
-        if !looking.is_unknown() {
+        if left == 0 || !looking.is_unknown() {
             break;
         }
-        looking.look(input, file, Looking::is_unknown)?;
+        left -= looking.look(input, file, left, Looking::is_unknown)?;
+        cut |= left == 0 && looking.is_unknown();
     }
-    Ok(looking.finish())
+    Ok(looking.finish(cut))
 }
 
 /// What has been seen so far.
 struct Looking<'a> {
     named: &'a HashSet<String>,
+    /// Columns whose type is given.
+    typed: &'a HashSet<String>,
     rows: Columns,
     /// Columns of CSV files, whose values are all text: what they spell.
     records: Columns,
@@ -69,15 +107,23 @@ struct Looking<'a> {
 }
 
 impl Looking<'_> {
-    /// Looks at the rows of a file for as long as `more` of them are wanted.
+    /// Looks at the rows of a file for as long as `more` of them are wanted and no more than so many bytes are read; gives
+    /// how many were.
     fn look(
         &mut self,
         input: &Input,
         file: &InputFile,
+        bytes: u64,
         mut more: impl FnMut(&Self) -> bool,
-    ) -> Result<(), PipelineError> {
+    ) -> Result<u64, PipelineError> {
+        if bytes == 0 {
+            return Ok(0);
+        }
+        let allowance = Arc::new(Allowance::new(bytes));
         if file.format == Format::Csv {
-            for name in csv::names(input, file, self.named)? {
+            // Of a line that is cut short the last name would be none.
+            let first = Input { allowance: Some(Arc::new(Allowance::new(NAMES_BYTES))), ..input.clone() };
+            for name in csv_names(&first, file, self.named)? {
                 self.records.of(&name);
             }
         }
@@ -85,7 +131,9 @@ impl Looking<'_> {
             self.add(file, row);
             Ok(more(self))
         };
-        read_rows(input, file, &Pick::All, false, &mut visit)
+        let input = Input { allowance: Some(allowance.clone()), ..input.clone() };
+        read_rows(&input, file, &Pick::All, false, &mut visit)?;
+        Ok(bytes - allowance.left())
     }
 
     fn add(&mut self, file: &InputFile, row: RawRow) {
@@ -102,10 +150,22 @@ impl Looking<'_> {
     fn is_unknown(&self) -> bool {
         [&self.rows, &self.records]
             .iter()
-            .any(|columns| columns.0.iter().any(|(name, seen)| seen.is_unknown(name, self.named)))
+            .any(|columns| columns.0.iter().any(|(name, seen)| self.has_unknown(name, seen)))
     }
 
-    fn finish(self) -> Looked {
+    fn has_unknown(&self, name: &String, seen: &Seen) -> bool {
+        !self.typed.contains(name) && seen.is_unknown(name, self.named)
+    }
+
+    /// The columns that matter and have been null in every row.
+    fn null_columns(&self) -> Vec<String> {
+        let columns = self.rows.0.iter().chain(&self.records.0);
+        let null = columns.filter(|(name, seen)| seen.is_null() && self.has_unknown(name, seen));
+        null.map(|(name, _)| name.clone()).collect()
+    }
+
+    fn finish(self, cut: bool) -> Looked {
+        let unknown = if cut { self.null_columns() } else { Vec::new() };
         let rows = self.rows.0.into_iter();
         let mut fields: Vec<Field> =
             rows.map(|(name, seen)| Field::new(&name, seen.settled(&name, self.named), true)).collect();
@@ -118,7 +178,7 @@ impl Looking<'_> {
                 None => fields.push(Field::new(name, DataType::Utf8, true)),
             }
         }
-        Looked { fields, refused: self.refused }
+        Looked { fields, refused: self.refused, cut, unknown }
     }
 }
 
@@ -197,6 +257,11 @@ impl Seen {
         } else {
             self.add(number);
         }
+    }
+
+    /// Whether every value was null.
+    fn is_null(&self) -> bool {
+        (self.objects, self.lists, self.scalars) == (0, 0, 0)
     }
 
     /// Whether no value of a column that matters has been seen; of an object that matters, of one of its fields.
@@ -318,13 +383,18 @@ mod tests {
 
     fn inferred_for(named: &[&str], rows: &[Value]) -> Vec<(String, DataType)> {
         let named = named.iter().map(|name| (*name).to_owned()).collect();
-        let mut looking =
-            Looking { named: &named, rows: Columns::default(), records: Columns::default(), refused: None };
+        let mut looking = Looking {
+            named: &named,
+            typed: &HashSet::new(),
+            rows: Columns::default(),
+            records: Columns::default(),
+            refused: None,
+        };
         for row in rows {
             let fields = row.as_object().expect("an object").clone();
             fields.into_iter().for_each(|(name, value)| looking.rows.of(&name).add(value));
         }
-        let fields = looking.finish().fields.into_iter();
+        let fields = looking.finish(false).fields.into_iter();
         fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
     }
 

@@ -141,7 +141,7 @@ pub(crate) fn read(
     memory: &MemoryReservation,
     emit: &mut Emit<'_>,
 ) -> Result<(u64, bool), PipelineError> {
-    let (batch, row) = file.part.map_or((0, 0), |part| (part.start, part.first_row));
+    let (batch, row) = file.part.map_or((0, 0), |part| (part.start, part.first_row.unwrap_or(0)));
     let mut reading = Reading { input, target, batch, row, read: 0, emit };
     let mut file = file.clone();
     loop {
@@ -164,7 +164,7 @@ pub(crate) fn read(
         if rest.start >= rest.end {
             return Ok((reading.read, true));
         }
-        file.part = Some(FilePart { first_row: reading.row, ..rest });
+        file.part = Some(FilePart { first_row: Some(reading.row), ..rest });
     }
 }
 
@@ -181,7 +181,7 @@ fn lost(input: &Input, file: &InputFile, batch: u64) -> Result<Option<(u64, File
             return damaged("a batch claims more rows than it has bits");
         }
         let end = file.part.map_or(footer.batches.len() as u64, |part| part.end);
-        Ok((rows, FilePart { start: batch + 1, end, first_row: 0 }))
+        Ok((rows, FilePart { start: batch + 1, end, first_row: Some(0) }))
     };
     match found() {
         Ok(found) => Ok(Some(found)),

@@ -1,8 +1,9 @@
 //! JSON lines, with physical line numbers, where a bad line is a row like any other. A `.json` file may be one list of
-//! objects instead ([`list`]).
+//! objects instead ([`list`]), or objects that go on over several lines ([`objects`]).
 
 mod bounded;
-pub(crate) mod list;
+mod list;
+mod objects;
 
 use std::cell::Cell;
 use std::fmt;
@@ -15,7 +16,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::bounded::reason;
 use self::bounded::{Bounded, MOST_VALUES};
 use super::buffer::{LARGE_ROW, RowBuffer};
-use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large};
+use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large, stream};
 use crate::PipelineError;
 use crate::memory::Memory;
 use crate::reject::RejectReason;
@@ -77,6 +78,14 @@ pub(crate) fn next_line(reader: &mut dyn BufRead, buffer: &mut RowBuffer) -> std
     append_line(reader, buffer)
 }
 
+/// Bytes of a file that say how its objects stand in it.
+pub(crate) const FIRST_BYTES: usize = 4096;
+
+/// Whether a file that begins so has its objects in something else than a line each.
+pub(crate) fn spans_lines(file: &InputFile, first: &[u8]) -> bool {
+    list::may_be(file) && (list::begins(first) || objects::begin(first))
+}
+
 /// Visits the rows of a file. Blank lines are no rows, but count as lines.
 pub(crate) fn read(
     mut reader: Box<dyn BufRead + Send>,
@@ -86,23 +95,25 @@ pub(crate) fn read(
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     if file.part.is_none() && list::may_be(file) {
-        match reader.fill_buf() {
-            Ok(first) if list::begins(first) => return list::read(reader, file, pick, memory, visit),
-            Ok(_) => {}
-            Err(error) => return visit(damaged(error, file, 0)?).map(|_| ()),
+        let (first, whole) = stream::beginning(reader, FIRST_BYTES);
+        match spans_lines(file, &first) {
+            true if list::begins(&first) => return list::read(whole, file, pick, memory, visit),
+            true => return objects::read(whole, file, pick, memory, visit),
+            false => reader = whole,
         }
     }
     let mut line = RowBuffer::new(memory);
-    let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: 0 });
+    let part = file.part.unwrap_or(FilePart { start: 0, end: u64::MAX, first_row: Some(0) });
+    let first_row = part.first_row.unwrap_or(0);
     let mut position = part.start;
     if part.start > 0 {
         // The line that the part before began, or the end of its last one.
         match next_line(&mut *reader, &mut line) {
             Ok((_, bytes)) => position = part.start - 1 + bytes,
-            Err(error) => return visit(damaged(error, file, part.first_row)?).map(|_| ()),
+            Err(error) => return visit(damaged(error, file, first_row)?).map(|_| ()),
         }
     }
-    for row in part.first_row.. {
+    for row in first_row.. {
         if position >= part.end {
             return Ok(());
         }
@@ -161,6 +172,13 @@ fn parse_line(line: &[u8], row: u64, pick: &Pick) -> Option<RawRow> {
         Ok(fields) => Some(RawRow::good(row, fields, line.len())),
         Err(error) if line.contains(&b'\r') => {
             bad(RejectReason::InvalidJson, format!("{error}; `\\n` ends a line, `\\r` alone does not"))
+        }
+        Err(error) if line.contains(&0) => {
+            bad(RejectReason::InvalidJson, format!("{error}; there are NUL bytes in the line"))
+        }
+        Err(error) if error.is_eof() && line.trim_ascii_start().starts_with(b"{") => {
+            let way_out = "an object stands in one line, or over several in a file named `.json`";
+            bad(RejectReason::InvalidJson, format!("{error}; {way_out}"))
         }
         Err(error) => bad(reason(&error), error.to_string()),
     }

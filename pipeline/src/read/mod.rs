@@ -17,6 +17,7 @@ pub(crate) mod infer;
 pub(crate) mod ipc;
 pub(crate) mod json;
 mod large;
+pub(crate) mod lines;
 pub(crate) mod nested;
 pub(crate) mod parquet;
 pub(crate) mod pictures;
@@ -27,8 +28,11 @@ pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
+pub(crate) mod warc;
+mod zip;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::io::BufRead;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -41,7 +45,8 @@ use tokio::runtime::Handle;
 
 use self::ahead::Held;
 use self::buffer::RowMemory;
-use self::sample::Sample;
+use self::lines::Lines;
+use self::sample::{Allowance, Sample};
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
 use crate::memory::{Budget, DEFAULT_BYTES, Memory};
@@ -49,7 +54,7 @@ use crate::meter::Meter;
 use crate::picture_folder::{POINTER, is_small};
 use crate::reject::{Reject, RejectReason};
 use crate::stop::Stop;
-use crate::units::InputFile;
+use crate::units::{FilePart, InputFile};
 
 /// A row longer than this is refused without being held in memory.
 pub(crate) const MAX_ROW_BYTES: usize = 256 << 20;
@@ -63,6 +68,8 @@ pub(crate) struct Input {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) handle: Handle,
     pub(crate) split: TextSplit,
+    /// What its CSV files are like.
+    pub(crate) dialect: csv::Dialect,
     /// Bytes of files that were read, pictures beside them not counted.
     pub(crate) read: Arc<AtomicU64>,
     /// The counters of the units that run.
@@ -79,6 +86,10 @@ pub(crate) struct Input {
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
     pub(crate) sample: Option<Arc<Sample>>,
+    /// How much may still be read where columns are looked for.
+    pub(crate) allowance: Option<Arc<Allowance>>,
+    /// Counts the lines before parts of files; `None` where their numbers don't matter, and each part has its own.
+    pub(crate) lines: Option<Arc<Lines>>,
     /// Ends all reading.
     pub(crate) stop: Stop,
     /// What was fetched of the file that is read.
@@ -94,6 +105,7 @@ impl Input {
             store,
             handle: Handle::current(),
             split,
+            dialect: csv::Dialect::default(),
             read: Arc::default(),
             meter: Meter::default(),
             folder: None,
@@ -102,6 +114,8 @@ impl Input {
             whole: stream::WholeFiles::default(),
             memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
             sample: None,
+            allowance: None,
+            lines: None,
             stop: Stop::default(),
             held: None,
             pictures: None,
@@ -122,6 +136,25 @@ impl Input {
     /// Whether the sample is large enough.
     pub(crate) fn is_enough(&self) -> bool {
         self.sample.as_ref().is_some_and(|sample| sample.is_full())
+    }
+
+    /// The file with the number of its first row. Blocks where lines are to be counted for it.
+    pub(crate) fn numbered(&self, file: &InputFile) -> Result<InputFile, PipelineError> {
+        let mut file = file.clone();
+        if let Some(part) = file.part.filter(|part| part.first_row.is_none()) {
+            let first_row = match &self.lines {
+                Some(lines) => self.handle.block_on(lines.first_row(self, &file, part.start))?,
+                None => 0,
+            };
+            file.part = Some(FilePart { first_row: Some(first_row), ..part });
+        }
+        Ok(file)
+    }
+
+    /// What may still be read of a file where columns are looked for. A COCO file is one value, and has no beginning to
+    /// look at.
+    fn allowance_of(&self, file: &InputFile) -> Option<&Arc<Allowance>> {
+        self.allowance.as_ref().filter(|_| file.format != Format::Coco)
     }
 
     /// The folder that the paths of pictures start from, in a file.
@@ -241,31 +274,88 @@ pub(crate) fn read_rows(
     if file.format == Format::Pictures {
         return captioned::read(input, file, pick, images, visit);
     }
-    let mut stream = stream::open(input, file);
-    if is_small(file) {
-        match stream.reader.fill_buf() {
-            Ok(first) if first.starts_with(POINTER) => {
+    let stream = stream::open(input, file);
+    let (reader, compressed) = (stream.reader, stream.compressed);
+    let mut content = |reader, file: &InputFile, visit: &mut Visit<'_>| {
+        let wanted = tar::Wanted { pick, images, pieces: !compressed };
+        read_content(input, reader, file, &wanted, visit)
+    };
+    match stream.zip {
+        true => zip::read(input, file, reader, &mut content, visit),
+        false => content(reader, file, visit),
+    }
+}
+
+fn read_content(
+    input: &Input,
+    mut reader: Box<dyn BufRead + Send>,
+    file: &InputFile,
+    wanted: &tar::Wanted<'_>,
+    visit: &mut Visit<'_>,
+) -> Result<(), PipelineError> {
+    let pick = wanted.pick;
+    if file.part.is_none() {
+        match reader.fill_buf() {
+            Ok(first) if is_utf16(first) && file.format != Format::Tar => {
+                return visit(utf16(first)).map(|_| ());
+            }
+            Ok(first) if is_small(file) && first.starts_with(POINTER) => {
                 let detail =
                     "the file is a pointer of Git LFS, not the file itself; `git lfs pull` fetches it";
                 return visit(RawRow::bad(0, RejectReason::BadEntry, detail)).map(|_| ());
             }
             Ok(_) => {}
-            Err(error) => stream.reader = stream::broken(error),
+            Err(error) => reader = stream::broken(error),
         }
     }
-    let reader = stream.reader;
     match file.format {
         Format::JsonLines => json::read(reader, file, pick, &input.memory, visit),
         Format::Text => text::read(reader, file, input.split, &input.memory, visit),
-        Format::Csv => csv::read(reader, file, pick, visit),
-        Format::Tar => {
-            let wanted = tar::Wanted { pick, images, pieces: !stream.compressed };
-            tar::read(reader, file, &wanted, &input.memory, visit)
-        }
+        Format::Csv => csv::read(reader, file, input.dialect, pick, visit),
+        Format::Tar => tar::read(reader, file, wanted, &input.memory, visit),
         Format::Coco => coco::read(reader, file, &input.memory, visit),
+        Format::Warc => warc::read(reader, file, pick, &input.memory, visit),
         // These are read by modules of their own.
         Format::Parquet | Format::Arrow | Format::Pictures => Ok(()),
     }
+}
+
+/// The names of the columns of a CSV file, or of those in an archive; none if they can't be read.
+///
+/// # Errors
+///
+/// If one of the names that are asked for stands in a file twice.
+pub(crate) fn csv_names(
+    input: &Input,
+    file: &InputFile,
+    asked: &HashSet<String>,
+) -> Result<Vec<String>, PipelineError> {
+    let stream = stream::open(input, file);
+    let mut names = Vec::new();
+    let mut content = |reader, file: &InputFile, _: &mut Visit<'_>| {
+        names.extend(csv::names(reader, file, input.dialect, asked)?);
+        Ok(())
+    };
+    match stream.zip {
+        true => zip::read(input, file, stream.reader, &mut content, &mut |_| Ok(true))?,
+        false => content(stream.reader, file, &mut |_| Ok(true))?,
+    }
+    Ok(names)
+}
+
+/// Whether a file that begins so is text of 16 bits a character, with a mark or without.
+fn is_utf16(first: &[u8]) -> bool {
+    let ascii = |byte: u8| byte != 0 && byte.is_ascii();
+    match first {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => true,
+        [a, 0, b, 0, ..] | [0, a, 0, b, ..] => ascii(*a) && ascii(*b),
+        _ => false,
+    }
+}
+
+fn utf16(first: &[u8]) -> RawRow {
+    let detail = "the file is UTF-16, expected UTF-8; `iconv -f UTF-16 -t UTF-8` makes it that";
+    RawRow::bad(0, RejectReason::InvalidUtf8, detail).showing(&first[..first.len().min(64)])
 }
 
 /// A damaged stream is a reject of the row that could not be read; a failing store is an error.
@@ -323,17 +413,30 @@ pub(crate) mod testing {
 
     pub(crate) async fn rows(bytes: Vec<u8>, format: Format, split: TextSplit) -> Vec<RawRow> {
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let path = Path::from("file");
+        read("file", bytes, format, Input::new(store, split)).await
+    }
+
+    /// Of a file of that name, and of a CSV file of that dialect.
+    pub(crate) async fn rows_of(
+        name: &str,
+        bytes: Vec<u8>,
+        format: Format,
+        dialect: csv::Dialect,
+    ) -> Vec<RawRow> {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        read(name, bytes, format, Input { dialect, ..Input::new(store, TextSplit::File) }).await
+    }
+
+    async fn read(name: &str, bytes: Vec<u8>, format: Format, input: Input) -> Vec<RawRow> {
         let file = InputFile {
-            path: path.clone(),
-            below: "file".to_owned(),
+            path: Path::from(name),
+            below: name.to_owned(),
             bytes: bytes.len() as u64,
             e_tag: None,
             format,
             part: None,
         };
-        store.put(&path, bytes.into()).await.expect("put");
-        let input = Input::new(store, split);
+        input.store.put(&file.path, bytes.into()).await.expect("put");
         crate::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {

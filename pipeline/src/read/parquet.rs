@@ -134,13 +134,14 @@ pub(crate) fn read(
     let _memory = group_memory(input, file, &metadata, &mask)?;
     let average = file.bytes / (metadata.file_metadata().num_rows().max(1) as u64);
     let groups = metadata.row_groups();
-    let part = file.part.unwrap_or(FilePart { start: 0, end: groups.len() as u64, first_row: 0 });
+    let part = file.part.unwrap_or(FilePart { start: 0, end: groups.len() as u64, first_row: Some(0) });
+    let first_row = part.first_row.unwrap_or(0);
     let columns = ArrowReaderMetadata::try_new(metadata.clone(), ArrowReaderOptions::new());
     let columns = match columns {
         Ok(columns) => columns,
-        Err(error) => return Ok((1, refused(target, part.first_row, rejected(&damage(error)?), emit)?)),
+        Err(error) => return Ok((1, refused(target, first_row, rejected(&damage(error)?), emit)?)),
     };
-    let mut reading = Reading { input, target, average, row: part.first_row, read: 0, emit };
+    let mut reading = Reading { input, target, average, row: first_row, read: 0, emit };
     for (index, group) in groups.iter().enumerate().take(part.end as usize).skip(part.start as usize) {
         let Some(rows) = group_rows(group) else {
             let what = format!("row group {index} has other numbers of rows in its columns");

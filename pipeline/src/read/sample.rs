@@ -1,4 +1,4 @@
-//! Reading no more of a unit than a sample.
+//! Reading no more of a unit than a sample, and no more of a source than it takes to find its columns.
 
 use std::io::{BufRead, Read};
 use std::sync::Arc;
@@ -59,5 +59,54 @@ impl<R: BufRead> BufRead for Counted<R> {
     fn consume(&mut self, bytes: usize) {
         self.inner.consume(bytes);
         self.sample.add_bytes(bytes as u64);
+    }
+}
+
+/// Bytes that may still be read of a source, decompressed.
+#[derive(Debug)]
+pub(crate) struct Allowance(AtomicU64);
+
+impl Allowance {
+    pub(crate) fn new(bytes: u64) -> Self {
+        Self(AtomicU64::new(bytes))
+    }
+
+    pub(crate) fn left(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn take(&self, bytes: usize) {
+        self.0.fetch_sub(self.left().min(bytes as u64), Ordering::Relaxed);
+    }
+}
+
+/// A reader that ends where its allowance does.
+pub(super) struct Allowed<R> {
+    pub(super) inner: R,
+    pub(super) allowance: Arc<Allowance>,
+}
+
+impl<R: BufRead> Read for Allowed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let most = usize::try_from(self.allowance.left()).unwrap_or(usize::MAX).min(buffer.len());
+        let bytes = self.inner.read(&mut buffer[..most])?;
+        self.allowance.take(bytes);
+        Ok(bytes)
+    }
+}
+
+impl<R: BufRead> BufRead for Allowed<R> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        let most = usize::try_from(self.allowance.left()).unwrap_or(usize::MAX);
+        if most == 0 {
+            return Ok(&[]);
+        }
+        let bytes = self.inner.fill_buf()?;
+        Ok(&bytes[..bytes.len().min(most)])
+    }
+
+    fn consume(&mut self, bytes: usize) {
+        self.inner.consume(bytes);
+        self.allowance.take(bytes);
     }
 }

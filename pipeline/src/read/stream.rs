@@ -16,9 +16,9 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
-use super::Input;
 use super::request::{Attempts, Task, append, joined, length};
-use super::sample::Counted;
+use super::sample::{Allowed, Counted};
+use super::{Input, zip};
 use crate::PipelineError;
 use crate::stop::Stop;
 use crate::units::InputFile;
@@ -40,11 +40,35 @@ pub(crate) struct Stream {
     pub(crate) reader: Box<dyn BufRead + Send>,
     /// Whether the file is compressed, so that a place in the content is not one in the file.
     pub(crate) compressed: bool,
+    /// Whether it is a ZIP archive, whose content its members have.
+    pub(crate) zip: bool,
 }
 
-/// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed.
+/// Opens a file; gzip (every member) and zstd (every frame) are recognised by their first bytes and decompressed. Where
+/// there is an allowance, the file ends with it.
 pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
-    let plain = |reader| Stream { reader, compressed: false };
+    let stream = open_whole(input, file);
+    match stream.zip {
+        // Its members are what ends.
+        true => stream,
+        false => Stream { reader: allowed(input, file, stream.reader), ..stream },
+    }
+}
+
+/// What is read of a content where there is an allowance.
+pub(super) fn allowed(
+    input: &Input,
+    file: &InputFile,
+    reader: Box<dyn BufRead + Send>,
+) -> Box<dyn BufRead + Send> {
+    match input.allowance_of(file).cloned() {
+        Some(allowance) => Box::new(Allowed { inner: reader, allowance }),
+        None => reader,
+    }
+}
+
+fn open_whole(input: &Input, file: &InputFile) -> Stream {
+    let plain = |reader| Stream { reader, compressed: false, zip: false };
     // The byte before a part says whether a line starts with it.
     let raw = open_at(input, file, file.part.map_or(0, |part| part.start.saturating_sub(1)));
     let mut raw: Box<dyn BufRead + Send> = match &input.sample {
@@ -56,7 +80,7 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
         return plain(raw);
     }
     let first = match raw.fill_buf() {
-        Ok(bytes) => bytes.get(..FRAME_HEAD).unwrap_or(bytes).to_vec(),
+        Ok(bytes) => bytes.get(..FILE_HEAD).unwrap_or(bytes).to_vec(),
         Err(error) => return plain(Box::new(BufReader::new(Failed(Some(error))))),
     };
     if first.starts_with(GZIP) {
@@ -64,11 +88,43 @@ pub(crate) fn open(input: &Input, file: &InputFile) -> Stream {
     }
     if is_zstd(&first) {
         return match zstd::Decoder::with_buffer(raw) {
-            Ok(decoder) => decompressed(Box::new(Frames { decoder, window: window(&first) })),
+            Ok(decoder) => decompressed(Box::new(Frames {
+                decoder,
+                window: window(first.get(..FRAME_HEAD).unwrap_or(&first)),
+            })),
             Err(error) => decompressed(Box::new(Failed(Some(error)))),
         };
     }
-    plain(raw)
+    if zip::begins(&first) {
+        return Stream { reader: raw, compressed: true, zip: true };
+    }
+    match foreign(&first) {
+        Some(what) => decompressed(Box::new(Failed(Some(foreign_error(what))))),
+        None => plain(raw),
+    }
+}
+
+/// What a file is that begins so and is compressed in a way that is not read.
+fn foreign(first: &[u8]) -> Option<&'static str> {
+    const KINDS: [(&[u8], &str); 6] = [
+        (b"\xfd7zXZ\0", "compressed with xz"),
+        (b"\x04\x22\x4d\x18", "compressed with lz4"),
+        (b"\x1f\x9d", "compressed with `compress`"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+        (b"Rar!\x1a\x07", "a RAR archive"),
+        (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
+    ];
+    // `BZh`, a digit, and a block or the end of the stream.
+    let bzip2 = first.starts_with(b"BZh")
+        && first.get(4..).is_some_and(|rest| {
+            rest.starts_with(b"\x31\x41\x59\x26\x53\x59") || rest.starts_with(b"\x17\x72\x45\x38\x50\x90")
+        });
+    let known = KINDS.iter().find(|(begin, _)| first.starts_with(begin)).map(|(_, what)| *what);
+    if bzip2 { Some("compressed with bzip2") } else { known }
+}
+
+fn foreign_error(what: &str) -> io::Error {
+    io::Error::other(format!("it is {what}; unpack it, or compress it with gzip or zstd"))
 }
 
 /// A reader of nothing but this error.
@@ -87,8 +143,10 @@ fn decompressed(reader: Box<dyn Read + Send>) -> Stream {
         Err(error) => Some(error),
     };
     match failed {
-        Some(error) => Stream { reader: Box::new(BufReader::new(Failed(Some(error)))), compressed: true },
-        None => Stream { reader: Box::new(reader), compressed: true },
+        Some(error) => {
+            Stream { reader: Box::new(BufReader::new(Failed(Some(error)))), compressed: true, zip: false }
+        }
+        None => Stream { reader: Box::new(reader), compressed: true, zip: false },
     }
 }
 
@@ -122,6 +180,9 @@ impl<R: BufRead> Read for Frames<R> {
 /// Bytes of a frame of zstd that say how large its window is.
 const FRAME_HEAD: usize = 6;
 
+/// Bytes that tell how a file is compressed.
+const FILE_HEAD: usize = 16;
+
 /// The window of a frame that begins so: a power of two and some eighths of it. A frame without one is held whole.
 fn window(first: &[u8]) -> Option<u64> {
     const SINGLE_SEGMENT: u8 = 1 << 5;
@@ -140,9 +201,23 @@ pub(crate) fn open_at(input: &Input, file: &InputFile, start: u64) -> Box<dyn Bu
     Box::new(BufReader::with_capacity(BUFFER_BYTES, ObjectReader::new(input, file, start)))
 }
 
+/// The first bytes of a reader, at most so many, and all of it as before. An error comes where it came.
+pub(crate) fn beginning(
+    mut reader: Box<dyn BufRead + Send>,
+    bytes: usize,
+) -> (Vec<u8>, Box<dyn BufRead + Send>) {
+    let mut first = Vec::new();
+    let failed = (&mut reader).take(bytes as u64).read_to_end(&mut first).err();
+    let read = io::Cursor::new(first.clone());
+    match failed {
+        Some(error) => (first, Box::new(Read::chain(read, BufReader::new(Failed(Some(error)))))),
+        None => (first, Box::new(Read::chain(read, reader))),
+    }
+}
+
 /// Whether the first bytes are those of a compressed stream.
 pub(crate) fn is_compressed(first: &[u8]) -> bool {
-    first.starts_with(GZIP) || is_zstd(first)
+    first.starts_with(GZIP) || is_zstd(first) || zip::begins(first)
 }
 
 /// Ends of lines in a range of a file.
@@ -185,11 +260,14 @@ impl ObjectReader {
             return Self { chunks, current, left: 0, stop: input.stop.clone(), _task: None };
         }
         let (input, file) = (input.clone(), file.clone());
-        let (left, stop) = (file.bytes.saturating_sub(start), input.stop.clone());
+        // What is beyond an allowance is not even fetched.
+        let allowed = input.allowance_of(&file).map_or(u64::MAX, |allowance| allowance.left());
+        let end = file.bytes.min(start.saturating_add(allowed));
+        let (left, stop) = (end.saturating_sub(start), input.stop.clone());
         let task = Task::spawn(&input.handle.clone(), async move {
-            let starts = (start..file.bytes).step_by(RANGE_BYTES as usize);
+            let starts = (start..end).step_by(RANGE_BYTES as usize);
             let ranges = stream::iter(starts)
-                .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(file.bytes)))
+                .map(|start| get_range(&input, &file, start..(start + RANGE_BYTES).min(end)))
                 .buffered(RANGES_AHEAD);
             let mut ranges = std::pin::pin!(ranges);
             while let Some(range) = ranges.next().await {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::columnar::list_of;
+use super::columnar::{Clash, list_of};
 use super::nested::ColumnPath;
 use super::place::MATCHED;
 use crate::PipelineError;
@@ -32,6 +32,9 @@ pub(crate) const REASON: &str = "__transfusion_reason";
 pub(crate) const DETAIL: &str = "__transfusion_detail";
 /// The beginning of what was refused.
 pub(crate) const EXCERPT: &str = "__transfusion_excerpt";
+
+/// The row's id as text, whatever its column is.
+pub(crate) const ID: &str = "__transfusion_id";
 
 /// The caption of a row whose list of captions has none.
 pub(crate) const SINGLE_CAPTION: &str = "__transfusion_single_caption";
@@ -116,6 +119,8 @@ pub(crate) struct Found {
     pub(crate) inferred: Vec<Field>,
     /// Whether images lie beside the fields, as in an archive.
     pub(crate) beside: bool,
+    /// Columns of which no type holds what all files have.
+    pub(crate) clashes: Vec<Clash>,
 }
 
 impl Found {
@@ -139,7 +144,7 @@ impl Found {
                 vec![Field::new("texts", texts_type(), true), Field::new("images", pictures_type(), true)]
             }
         };
-        Self { inferred: fields, typed: Vec::new(), beside: shape == Shape::Pair }
+        Self { inferred: fields, beside: shape == Shape::Pair, ..Self::default() }
     }
 }
 
@@ -156,6 +161,10 @@ pub(crate) struct Table {
     pub(crate) parts: Vec<(&'static str, String)>,
     /// The column whose values must be text (or a list of texts) and are not made into text.
     pub(crate) text: String,
+    /// The column that [`ID`] is made of.
+    pub(crate) id: Option<String>,
+    /// Columns of which no type holds what all files have: nobody may ask for them.
+    pub(crate) clashes: Vec<Clash>,
 }
 
 const IMAGE_NAMES: [&str; 5] = ["image", "file_name", "jpg", "png", "path"];
@@ -198,13 +207,23 @@ impl Table {
             let of = text_type(source.shape, scalar.field.data_type());
             scalar.field = Field::new(&text, of, true);
         }
+        let id = id_column(source, &scalars);
+        let as_text = id.as_ref().and_then(|id| naming.id_as_text(id, &scalars, &found.typed));
+        scalars.extend(as_text.clone());
         let mut parts = vec![(part, text.clone())];
         parts.extend(naming.single_caption(&text));
         parts.extend(images.part());
         // Where the source says that its type is text, whatever stands there is made into one.
         let strict = if source.types.get(&text) == Some(&ColumnType::Varchar) { String::new() } else { text };
         let mut table = Self::new(scalars, images, parts, strict);
-        table.parts.extend(id_column(source, &table.schema));
+        match (id, as_text) {
+            (Some(id), Some(_)) => {
+                table.parts.push(("id", ID.to_owned()));
+                table.id = Some(id);
+            }
+            (id, _) => table.parts.extend(id.map(|id| ("id", id))),
+        }
+        table.clashes = found.clashes;
         Ok(table)
     }
 
@@ -218,7 +237,8 @@ impl Table {
     pub(crate) fn plain(found: Found) -> Self {
         let fields = found.typed.iter().chain(&found.inferred);
         let kept = fields.filter(|field| !is_ours(field, &ImageColumns::None));
-        Self::new(kept.map(plain).collect(), ImageColumns::None, Vec::new(), String::new())
+        let table = Self::new(kept.map(plain).collect(), ImageColumns::None, Vec::new(), String::new());
+        Self { clashes: found.clashes, ..table }
     }
 
     fn new(
@@ -230,7 +250,8 @@ impl Table {
         let mut columns = system_fields();
         columns.extend(scalars.iter().map(|scalar| scalar.field.clone()));
         columns.extend(images.fields());
-        Self { schema: Arc::new(Schema::new(columns)), scalars, images, parts, text }
+        let schema = Arc::new(Schema::new(columns));
+        Self { schema, scalars, images, parts, text, id: None, clashes: Vec::new() }
     }
 
     /// The columns that a person can use: all but our own.
@@ -339,10 +360,9 @@ fn text_type(shape: Shape, of: &DataType) -> DataType {
     }
 }
 
-fn id_column(source: &SourceConfig, columns: &Schema) -> Option<(&'static str, String)> {
-    let there = |name: &str| columns.field_with_name(name).is_ok();
-    let default = || ["id", "key"].into_iter().find(|name| there(name)).map(str::to_owned);
-    source.id.clone().or_else(default).map(|column| ("id", column))
+fn id_column(source: &SourceConfig, scalars: &[Scalar]) -> Option<String> {
+    let default = || ["id", "key"].into_iter().find(|name| has(scalars, name)).map(str::to_owned);
+    source.id.clone().or_else(default)
 }
 
 /// Finds the columns that a source's keys, or their defaults, name.
@@ -392,6 +412,16 @@ impl Naming<'_> {
     fn nested(&self, name: &str) -> Option<Scalar> {
         let (from, of) = ColumnPath::find(name, &self.fields)?;
         from.is_nested().then(|| Scalar { field: Field::new(name, of, true), from })
+    }
+
+    /// The id as text: what stands in a row is never of the wrong type for it. Where the source gives its column another
+    /// type, the id is what that makes of it; of lists and structs of typed files there is no text.
+    fn id_as_text(&self, id: &str, scalars: &[Scalar], typed: &[Field]) -> Option<Scalar> {
+        let scalar = scalars.iter().find(|scalar| scalar.field.name() == id)?;
+        let given = self.source.types.get(id).is_some_and(|of| *of != ColumnType::Varchar);
+        let nested = ColumnPath::find(id, typed).is_some_and(|(_, of)| of.is_nested());
+        let field = Field::new(ID, DataType::Utf8, true);
+        (!given && !nested).then(|| Scalar { field, from: scalar.from.clone() })
     }
 
     /// The first of these names that is a column; the first of all if none is.

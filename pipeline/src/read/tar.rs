@@ -1,4 +1,5 @@
-//! WebDataset: members of an archive that share the name up to its first dot are one row.
+//! WebDataset: members of an archive that share the name up to its first dot are one row. Where that would leave
+//! members without a row, as of `photo.2020.jpg`, names go up to their last dot: see [`dotted`].
 //!
 //! The text members of a row (`KEY.txt`, `.text`, `.caption`; several as `KEY.1.txt`, `KEY.txt2`, `KEY.caption_3`) are
 //! its captions, by number: the column `caption` is the first, `captions` the list of all. The fields of `KEY.json`
@@ -12,6 +13,7 @@
 //!
 //! Nothing is ever written under a member's name, so a name that leads outside is harmless here and stays a key.
 
+mod dotted;
 mod window;
 
 use std::cell::RefCell;
@@ -23,11 +25,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde_json::{Map, Value};
 
+use self::dotted::{Dotted, Sorter};
 use self::window::Window;
 use super::json::{parse_object, reason};
 use super::{ImageRef, MAX_PICTURE_BYTES, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::memory::Memory;
+use crate::names::is_about;
 use crate::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -100,7 +104,8 @@ pub(crate) fn read(
 ) -> Result<(), PipelineError> {
     let blocks = Blocks::shared(reader);
     let window = Window::new(*wanted, Arc::new(file.clone()), memory);
-    let mut rows = Rows { wanted, window, looked: Looked::default(), nameless: None };
+    let (looked, sorter) = (Looked::default(), Sorter::default());
+    let mut rows = Rows { wanted, window, looked, sorter, nameless: None };
     loop {
         let end = match rows.archive(&blocks, visit)? {
             // The reader of archives would hold such a name; another one goes on behind it.
@@ -133,6 +138,7 @@ struct Rows<'a> {
     wanted: &'a Wanted<'a>,
     window: Window<'a>,
     looked: Looked,
+    sorter: Sorter,
     /// The bytes of what describes the next member, where these are too many to be held.
     nameless: Option<u64>,
 }
@@ -150,16 +156,21 @@ impl Rows<'_> {
         for entry in entries {
             let member = entry.and_then(|mut entry| {
                 blocks.borrow_mut().expect_behind(&mut entry)?;
-                Member::read(entry, start, self.wanted, |bytes| self.window.make_room(bytes))
+                let room = |bytes| self.window.make_room(bytes);
+                Member::read(entry, start, self.wanted, &self.sorter, room)
             });
             let more = match (member, self.nameless.take()) {
-                (Ok(Met::Member(Member { name, .. }) | Met::Other(name)), Some(bytes)) => {
+                (Ok(Met::Member(Member { name, .. }) | Met::Other(Other { name, .. })), Some(bytes)) => {
                     self.refuse(name, bytes, visit)?
                 }
-                (Ok(Met::Member(member)), None) => self.add(member, visit)?,
-                (Ok(Met::Other(name)), None) => {
-                    self.looked.other.get_or_insert(name);
-                    true
+                (Ok(Met::Member(member)), None) => {
+                    let ready = self.sorter.add(member);
+                    self.add(ready, visit)?
+                }
+                (Ok(Met::Other(other)), None) => {
+                    self.looked.other.get_or_insert_with(|| other.name.clone());
+                    let ready = self.sorter.pass_over(other);
+                    self.add(ready, visit)?
                 }
                 (Ok(Met::Nothing), _) => true,
                 (Err(_), _) if blocks.borrow().long_name.is_some() => return Ok(End::LongName),
@@ -177,11 +188,18 @@ impl Rows<'_> {
         }
     }
 
-    fn add(&mut self, member: Member, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
-        match self.wanted.looks() {
-            true => self.looked.look(member, self.wanted, visit),
-            false => self.window.add(member, visit),
+    /// Takes members whose rows are known.
+    fn add(&mut self, members: Vec<Member>, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
+        for member in members {
+            let more = match self.wanted.looks() {
+                true => self.looked.look(member, self.wanted, visit)?,
+                false => self.window.add(member, visit)?,
+            };
+            if !more {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     /// A row that stands for a member of which only the beginning of its name is known.
@@ -197,9 +215,21 @@ impl Rows<'_> {
     }
 
     fn finish(mut self, end: End, file: &InputFile, visit: &mut Visit<'_>) -> Result<(), PipelineError> {
+        let last = self.sorter.finish();
+        if !matches!(end, End::Enough) && !self.add(last, visit)? {
+            return Ok(());
+        }
         match end {
             End::Whole if self.wanted.looks() => self.looked.finish(visit),
-            End::Whole => self.window.finish(visit).map(|_| ()),
+            End::Whole => {
+                let next = self.window.rows();
+                let mut more = self.window.finish(visit)?;
+                // Behind the rows, which keep their numbers.
+                for (row, detail) in (next..).zip(self.sorter.lost()) {
+                    more = more && visit(RawRow::bad(row, RejectReason::BadEntry, detail))?;
+                }
+                Ok(())
+            }
             End::Damaged(error) => {
                 // What is whole before the damage is a row; rows that were still waiting may lack parts.
                 let next = self.window.rows();
@@ -432,10 +462,18 @@ fn caption_number(extension: &str) -> Option<u64> {
 /// What stands in an archive.
 enum Met {
     Member(Member),
-    /// A file that is for no row, by its name.
-    Other(String),
+    /// A file that is nothing for a row.
+    Other(Other),
     /// A folder and the like.
     Nothing,
+}
+
+/// A file that is no picture, text or JSON.
+struct Other {
+    name: String,
+    /// The names up to the first and to the last dot of a member that belongs to a row or stands for a lost one; `None`
+    /// of a file that is about the archive.
+    keys: Option<(String, String)>,
 }
 
 /// The row of files that lie beside each other in a folder as the members of a sample do in an archive: extensions and
@@ -446,7 +484,8 @@ pub(crate) fn row_of_files(key: &str, files: Vec<(String, Result<Vec<u8>, Reject
         let extension = extension.to_ascii_lowercase();
         if let Some(kind) = Kind::of(&extension) {
             let (name, key) = (String::new(), String::new());
-            sample.add(Member { name, key, extension, kind, content, place: 0..0, is_link: false }, pick);
+            let (dotted, place) = (None, 0..0);
+            sample.add(Member { name, key, extension, kind, dotted, content, place, is_link: false }, pick);
         }
     }
     sample.into_row(pick)
@@ -454,9 +493,12 @@ pub(crate) fn row_of_files(key: &str, files: Vec<(String, Result<Vec<u8>, Reject
 
 struct Member {
     name: String,
+    /// The name up to the first dot of its last part.
     key: String,
     extension: String,
     kind: Kind,
+    /// Its name up to the last dot, where it may be that of a row.
+    dotted: Option<Dotted>,
     content: Result<Vec<u8>, Reject>,
     /// Where the content lies in the archive.
     place: Range<u64>,
@@ -464,12 +506,16 @@ struct Member {
     is_link: bool,
 }
 
+/// Extensions of files about an archive, beside those that any file about others has.
+const ABOUT: [&str; 9] = ["md", "rst", "html", "yaml", "yml", "toml", "csv", "tsv", "log"];
+
 impl Member {
     /// Reads a member of an archive that begins at `start` of the file.
     fn read(
         mut entry: tar::Entry<'_, impl Read>,
         start: u64,
         wanted: &Wanted<'_>,
+        sorter: &Sorter,
         make_room: impl FnOnce(usize),
     ) -> std::io::Result<Met> {
         let of = entry.header().entry_type();
@@ -489,19 +535,15 @@ impl Member {
         } else {
             return Ok(Met::Nothing);
         };
-        let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", &name));
-        let Some((stem, extension)) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty()) else {
-            return Ok(Met::Other(name));
+        let Some(Name { key, extension, kind, dotted }) = Name::of(&name) else {
+            let keys = other_keys(&name, &mut entry)?;
+            return Ok(Met::Other(Other { name, keys }));
         };
-        let folder = folder.trim_start_matches("./");
-        let key =
-            if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") };
-        let extension = extension.to_ascii_lowercase();
-        let Some(kind) = Kind::of(&extension) else { return Ok(Met::Other(name)) };
         let begin = start + entry.raw_file_position();
         let place = begin..begin + entry.size();
         // Whether a row has a picture, and which members belong together, is known without their content.
         let content = match (kind, link) {
+            _ if sorter.is_further(&key, dotted.as_ref()) => Ok(Vec::new()),
             (Kind::Picture, _) if !wanted.images => Ok(Vec::new()),
             (Kind::Caption(_), Some(_)) if !wanted.caption() => Ok(Vec::new()),
             (Kind::Json, Some(_)) if !wanted.json() => Ok(Vec::new()),
@@ -514,9 +556,80 @@ impl Member {
             }
             (_, None) => content(&mut entry, &name, kind, make_room)?,
         };
-        Ok(Met::Member(Self { name, key, extension, kind, content, place, is_link: link.is_some() }))
+        Ok(Met::Member(Self { name, key, extension, kind, dotted, content, place, is_link: link.is_some() }))
     }
 }
+
+/// What the name of a picture, a text or a JSON file says.
+struct Name {
+    key: String,
+    extension: String,
+    kind: Kind,
+    dotted: Option<Dotted>,
+}
+
+impl Name {
+    fn of(name: &str) -> Option<Self> {
+        let (folder, file_name) = folder_and_name(name);
+        let (stem, extension) = file_name.split_once('.').filter(|(stem, _)| !stem.is_empty())?;
+        let extension = extension.to_ascii_lowercase();
+        let further = file_name.rsplit_once('.').filter(|(longer, _)| longer.len() > stem.len());
+        let further = further.and_then(|(longer, last)| {
+            let last = last.to_ascii_lowercase();
+            Some((longer, Kind::of(&last)?, last))
+        });
+        let key = in_folder(folder, stem);
+        match (Kind::of(&extension), further) {
+            (Some(kind), None) => Some(Self { key, extension, kind, dotted: None }),
+            (Some(kind), Some((longer, _, last))) => {
+                let dotted = Dotted { key: in_folder(folder, longer), extension: last, number: true };
+                Some(Self { key, extension, kind, dotted: Some(dotted) })
+            }
+            (None, Some((longer, kind, last))) => {
+                let dotted = Dotted { key: in_folder(folder, longer), extension: last, number: false };
+                Some(Self { key, extension, kind, dotted: Some(dotted) })
+            }
+            (None, None) => None,
+        }
+    }
+}
+
+/// The folder of a member and its name in it.
+fn folder_and_name(name: &str) -> (&str, &str) {
+    let (folder, file_name) = name.rsplit_once('/').unwrap_or(("", name));
+    (folder.trim_start_matches("./"), file_name)
+}
+
+fn in_folder(folder: &str, stem: &str) -> String {
+    if folder.is_empty() || folder == "." { stem.to_owned() } else { format!("{folder}/{stem}") }
+}
+
+/// The keys of a member that is no picture, text or JSON by its name.
+fn other_keys(
+    name: &str,
+    entry: &mut tar::Entry<'_, impl Read>,
+) -> std::io::Result<Option<(String, String)>> {
+    let (folder, file_name) = folder_and_name(name);
+    match file_name.split_once('.') {
+        // Hidden files, as a Mac puts beside each other one.
+        Some(("", _)) => Ok(None),
+        Some((stem, _)) => {
+            let (longer, last) = file_name.rsplit_once('.').unwrap_or((file_name, ""));
+            let about = is_about(name) || ABOUT.contains(&last.to_ascii_lowercase().as_str());
+            Ok((!about).then(|| (in_folder(folder, stem), in_folder(folder, longer))))
+        }
+        // Without an extension it is no member of a sample, but a picture must not be lost.
+        None => {
+            let mut first = Vec::new();
+            entry.take(PICTURE_HEAD).read_to_end(&mut first)?;
+            let key = || in_folder(folder, file_name);
+            Ok(image::guess_format(&first).is_ok().then(|| (key(), key())))
+        }
+    }
+}
+
+/// Bytes that tell a picture.
+const PICTURE_HEAD: u64 = 32;
 
 /// The name of a member, and whether it is a sparse file as newer archives have them: those stand under another name.
 fn name(entry: &mut tar::Entry<'_, impl Read>) -> std::io::Result<(String, bool)> {

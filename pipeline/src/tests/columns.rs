@@ -214,7 +214,8 @@ async fn files_that_do_not_fit_are_named_with_the_column() {
     let number = table(Arc::new(Int64Array::from(vec![1])));
     let text = table(strings(&[Some("high")]));
     let job = Job::new(&corpus(&[("in/1.parquet", &number), ("in/2.parquet", &text)]).await);
-    let error = job.plan(config(vec![texts("web", "in/*.parquet")])).await.expect_err("refused");
+    let source = SourceConfig { filter: Some("score > 0".to_owned()), ..texts("web", "in/*.parquet") };
+    let error = job.plan(config(vec![source])).await.expect_err("refused");
     let expected = "column `score` of source `web` is Int64 in `1.parquet` and Utf8 in `2.parquet`";
     assert_eq!(error.to_string(), expected);
     assert!(error.hint().expect("a hint").contains("two sources"));

@@ -413,6 +413,8 @@ pub(crate) struct FaultyStore {
     pub(crate) writes: AtomicUsize,
     reads: AtomicUsize,
     broken: AtomicUsize,
+    /// Bytes that were asked for.
+    pub(crate) read_bytes: std::sync::atomic::AtomicU64,
     /// The paths that were read.
     pub(crate) read_paths: Mutex<Vec<String>>,
     pub(crate) aborted: Arc<AtomicUsize>,
@@ -426,6 +428,7 @@ impl FaultyStore {
             writes: AtomicUsize::new(0),
             reads: AtomicUsize::new(0),
             broken: AtomicUsize::new(0),
+            read_bytes: std::sync::atomic::AtomicU64::new(0),
             read_paths: Mutex::default(),
             aborted: Arc::default(),
         }
@@ -528,6 +531,9 @@ impl ObjectStore for FaultyStore {
         }
         let head = options.head;
         let mut found = self.inner.get_opts(location, options).await?;
+        if !head {
+            self.read_bytes.fetch_add(found.range.end - found.range.start, Ordering::SeqCst);
+        }
         if self.faults.no_tags {
             found.meta.e_tag = None;
         }

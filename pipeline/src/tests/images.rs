@@ -220,6 +220,42 @@ async fn the_pictures_of_sources_are_those_that_preprocessing_sees() {
     assert_eq!(pictures(request(1), &resolver, Arc::new(Silent)).await.expect("pictures").len(), 1);
 }
 
+/// The first source alone was once taken where it had enough.
+#[tokio::test]
+async fn pictures_are_taken_from_every_source_by_its_weight() {
+    let pictures_of = |level: u8| -> Vec<u8> {
+        let names: Vec<String> = (0..20).map(|index| format!("{index:02}")).collect();
+        let samples: Vec<_> =
+            names.iter().map(|name| (name.as_str(), "x", png(8, 8, [level, 0, 0]))).collect();
+        archive(&samples)
+    };
+    let inputs =
+        corpus(&[("a/a.tar", &pictures_of(1)), ("b/b.tar", &pictures_of(2)), ("c/c.tar", &pictures_of(3))])
+            .await;
+    let sources =
+        [pairs("a", "a/*.tar"), SourceConfig { weight: 2.0, ..pairs("b", "b/*.tar") }, pairs("c", "c/*.tar")];
+    let resolver = OneStore(inputs);
+    let counts = async |limit| {
+        let request = PictureRequest {
+            sources: &sources,
+            size: 4,
+            pictures: PictureConfig::default(),
+            limit,
+            threads: 2,
+            stop: crate::Stop::default(),
+        };
+        let set = pictures(request, &resolver, Arc::new(Silent)).await.expect("pictures");
+        let levels: Vec<u8> = (0..set.len()).map(|index| set.rgb(index).expect("a crop")[0]).collect();
+        assert!(levels.is_sorted(), "{levels:?}");
+        [1, 2, 3].map(|level| levels.iter().filter(|&&found| found == level).count())
+    };
+    assert_eq!(counts(12).await, [3, 6, 3]);
+    // The second has no more than 20, so the others give what is missing.
+    assert_eq!(counts(44).await, [12, 20, 12]);
+    assert_eq!(counts(60).await, [20, 20, 20]);
+    assert_eq!(counts(100).await, [20, 20, 20]);
+}
+
 /// Pictures of other sizes, and 16, 64 and 1,024 patches of them, through to the shards.
 #[tokio::test]
 async fn pictures_have_as_many_patches_as_their_size_gives() {

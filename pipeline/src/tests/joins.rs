@@ -191,7 +191,7 @@ async fn a_joined_column_may_be_the_caption() {
         uri: "side/c.csv".to_owned(),
         on: renamed(&[("image_id", "id")]),
         columns: vec!["recaption".to_owned()],
-        format: None,
+        ..JoinConfig::default()
     };
     let source = SourceConfig {
         join: Some(join),

@@ -224,23 +224,74 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
 }
 #[derive(Debug)]
 struct Many(usize);
-impl std::fmt::Display for Many { fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result { f.write_str("Many") } }
+impl std::fmt::Display for Many {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Many")
+    }
+}
 #[async_trait::async_trait]
 impl object_store::ObjectStore for Many {
-    async fn put_opts(&self, _: &Path, _: object_store::PutPayload, _: object_store::PutOptions) -> object_store::Result<object_store::PutResult> { unimplemented!() }
-    async fn put_multipart_opts(&self, _: &Path, _: object_store::PutMultipartOptions) -> object_store::Result<Box<dyn object_store::MultipartUpload>> { unimplemented!() }
-    async fn get_opts(&self, location: &Path, _: object_store::GetOptions) -> object_store::Result<object_store::GetResult> { Err(object_store::Error::NotFound { path: location.to_string(), source: "x".into() }) }
-    fn delete_stream(&self, l: futures::stream::BoxStream<'static, object_store::Result<Path>>) -> futures::stream::BoxStream<'static, object_store::Result<Path>> { l }
-    fn list(&self, _: Option<&Path>) -> futures::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
-        let meta = |i| Ok(object_store::ObjectMeta { location: Path::from(format!("corpus/2026/part-{:04}/document-{i:08}.jsonl", i / 1000)), last_modified: Default::default(), size: 20_000, e_tag: Some(format!("\"{i:032x}\"")), version: None });
+    async fn put_opts(
+        &self,
+        _: &Path,
+        _: object_store::PutPayload,
+        _: object_store::PutOptions,
+    ) -> object_store::Result<object_store::PutResult> {
+        unimplemented!()
+    }
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: object_store::PutMultipartOptions,
+    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
+        unimplemented!()
+    }
+    async fn get_opts(
+        &self,
+        location: &Path,
+        _: object_store::GetOptions,
+    ) -> object_store::Result<object_store::GetResult> {
+        Err(object_store::Error::NotFound { path: location.to_string(), source: "x".into() })
+    }
+    fn delete_stream(
+        &self,
+        l: futures::stream::BoxStream<'static, object_store::Result<Path>>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<Path>> {
+        l
+    }
+    fn list(
+        &self,
+        _: Option<&Path>,
+    ) -> futures::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
+        let meta = |i| {
+            Ok(object_store::ObjectMeta {
+                location: Path::from(format!("corpus/2026/part-{:04}/document-{i:08}.jsonl", i / 1000)),
+                last_modified: Default::default(),
+                size: 20_000,
+                e_tag: Some(format!("\"{i:032x}\"")),
+                version: None,
+            })
+        };
         futures::stream::iter((0..self.0).map(meta)).boxed()
     }
-    async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<object_store::ListResult> { unimplemented!() }
-    async fn copy_opts(&self, _: &Path, _: &Path, _: object_store::CopyOptions) -> object_store::Result<()> { unimplemented!() }
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<object_store::ListResult> {
+        unimplemented!()
+    }
+    async fn copy_opts(&self, _: &Path, _: &Path, _: object_store::CopyOptions) -> object_store::Result<()> {
+        unimplemented!()
+    }
 }
 fn rss(of: &str) -> usize {
     let s = std::fs::read_to_string("/proc/self/status").unwrap();
-    s.lines().find(|l| l.starts_with(of)).unwrap().split_whitespace().nth(1).unwrap().parse::<usize>().unwrap() * 1024
+    s.lines()
+        .find(|l| l.starts_with(of))
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse::<usize>()
+        .unwrap()
+        * 1024
 }
 #[tokio::test]
 async fn zz_rss() {
@@ -253,6 +304,14 @@ async fn zz_rss() {
     let input = crate::read::Input::new(listing.store.clone(), TextSplit::File);
     let units = crate::units::plan_units("s", 0, &listing, 0, &input, 128 << 20).await.expect("units");
     let a = rss("VmRSS");
-    let d: Vec<_> = units.iter().map(|unit| crate::operators::unit_read::describe(unit, &listing.files).unwrap()).collect();
-    eprintln!("RSS descriptions {} bytes a file, {} units, inputfile {}", (rss("VmRSS") - a) / N, d.len(), size_of::<crate::units::InputFile>());
+    let d: Vec<_> = units
+        .iter()
+        .map(|unit| crate::operators::unit_read::describe(unit, &listing.files).unwrap())
+        .collect();
+    eprintln!(
+        "RSS descriptions {} bytes a file, {} units, inputfile {}",
+        (rss("VmRSS") - a) / N,
+        d.len(),
+        size_of::<crate::units::InputFile>()
+    );
 }

@@ -160,7 +160,7 @@ async fn a_column_may_be_called_as_it_likes() {
         let mut sql = source("in/a.parquet", &format!("{name} = 20"), "");
         sql.id = Some(name.to_owned());
         let on = JoinKeys::Same(name.to_owned());
-        sql.join = Some(JoinConfig { uri: "in/a.parquet".to_owned(), on, columns: vec![], format: None });
+        sql.join = Some(JoinConfig { uri: "in/a.parquet".to_owned(), on, ..JoinConfig::default() });
         let error = job.plan(config(vec![sql.clone()])).await.expect_err("columns of both");
         assert!(matches!(error, PipelineError::Join { .. }), "{error}");
         sql.join = None;

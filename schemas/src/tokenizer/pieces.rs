@@ -12,6 +12,10 @@ use super::{TokenizerError, unreadable};
 pub(super) struct Pieces {
     names: Vec<Option<Box<str>>>,
     text: Vec<bool>,
+    /// Pieces whose names spell a byte that they stand for.
+    bytes: Vec<bool>,
+    /// Pieces of text that are cut out of a text before all else.
+    pub(super) added: Vec<String>,
     /// BOS as the file names it.
     pub(super) bos: Option<u32>,
     /// EOS as the file names it.
@@ -39,6 +43,11 @@ impl Pieces {
     /// Whether the id stands for text, as opposed to a marker or a hole in the vocabulary.
     pub(super) fn is_text(&self, id: u32) -> bool {
         self.text.get(id as usize).copied().unwrap_or(false)
+    }
+
+    /// Whether the id stands for one byte, which its name spells.
+    pub(super) fn is_byte(&self, id: u32) -> bool {
+        self.bytes.get(id as usize).copied().unwrap_or(false)
     }
 
     /// The id of a marker: the piece that was asked for, else the one that the file names.
@@ -73,7 +82,10 @@ fn from_model(bytes: &[u8]) -> Result<Pieces, TokenizerError> {
     let names: Vec<Option<Box<str>>> = model.pieces.iter().map(name).collect();
     let is_text = |kind: Type| matches!(kind, Type::Normal | Type::Byte | Type::UserDefined);
     let text = model.pieces.iter().map(|piece| is_text(piece.r#type())).collect();
-    let mut pieces = Pieces { names, text, bos: None, eos: None, json: false };
+    let bytes = model.pieces.iter().map(|piece| piece.r#type() == Type::Byte).collect();
+    let symbols = model.pieces.iter().filter(|piece| piece.r#type() == Type::UserDefined);
+    let added = symbols.map(|piece| piece.piece().to_owned()).collect();
+    let mut pieces = Pieces { names, text, bytes, added, bos: None, eos: None, json: false };
     // -1 stands for "has none"; a file without a trainer's part has sentencepiece's defaults.
     let (bos, eos) = model.trainer().map_or((1, 2), |trainer| (trainer.bos_id(), trainer.eos_id()));
     pieces.bos = u32::try_from(bos).ok();
@@ -102,6 +114,7 @@ struct Added {
 struct Model {
     vocab: Vocab,
     unk_token: Option<String>,
+    byte_fallback: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -152,11 +165,16 @@ fn from_json(bytes: &[u8]) -> Result<Pieces, TokenizerError> {
         text[id as usize] = json.model.unk_token.as_ref() != Some(&name);
         names[id as usize] = Some(name.into_boxed_str());
     }
+    let mut plain = Vec::new();
     for added in json.added_tokens {
+        if !added.special {
+            plain.push(added.content.clone());
+        }
         text[added.id as usize] = !added.special;
         names[added.id as usize] = Some(added.content.into_boxed_str());
     }
-    let mut pieces = Pieces { names, text, bos: None, eos: None, json: true };
+    let bytes = vec![json.model.byte_fallback.unwrap_or(false); names.len()];
+    let mut pieces = Pieces { names, text, bytes, added: plain, bos: None, eos: None, json: true };
     let template: Vec<String> = json.post_processor.map_or_else(Vec::new, |processor| {
         processor.single.into_iter().filter_map(|piece| piece.special.map(|special| special.id)).collect()
     });

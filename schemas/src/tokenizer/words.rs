@@ -7,15 +7,16 @@
 //! without spaces costs a linear time too. Words are short and few are different, so a small table of the ids of
 //! words that were met before answers most of them.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use kitoken::{
-    Definition, Kitoken, Model, Normalization, NormalizationReplacePattern, Processing, Split, SplitBehavior,
-    SplitPattern,
+    Definition, Kitoken, Model, Normalization, NormalizationReplacePattern, Processing, SpecialTokenKind,
+    Split, SplitBehavior, SplitPattern,
 };
 
-use super::{TokenizerError, encode, has_all_bytes, text_pieces, unreadable};
+use super::{TokenizerError, encode, has_all_bytes, unreadable};
 
 /// The space of SentencePiece, U+2581.
 const MARK: char = '▁';
@@ -30,7 +31,8 @@ const MOST_TEXT_PIECES: usize = 8;
 pub(super) struct Words {
     kitoken: Kitoken,
     prefix: bool,
-    text_pieces: Vec<String>,
+    /// Pieces that must be cut out of a text before all else, with `▁` for each space.
+    added: Vec<String>,
     vocabulary: Vec<Vec<u8>>,
     neighbours: OnceLock<HashSet<(char, char)>>,
     longest_piece: usize,
@@ -41,22 +43,20 @@ pub(super) struct Words {
 
 impl Words {
     /// `None` where cutting a text into words could change an id.
-    pub(super) fn new(definition: &Definition) -> Result<Option<Self>, TokenizerError> {
+    pub(super) fn new(definition: &Definition, added: &[String]) -> Result<Option<Self>, TokenizerError> {
         let Some(prefix) = prefix_of(&definition.config.normalization) else { return Ok(None) };
-        let text_pieces: Vec<String> = text_pieces(&definition.specials)
-            .map(|special| String::from_utf8_lossy(&special.bytes).into_owned())
-            .collect();
-        if !cuts_before_marks(definition) || text_pieces.len() > MOST_TEXT_PIECES {
+        if !cuts_before_marks(definition) || added.len() > MOST_TEXT_PIECES {
             return Ok(None);
         }
         let mut by_word = definition.clone();
         by_word.config.normalization.clear();
+        by_word.specials.retain(|special| special.kind == SpecialTokenKind::Unknown);
         let vocabulary: Vec<Vec<u8>> =
             definition.model.vocab().iter().map(|token| token.bytes.clone()).collect();
         Ok(Some(Self {
             kitoken: Kitoken::from_definition(by_word).map_err(unreadable)?,
             prefix,
-            text_pieces,
+            added: added.iter().map(|piece| marked(piece).into_owned()).collect(),
             lines: definition.config.split.len() <= 1 && !vocabulary.iter().any(|piece| joins_lines(piece)),
             longest_piece: vocabulary.iter().map(Vec::len).max().unwrap_or(0),
             vocabulary,
@@ -68,7 +68,8 @@ impl Words {
 
     /// Whether `text` has none of the text pieces that must be found before it is cut.
     pub(super) fn applies_to(&self, text: &str) -> bool {
-        !self.text_pieces.iter().any(|piece| text.contains(piece.as_str()))
+        let is_in = |text: &str| self.added.iter().any(|piece| text.contains(piece.as_str()));
+        self.added.is_empty() || !is_in(&marked(text))
     }
 
     /// Appends the ids of `text`, which begins its document if `first`.
@@ -176,6 +177,11 @@ impl Words {
     }
 }
 
+/// A text with `▁` for each space.
+fn marked(text: &str) -> Cow<'_, str> {
+    if text.contains(' ') { text.replace(' ', "▁").into() } else { text.into() }
+}
+
 /// A word as the vocabulary spells it.
 fn spelled(marks: usize, run: &str) -> String {
     let mut word = String::with_capacity(marks * MARK.len_utf8() + run.len());
@@ -240,9 +246,9 @@ fn is_space(pattern: &NormalizationReplacePattern) -> bool {
 fn cuts_before_marks(definition: &Definition) -> bool {
     let config = &definition.config;
     // Runs of unknown pieces become one, also over the start of a word; with all bytes there are none.
-    let local = |step: &Processing| matches!(step, Processing::Collapse { .. }) && has_all_bytes(definition);
+    let local = |step: &Processing| matches!(step, Processing::Collapse { .. });
     let Model::BytePair { vocab, chars: true } = &definition.model else { return false };
-    if !config.processing.iter().all(local) {
+    if !has_all_bytes(definition) || !config.processing.iter().all(local) {
         return false;
     }
     match config.split.first() {

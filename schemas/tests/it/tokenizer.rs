@@ -63,6 +63,7 @@ fn the_json_form_gives_the_same_ids_and_takes_no_marker_from_a_text() {
     assert_eq!(tokenizer.file_name(), "tokenizer.json");
     // The file adds three pieces of its owner's to the 32,000.
     assert_eq!(tokenizer.vocabulary_size(), 32_003);
+    assert!(tokenizer.has_parts("word by word") && !tokenizer.has_parts("a |||EMAIL_ADDRESS|||"));
     check(&tokenizer, &golden("tokenizer/tokenizer-golden.jsonl"));
     assert!(tokenizer.encode("mail |||EMAIL_ADDRESS||| here").contains(&32_000));
 }

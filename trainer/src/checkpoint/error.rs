@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::limits::gigabytes;
 use crate::model::ModelError;
 use crate::weights::WeightsError;
 
@@ -92,6 +93,19 @@ pub enum CheckpointError {
         path: PathBuf,
         /// Why.
         source: ModelError,
+    },
+    /// More memory than there is.
+    #[error(
+        "checkpoint `{}` needs about {} of memory while its weights are loaded, {} can be had\nhint: end other programs, or use a machine with more memory",
+        path.display(), gigabytes(*needed_bytes), gigabytes(*available_bytes)
+    )]
+    Memory {
+        /// The folder.
+        path: PathBuf,
+        /// What it needs.
+        needed_bytes: u64,
+        /// What there is.
+        available_bytes: u64,
     },
     /// The system's complaint.
     #[error("`{}`: {source}", path.display())]

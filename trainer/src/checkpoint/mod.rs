@@ -235,6 +235,25 @@ impl Checkpoint {
         weights::fill(Transfusion::new(&plan, 0, device), tensors).map_err(misfit)
     }
 
+    /// Whether [`Checkpoint::model`] fits into the memory that is left. At its peak it holds the numbers twice: as the
+    /// file has them, and as tensors.
+    ///
+    /// # Errors
+    ///
+    /// If it needs more, with the figures.
+    pub fn check_memory(&self, which: Which, available_bytes: u64) -> Result<(), CheckpointError> {
+        let has_average = self.state.files.contains_key(AVERAGE);
+        let name = if which == Which::Best && has_average { AVERAGE } else { MODEL };
+        let path = self.folder.join(name);
+        let bytes = fs::metadata(&path).map_err(io_error(&path));
+        let bytes = bytes.map_err(|error| unless_pruned(&self.folder, error))?.len();
+        let needed_bytes = bytes.saturating_mul(2);
+        match needed_bytes > available_bytes {
+            true => Err(CheckpointError::Memory { path: self.folder.clone(), needed_bytes, available_bytes }),
+            false => Ok(()),
+        }
+    }
+
     fn tensors(&self, name: &str) -> Result<Tensors, CheckpointError> {
         let path = self.folder.join(name);
         let bytes = fs::read(&path).map_err(io_error(&path));

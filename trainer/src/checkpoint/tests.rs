@@ -213,6 +213,19 @@ fn what_is_set_aside_keeps_its_content_under_a_name_of_its_own() {
 }
 
 #[test]
+fn a_model_larger_than_the_memory_is_refused_with_the_figures() {
+    let place = tempfile::tempdir().unwrap();
+    let (checkpoint, _) = Checkpoint::open(&saved(place.path())).unwrap();
+    let bytes = fs::metadata(checkpoint.folder().join(MODEL)).unwrap().len();
+    checkpoint.check_memory(Which::Best, 2 * bytes).unwrap();
+    let error = checkpoint.check_memory(Which::Last, 2 * bytes - 1).unwrap_err();
+    assert!(
+        matches!(error, CheckpointError::Memory { needed_bytes, .. } if needed_bytes == 2 * bytes),
+        "{error}"
+    );
+}
+
+#[test]
 fn a_checkpoint_that_is_pruned_while_it_is_used_is_said_to_be() {
     let place = tempfile::tempdir().unwrap();
     let run = place.path();

@@ -40,6 +40,24 @@ pub enum CodecError {
         /// What is wrong.
         source: WeightsError,
     },
+    /// Weights with values that are no numbers: whatever they compute is none either.
+    #[error("codec weights `{}`: tensor `{name}` has values that are no finite numbers\nhint: the file is damaged or its training had diverged; fetch it again, or train the codec again", path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// No weights in a form that can be read.
+    #[error("codec folder `{}` has {found}, expected `diffusion_pytorch_model.safetensors`\nhint: {hint}", folder.display())]
+    NoWeights {
+        /// The folder.
+        folder: PathBuf,
+        /// What lies there.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// Sizes of a model that can't be built.
     #[error("codec model: {0}")]
     Model(String),

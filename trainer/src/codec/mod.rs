@@ -9,6 +9,7 @@
 mod build;
 mod config;
 mod error;
+mod files;
 mod kl;
 mod layers;
 mod operations;
@@ -32,6 +33,8 @@ use pixels::Pixels;
 
 pub use config::{Architecture, CODEC_PRESETS, CodecConfig, KlShape, Normalization, PatchShape};
 pub use error::CodecError;
+pub(crate) use files::read_weights;
+pub use files::{INDEX_FILES, WEIGHTS_FILES, part_names};
 pub use posterior::Posterior;
 pub use train::{KlReduction, ModelChoice, Pictures, VaeEvent, VaeObserver, VaeStep, VaeTrainConfig, train};
 
@@ -74,24 +77,31 @@ impl Codec {
     ///
     /// If a file can't be read, the class is unknown, or the weights are damaged or not those of the config.
     pub fn load(folder: &Path, device: &Device) -> Result<Self, CodecError> {
-        let (config_path, weights_path) = (folder.join(CONFIG_FILE), folder.join(WEIGHTS_FILE));
+        let config_path = folder.join(CONFIG_FILE);
         let config_bytes = fs::read(&config_path).map_err(CodecError::file(&config_path))?;
         let config = CodecConfig::from_json(&config_bytes, &config_path)?;
-        let weights = fs::read(&weights_path).map_err(CodecError::file(&weights_path))?;
-        Self::from_parts(config, config_bytes, weights, &weights_path, device)
+        let stored = read_weights(folder)?;
+        let mut codec = Self::from_parts(config, config_bytes, &stored.bytes, &stored.path, device)?;
+        if !stored.is_file {
+            codec.weights = Stored::Bytes(stored.bytes.into());
+        }
+        Ok(codec)
     }
 
     fn from_parts(
         config: CodecConfig,
         config_bytes: Vec<u8>,
-        weights: Vec<u8>,
+        weights: &[u8],
         weights_path: &Path,
         device: &Device,
     ) -> Result<Self, CodecError> {
         let wrong = |source| CodecError::Weights { path: weights_path.to_owned(), source };
-        let tensors = weights::from_bytes(&weights).map_err(wrong)?;
+        let tensors = weights::from_bytes(weights).map_err(wrong)?;
+        if let Some((name, _)) = tensors.iter().find(|(_, tensor)| !tensor.is_finite()) {
+            return Err(CodecError::NotFinite { path: weights_path.to_owned(), name: name.clone() });
+        }
         let network = Network::stored(&config.architecture, tensors, device).map_err(wrong)?;
-        let fingerprint = fingerprint(&config_bytes, &weights);
+        let fingerprint = fingerprint(&config_bytes, weights);
         let weights = match weights.len() <= KEPT_BYTES {
             true => Stored::Bytes(weights.into()),
             false => Stored::File(weights_path.to_owned()),
@@ -366,13 +376,11 @@ fn expect_values(expected: usize, found: usize) -> Result<(), CodecError> {
 ///
 /// # Errors
 ///
-/// If one of its two files can't be read.
+/// If its files can't be read.
 pub fn fingerprint_of(folder: &Path) -> Result<String, CodecError> {
-    let read = |name: &str| {
-        let path = folder.join(name);
-        fs::read(&path).map_err(CodecError::file(&path))
-    };
-    Ok(fingerprint(&read(CONFIG_FILE)?, &read(WEIGHTS_FILE)?))
+    let config = folder.join(CONFIG_FILE);
+    let config = fs::read(&config).map_err(CodecError::file(&config))?;
+    Ok(fingerprint(&config, &read_weights(folder)?.bytes))
 }
 
 fn fingerprint(config: &[u8], weights: &[u8]) -> String {

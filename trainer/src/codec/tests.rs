@@ -214,7 +214,7 @@ fn fresh(name: &str) -> Codec {
     let normalization = Normalization { scaling: 1.0, shift: 0.0, channels };
     let config = CodecConfig { architecture, normalization, sample_size: None };
     let bytes = (config.to_json(), weights::to_bytes(&tensors).unwrap());
-    Codec::from_parts(config, bytes.0, bytes.1, Path::new("weights"), &device).unwrap()
+    Codec::from_parts(config, bytes.0, &bytes.1, Path::new("weights"), &device).unwrap()
 }
 
 /// What a dataset's bytes rest on.
@@ -386,4 +386,29 @@ fn a_run_that_cannot_finish_leaves_nothing() {
     fs::write(config.output.join("notes"), "mine").unwrap();
     let taken = train(&pictures, &config, &device, &()).unwrap_err();
     assert!(matches!(taken, CodecError::Exists(_)), "{taken}");
+}
+
+/// A codec with a value that is no number once made latents and flat pictures without a word.
+#[test]
+fn weights_that_are_no_numbers_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::copy(golden_folder().join(CONFIG_FILE), folder.path().join(CONFIG_FILE)).unwrap();
+    let bytes = fs::read(golden_folder().join(WEIGHTS_FILE)).unwrap();
+    for value in [f32::NAN, f32::INFINITY, 0.5] {
+        let mut tensors = weights::from_bytes(&bytes).unwrap();
+        let name = tensors.keys().next().unwrap().clone();
+        tensors.get_mut(&name).unwrap().values[0] = value;
+        // A variant's name is as good as the usual one.
+        fs::write(folder.path().join(WEIGHTS_FILES[1]), weights::to_bytes(&tensors).unwrap()).unwrap();
+        match Codec::load(folder.path(), &Device::flex()) {
+            Ok(codec) => {
+                assert!(value.is_finite());
+                assert_eq!(codec.fingerprint(), fingerprint_of(folder.path()).unwrap());
+            }
+            Err(error) => {
+                assert!(!value.is_finite());
+                assert!(error.to_string().contains(&format!("tensor `{name}` has values")), "{error}");
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::checkpoint::CheckpointError;
 use crate::codec::CodecError;
 use crate::config::ConfigError;
 use crate::device::DeviceError;
+use crate::limits::gigabytes;
 use crate::model::ModelError;
 use crate::objective::{ObjectiveConfigError, PrepareError};
 use crate::stream::StreamError;
@@ -36,11 +37,6 @@ fn parts(of: &Memory) -> String {
     ];
     let named = parts.into_iter().filter(|(_, bytes)| *bytes > 0);
     named.map(|(name, bytes)| format!("{name} {}", gigabytes(bytes))).collect::<Vec<_>>().join(", ")
-}
-
-fn gigabytes(bytes: u64) -> String {
-    let gigabytes = bytes as f64 / 1e9;
-    if gigabytes < 1.0 { format!("{:.0} MB", bytes as f64 / 1e6) } else { format!("{gigabytes:.1} GB") }
 }
 
 /// Why a run can't start or go on.

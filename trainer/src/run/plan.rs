@@ -11,7 +11,7 @@ use super::TrainError;
 use super::init::Init;
 use super::memory::{self, Memory};
 use crate::checkpoint::{Checkpoint, Checkpoints, Companions, LARGEST_CODEC_BYTES};
-use crate::codec::{CONFIG_FILE, WEIGHTS_FILE, fingerprint_of};
+use crate::codec::{CONFIG_FILE, WEIGHTS_FILE, fingerprint_of, read_weights};
 use crate::config::{ModelChoice, TrainConfig};
 use crate::device::{ComputedOn, Machine, device};
 use crate::model::{DataShape, ModelPlan};
@@ -140,8 +140,6 @@ impl TrainPlan {
             transformer_parameters: parameters.transformer,
             image_parameters: parameters.image,
             init: self.init.as_ref().map(|init| init.folder().display().to_string()),
-            state_bytes: memory.weights + memory.gradients + memory.optimizer + memory.average,
-            activation_bytes: memory.activations,
             memory,
             datasets: with_epochs(datasets, &self.config),
         }
@@ -322,12 +320,10 @@ fn codec_files(folder: &Path, expected: &str) -> Result<BTreeMap<String, Vec<u8>
     if found != expected {
         return Err(TrainError::Codec { path: folder.to_owned(), expected: expected.to_owned(), found });
     }
-    let read = |name: &str| {
-        let path = folder.join(name);
-        let bytes = fs::read(&path).map_err(|source| TrainError::Io { path, source })?;
-        Ok::<_, TrainError>((name.to_owned(), bytes))
-    };
-    let files = [CONFIG_FILE, WEIGHTS_FILE].into_iter().map(read).collect::<Result<BTreeMap<_, _>, _>>()?;
+    let path = folder.join(CONFIG_FILE);
+    let config = fs::read(&path).map_err(|source| TrainError::Io { path, source })?;
+    let weights = read_weights(folder)?.bytes;
+    let files = BTreeMap::from([(CONFIG_FILE.to_owned(), config), (WEIGHTS_FILE.to_owned(), weights)]);
     let bytes: usize = files.values().map(Vec::len).sum();
     Ok(if (bytes as u64) < LARGEST_CODEC_BYTES { files } else { BTreeMap::new() })
 }
@@ -351,11 +347,7 @@ pub struct Description {
     pub image_parameters: u64,
     /// The checkpoint whose weights a new run starts from.
     pub init: Option<String>,
-    /// Memory for weights, gradients and the optimizer's state.
-    pub state_bytes: u64,
-    /// Estimate of the memory for what the backward pass needs of a full micro-batch.
-    pub activation_bytes: u64,
-    /// All of it by what it is for.
+    /// Its memory by what it is for.
     pub memory: Memory,
     /// The data.
     pub datasets: Vec<DatasetDescription>,

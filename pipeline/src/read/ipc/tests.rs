@@ -115,9 +115,9 @@ const PLENTY: usize = 1 << 33;
 fn rows(input: &Input, file: &InputFile, memory: usize) -> Result<Vec<String>, PipelineError> {
     let mut united = United::default();
     if let Ok(schema) = schema(input, file)? {
-        united.add("s", file, &schema)?;
+        united.add(file, &schema);
     }
-    let table = Arc::new(Table::plain(Found { typed: united.finish(), ..Found::default() }));
+    let table = Arc::new(Table::plain(Found { typed: united.finish().0, ..Found::default() }));
     let target = Target {
         schema: table.schema.clone(),
         table,
@@ -199,7 +199,11 @@ async fn a_file_is_cut_into_parts_at_its_batches() {
     assert!(parts.iter().map(|(bytes, _)| bytes).sum::<u64>() < case.file.bytes);
     let mut rows = Vec::new();
     for (start, end, first_row) in [(0, 1, 0), (1, 3, 5)] {
-        rows.extend(case.rows(Some(FilePart { start, end, first_row }), PLENTY).await.expect("reads"));
+        rows.extend(
+            case.rows(Some(FilePart { start, end, first_row: Some(first_row) }), PLENTY)
+                .await
+                .expect("reads"),
+        );
     }
     assert!(rows == expected);
     assert_eq!(Case::new(stream_form(None)).await.parts().await, [], "a stream has no footer");
@@ -240,9 +244,11 @@ async fn behind_a_damaged_batch_the_next_one_is_read() {
     let rows = case.rows(None, PLENTY).await.expect("reads");
     assert!(rows == [&expected[..5], &refused, &expected[12..]].concat(), "{:?}", &rows[..14]);
     assert_eq!(parts.len(), 3);
-    let rows = case.rows(Some(FilePart { start: 1, end: 3, first_row: 5 }), PLENTY).await.expect("reads");
+    let rows =
+        case.rows(Some(FilePart { start: 1, end: 3, first_row: Some(5) }), PLENTY).await.expect("reads");
     assert!(rows == [&refused, &expected[12..]].concat());
-    let rows = case.rows(Some(FilePart { start: 1, end: 2, first_row: 5 }), PLENTY).await.expect("reads");
+    let rows =
+        case.rows(Some(FilePart { start: 1, end: 2, first_row: Some(5) }), PLENTY).await.expect("reads");
     assert_eq!(rows, refused);
 }
 

@@ -85,7 +85,7 @@ pub(super) fn read(
 
 /// Where the reader stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+pub(super) enum Place {
     /// Before the list.
     Before,
     /// In the list, inside so many brackets of the element.
@@ -117,7 +117,7 @@ enum Behind {
 }
 
 /// Bytes of what stands behind a list that are enough to show it.
-const SHOWN_BYTES: usize = 512;
+pub(super) const SHOWN_BYTES: usize = 512;
 
 struct Elements {
     reader: Box<dyn BufRead + Send>,
@@ -191,7 +191,8 @@ impl Elements {
     }
 }
 
-fn step(place: Place, byte: u8) -> Place {
+/// Where the reader stands behind a byte.
+pub(super) fn step(place: Place, byte: u8) -> Place {
     match (place, byte) {
         (Place::Before, b'[') => Place::Inside(0),
         (Place::Inside(depth), b'"') => Place::Text { depth, escaped: false },

@@ -267,6 +267,7 @@ mod tests {
             key: key.to_owned(),
             extension: extension.to_owned(),
             kind,
+            dotted: None,
             content: Ok(content),
             place: 512..1512,
             is_link: false,

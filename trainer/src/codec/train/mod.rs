@@ -201,7 +201,7 @@ impl Run<'_> {
         let plain = Normalization { scaling: 1.0, shift: 0.0, channels: None };
         write(&weights_path, &bytes)?;
         let config = self.codec_config(plain)?;
-        let codec = Codec::from_parts(config, Vec::new(), bytes, &weights_path, self.device)?;
+        let codec = Codec::from_parts(config, Vec::new(), &bytes, &weights_path, self.device)?;
         let config = self.codec_config(self.measure(&codec)?)?;
         write(&staging.folder.join(CONFIG_FILE), &config.to_json())
     }
