@@ -1125,7 +1125,8 @@ mod tests {
             found.push(show(&row));
             Ok(found.len() < 2)
         };
-        read(Box::new(std::io::Cursor::new(bytes)), &file, &wanted, &mut visit).expect("reads");
+        let memory = Arc::new(Memory::new(1 << 20));
+        read(Box::new(std::io::Cursor::new(bytes)), &file, &wanted, &memory, &mut visit).expect("reads");
         assert_eq!(found, [r#"{"caption":"one","captions":["one"],"key":"a"}"#, r#"{"n":1,"key":"b"}"#]);
     }
 
