@@ -652,7 +652,8 @@ impl SourceConfig {
             if format.is_some_and(|format| format != Format::Csv) {
                 return Err(self.wrong(&key, "set", "it for files of the form `csv` only"));
             }
-            if !(is_character(value) || may_be_empty && value.is_empty()) {
+            let is_nothing = may_be_empty && value.is_empty();
+            if !is_character(value) && !is_nothing {
                 let expected =
                     if may_be_empty { "one ASCII character, or nothing" } else { "one ASCII character" };
                 return Err(self.wrong(&key, format!("`{}`", value.escape_debug()), expected));

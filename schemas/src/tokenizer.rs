@@ -88,7 +88,7 @@ struct Inner {
 
 /// The encoder of whole texts, by the form of the file.
 enum Whole {
-    SentencePiece(SentencePiece),
+    SentencePiece(Box<SentencePiece>),
     Json(Json),
 }
 
@@ -149,7 +149,7 @@ impl Tokenizer {
             let whole = SentencePiece::new(&model)?;
             let definition =
                 sentencepiece::is_llamas_kind(&model).then(|| definition(bytes, &pieces)).flatten();
-            (Whole::SentencePiece(whole), definition, Some(Spelling::of_model(&model, &pieces)))
+            (Whole::SentencePiece(Box::new(whole)), definition, Some(Spelling::of_model(&model, &pieces)))
         };
         let mut words = None;
         if let Some(definition) = definition {

@@ -19,6 +19,7 @@ use super::Input;
 use super::request::Task;
 use super::stream::{RANGE_BYTES, get_range};
 use crate::PipelineError;
+use crate::config::Format;
 use crate::memory::{Budget, Granted};
 use crate::units::InputFile;
 
@@ -86,21 +87,27 @@ impl Ahead {
     }
 }
 
-fn is_small(file: &InputFile) -> bool {
-    file.part.is_none() && file.bytes <= RANGE_BYTES
+/// Bytes that are fetched of a file before its turn. Of a large one there are none. Neither are there of a picture beside
+/// its texts: pictures are asked for many at a time when rows are made of them.
+fn ahead_bytes(file: &InputFile) -> Option<u64> {
+    let is_small = file.part.is_none() && file.bytes <= RANGE_BYTES && file.format != Format::Pictures;
+    is_small.then_some(file.bytes)
 }
 
 /// The file with the memory for what is fetched of it.
 async fn grant(budget: Budget, file: InputFile) -> (InputFile, Granted) {
-    let bytes = if is_small(&file) { file.bytes } else { budget.total() };
+    let bytes = match file.format {
+        Format::Pictures => 0,
+        _ => ahead_bytes(&file).unwrap_or(budget.total()),
+    };
     let memory = budget.take(bytes).await;
     (file, memory)
 }
 
 async fn fetch(input: &Input, file: InputFile, memory: Granted) -> Result<Held, PipelineError> {
-    let bytes = match is_small(&file) {
-        true => Some(get_range(input, &file, 0..file.bytes).await?),
-        false => None,
+    let bytes = match ahead_bytes(&file) {
+        Some(bytes) => Some(get_range(input, &file, 0..bytes).await?),
+        None => None,
     };
     Ok(Held { path: file.path, bytes, _memory: memory })
 }

@@ -115,7 +115,7 @@ async fn a_row_beyond_the_memory_is_a_clear_error() {
     assert!(error.hint().expect("a hint").contains("memory-bytes"));
     let config = PreprocessConfig { memory_bytes: 1 << 20, ..config };
     let error = Job::new(&inputs).run(config).await.expect_err("far too little");
-    assert!(error.to_string().starts_with("`memory-bytes` is 1048576"), "{error}");
+    assert!(error.to_string().starts_with("`memory-bytes` is 1,048,576, expected 67,108,864"), "{error}");
 }
 
 /// How much memory there is decides how fast a job is, never what it writes; nor is it part of the configuration.
@@ -221,97 +221,4 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     let share = plan.memory.rows.clone();
     let all = crate::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
     drop(all);
-}
-#[derive(Debug)]
-struct Many(usize);
-impl std::fmt::Display for Many {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Many")
-    }
-}
-#[async_trait::async_trait]
-impl object_store::ObjectStore for Many {
-    async fn put_opts(
-        &self,
-        _: &Path,
-        _: object_store::PutPayload,
-        _: object_store::PutOptions,
-    ) -> object_store::Result<object_store::PutResult> {
-        unimplemented!()
-    }
-    async fn put_multipart_opts(
-        &self,
-        _: &Path,
-        _: object_store::PutMultipartOptions,
-    ) -> object_store::Result<Box<dyn object_store::MultipartUpload>> {
-        unimplemented!()
-    }
-    async fn get_opts(
-        &self,
-        location: &Path,
-        _: object_store::GetOptions,
-    ) -> object_store::Result<object_store::GetResult> {
-        Err(object_store::Error::NotFound { path: location.to_string(), source: "x".into() })
-    }
-    fn delete_stream(
-        &self,
-        l: futures::stream::BoxStream<'static, object_store::Result<Path>>,
-    ) -> futures::stream::BoxStream<'static, object_store::Result<Path>> {
-        l
-    }
-    fn list(
-        &self,
-        _: Option<&Path>,
-    ) -> futures::stream::BoxStream<'static, object_store::Result<object_store::ObjectMeta>> {
-        let meta = |i| {
-            Ok(object_store::ObjectMeta {
-                location: Path::from(format!("corpus/2026/part-{:04}/document-{i:08}.jsonl", i / 1000)),
-                last_modified: Default::default(),
-                size: 20_000,
-                e_tag: Some(format!("\"{i:032x}\"")),
-                version: None,
-            })
-        };
-        futures::stream::iter((0..self.0).map(meta)).boxed()
-    }
-    async fn list_with_delimiter(&self, _: Option<&Path>) -> object_store::Result<object_store::ListResult> {
-        unimplemented!()
-    }
-    async fn copy_opts(&self, _: &Path, _: &Path, _: object_store::CopyOptions) -> object_store::Result<()> {
-        unimplemented!()
-    }
-}
-fn rss(of: &str) -> usize {
-    let s = std::fs::read_to_string("/proc/self/status").unwrap();
-    s.lines()
-        .find(|l| l.starts_with(of))
-        .unwrap()
-        .split_whitespace()
-        .nth(1)
-        .unwrap()
-        .parse::<usize>()
-        .unwrap()
-        * 1024
-}
-#[tokio::test]
-async fn zz_rss() {
-    const N: usize = 1_000_000;
-    let before = rss("VmRSS");
-    let resolver = super::fixtures::OneStore(Arc::new(Many(N)));
-    let listing = crate::units::list(&texts("s", "corpus/**/*.jsonl"), &resolver, None).await.expect("lists");
-    let (after, peak) = (rss("VmRSS"), rss("VmHWM"));
-    eprintln!("RSS listing {} bytes a file, peak {}", (after - before) / N, (peak - before) / N);
-    let input = crate::read::Input::new(listing.store.clone(), TextSplit::File);
-    let units = crate::units::plan_units("s", 0, &listing, 0, &input, 128 << 20).await.expect("units");
-    let a = rss("VmRSS");
-    let d: Vec<_> = units
-        .iter()
-        .map(|unit| crate::operators::unit_read::describe(unit, &listing.files).unwrap())
-        .collect();
-    eprintln!(
-        "RSS descriptions {} bytes a file, {} units, inputfile {}",
-        (rss("VmRSS") - a) / N,
-        d.len(),
-        size_of::<crate::units::InputFile>()
-    );
 }

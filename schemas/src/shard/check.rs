@@ -99,7 +99,8 @@ pub(super) fn batch(block: &[u8], metadata_bytes: usize, schema: &Schema) -> Res
         buffers: batch.buffers().into_iter().flatten(),
     };
     schema.fields().iter().try_for_each(|field| walk.column(field, Some(rows)))?;
-    if walk.nodes.next().is_some() || walk.buffers.next().is_some() {
+    let of_views = batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty());
+    if walk.nodes.next().is_some() || walk.buffers.next().is_some() || of_views {
         return Err("the batch has more parts than the format".to_owned());
     }
     Ok(())

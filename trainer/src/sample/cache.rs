@@ -92,9 +92,8 @@ impl Rows {
     fn move_to(&mut self, from: &[Stretch], to: &[Stretch]) {
         let Some(rows_md) = self.0.take() else { return };
         let (width, device) = (rows_md.dims()[1], rows_md.device());
-        let held = from
-            .iter()
-            .map(|from| (from.held > 0).then(|| rows_md.clone().slice([from.start..from.start + from.held])));
+        let held =
+            from.iter().map(|from| (from.held > 0).then(|| rows_md.clone().narrow(0, from.start, from.held)));
         let free = from.iter().zip(to).map(|(from, to)| zeros(to.room - from.held, width, &device));
         let pieces = held.zip(free).flat_map(|(held, free)| held.into_iter().chain(free));
         self.0 = Some(Tensor::cat(pieces.collect(), 0));

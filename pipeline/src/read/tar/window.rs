@@ -378,7 +378,7 @@ mod tests {
         for row in 0..6 {
             window.make_room(9 << 20);
             window.add(large(&format!("{row}.jpg"), 9 << 20), &mut visit).expect("added");
-            let held = (row + 1) * 9 << 20;
+            let held = ((row + 1) * 9) << 20;
             assert_eq!(memory.pool().reserved() >= held, held > 40 << 20, "{row}");
         }
         for row in 0..6 {
