@@ -124,7 +124,7 @@ mod tests {
         assert!(error.to_string().starts_with("it has too many values, the limit is 2097152"), "{error}");
         let nobody = Pick::Only(vec!["b".to_owned()]);
         assert!(parse_object(&list(MOST_VALUES), &nobody).is_ok(), "what nobody asks for takes no memory");
-        let objects = format!("{{\"a\": [{}{{}}]}}", "{\"b\":0},".repeat(MOST_VALUES / 3));
+        let objects = format!("{{\"a\": [{}{{}}]}}", "{\"b\":0},".repeat(MOST_VALUES / 3 + 1));
         assert_eq!(
             parse_object(&objects, &Pick::All).map_err(|error| reason(&error)),
             Err(RejectReason::RowTooLarge)
