@@ -234,11 +234,10 @@ impl Reading {
         let budget = input.memory.budget("files that are fetched", AHEAD_BYTES)?;
         let wanted = |described: &Described| described.only.as_ref().is_none_or(|only| !only.is_empty());
         // Of a sample nobody knows how many files it needs.
-        let ahead = input.sample.is_none().then(|| {
+        let mut ahead = input.sample.is_none().then(|| {
             let files = files.iter().filter(|described| wanted(described));
             Ahead::new(&input, budget.clone(), files.map(|described| described.file.clone()).collect())
         });
-        let mut ahead = ahead;
         let mut read = 0;
         for (index, described) in files.iter().enumerate().filter(|(_, described)| wanted(described)) {
             let input = match &mut ahead {

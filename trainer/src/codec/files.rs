@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::{CodecError, WEIGHTS_FILE};
 
@@ -73,8 +72,6 @@ pub fn part_names(index: &[u8], path: &Path) -> Result<Vec<String>, CodecError> 
     #[derive(Deserialize)]
     struct Index {
         weight_map: std::collections::BTreeMap<String, String>,
-        #[allow(dead_code)]
-        metadata: Option<IgnoredAny>,
     }
     let wrong = |reason: String| CodecError::Config { path: path.to_owned(), reason };
     let index: Index = serde_json::from_slice(index).map_err(|error| wrong(error.to_string()))?;
