@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use arrow::datatypes::DataType;
+use schemars::JsonSchema;
 use schemas::Markers;
 use schemas::shard::Compression;
 use serde::{Deserialize, Serialize};
@@ -18,32 +19,41 @@ use crate::job::bpe::RESERVED;
 use crate::picture::PictureRules;
 
 /// A preprocessing job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PreprocessConfig {
     /// Folder of the dataset, an address or a path.
+    #[schemars(extend("x-required" = true))]
     pub output: String,
     /// Seed of every per-row choice.
+    #[schemars(extend("x-unit" = "seed"))]
     pub seed: u64,
     /// Positions of a row.
+    #[schemars(range(min = 8, max = 1 << 24), extend("x-unit" = "positions"))]
     pub context: u32,
     /// How documents fill rows.
     pub packing: Filling,
     /// Rows that best-fit packing keeps open.
+    #[schemars(range(min = 1, max = 1 << 16), extend("x-unit" = "rows"))]
     pub window: usize,
     /// Share of the pairs with the caption before the image; the others have the image first.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub caption_first_share: f64,
     /// Bytes of input files that are packed together; a larger file is a unit of its own.
+    #[schemars(range(min = 1, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub unit_bytes: u64,
     /// Bytes of a shard, at most (before compression).
+    #[schemars(range(min = 1, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub shard_bytes: u64,
     /// Body compression of the shards.
     pub compression: Compression,
     /// Whether of rows with the same content only the first is kept. Reads the sources once more.
     pub deduplicate: bool,
     /// Share of the rows that may be refused before the job fails.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub max_reject_share: f64,
     /// Memory of the job beside the codec's weights and activations, in bytes; nothing in the dataset depends on it.
+    #[schemars(range(min = LEAST_MEMORY, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub memory_bytes: u64,
     /// The tokenizer.
     pub tokenizer: TokenizerConfig,
@@ -55,6 +65,7 @@ pub struct PreprocessConfig {
     pub split: SplitConfig,
     /// Where rows come from.
     #[serde(rename = "source")]
+    #[schemars(extend("x-required" = true))]
     pub sources: Vec<SourceConfig>,
 }
 
@@ -83,7 +94,7 @@ impl Default for PreprocessConfig {
 }
 
 /// How documents fill rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Filling {
     /// Each document goes to the open row with the least space that fits; one that fits a row is never cut.
@@ -94,7 +105,7 @@ pub enum Filling {
 }
 
 /// The tokenizer: a file, or one trained on the corpus.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TokenizerConfig {
     /// Address of a `tokenizer.model` (SentencePiece) or a `tokenizer.json`.
@@ -148,13 +159,15 @@ impl TokenizerConfig {
 }
 
 /// A byte-level BPE trained on the texts and captions of the sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TrainTokenizer {
     /// Ids, with unk, BOS, EOS and bytes, without BOI and EOI.
+    #[schemars(range(min = RESERVED + 1, max = MOST_VOCABULARY), extend("x-unit" = "ids", "x-required" = true))]
     pub vocabulary: u32,
     /// Bytes of text to learn from, taken evenly from the units.
     #[serde(default = "sample_bytes")]
+    #[schemars(range(min = 1, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub sample_bytes: u64,
 }
 
@@ -163,16 +176,20 @@ const fn sample_bytes() -> u64 {
 }
 
 /// The image codec.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct CodecConfig {
     /// Folder of the codec.
+    #[schemars(extend("x-required" = true))]
     pub path: String,
     /// Side of the pictures, in pixels.
+    #[schemars(range(min = 1, max = 16_384), extend("x-unit" = "pixels"))]
     pub size: u32,
     /// Side of a patch, in latent pixels. A property of the dataset: it decides the length of a row.
+    #[schemars(range(min = 1, max = 1_024), extend("x-unit" = "latent pixels"))]
     pub patch: u32,
     /// Pictures that are encoded together.
+    #[schemars(range(min = 1, max = 65_536), extend("x-unit" = "pictures"))]
     pub batch: usize,
     /// What is stored of the distribution that the codec gives for a picture.
     pub latent: LatentKind,
@@ -189,7 +206,7 @@ impl CodecConfig {
 }
 
 /// What is stored of the distribution that a codec gives for a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LatentKind {
     /// Its mean.
@@ -208,14 +225,17 @@ impl Default for CodecConfig {
 }
 
 /// Which pictures are taken and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PictureConfig {
     /// Pictures with a shorter side than this, in pixels, are refused.
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-unit" = "pixels"))]
     pub min_side: u32,
     /// Pictures with more pixels than this are refused before they are decoded.
+    #[schemars(range(min = 1, max = 1_000_000_000), extend("x-unit" = "pixels"))]
     pub max_pixels: u64,
     /// Colour behind transparent pixels: red, green, blue.
+    #[schemars(extend("x-unit" = "red, green, blue"))]
     pub background: [u8; 3],
     /// Whether the EXIF orientation is applied.
     pub orientation: bool,
@@ -243,15 +263,16 @@ impl PictureConfig {
 }
 
 /// Documents to set aside.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SplitConfig {
     /// Share of the documents that goes to a second dataset, `validation/` in the output. Decided by hash of the row.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub validation: f64,
 }
 
 /// The form of a source's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// One JSON object a line.
@@ -293,7 +314,7 @@ impl Format {
 }
 
 /// The type of a column of JSON or CSV files, named as in SQL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ColumnType {
     /// `true` or `false`.
@@ -328,7 +349,7 @@ impl ColumnType {
 }
 
 /// What is a document in plain text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextSplit {
     /// The whole file.
@@ -341,7 +362,7 @@ pub enum TextSplit {
 }
 
 /// What becomes of a row with several captions. Captions that are null or blank don't count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptionChoice {
     /// One of them is taken, by hash of the row: one document.
@@ -355,7 +376,7 @@ pub enum CaptionChoice {
 }
 
 /// Text around captions, in which `{caption}` stands for the caption.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a template is a text or a list of texts")]
 pub enum Template {
     /// One for all.
@@ -377,12 +398,14 @@ impl Template {
 }
 
 /// A table with further columns for a source's rows, found by a key: a left outer join.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct JoinConfig {
     /// Address of the table: a file, a folder or a glob.
+    #[schemars(extend("x-required" = true))]
     pub uri: String,
     /// The columns whose values, as text, must be equal.
+    #[schemars(extend("x-required" = true))]
     pub on: JoinKeys,
     /// The columns to take; by default all but the keys.
     pub columns: Vec<String>,
@@ -397,7 +420,7 @@ pub struct JoinConfig {
 }
 
 /// The columns that a join compares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "`on` is a column, or a table of the source's columns and the joined table's, `{ key = \"image_id\" }`"
@@ -426,12 +449,14 @@ impl JoinKeys {
 }
 
 /// Where rows come from. A key that names a column may name a field of one: `meta.caption`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SourceConfig {
     /// Its name, in manifest and shards: letters, digits, `-` and `_`.
+    #[schemars(extend("x-required" = true))]
     pub name: String,
     /// Address of a file, a folder, or a glob with `*`, `?`, `[..]`, `**`, `{a,b}`, `{0..9}`.
+    #[schemars(extend("x-required" = true))]
     pub uri: String,
     /// What its rows are.
     pub shape: Shape,
@@ -443,6 +468,7 @@ pub struct SourceConfig {
     /// SQL columns that replace those of the files.
     pub select: Option<String>,
     /// How often each document is taken: the whole part always, the rest by hash of the row.
+    #[schemars(range(max = MOST_WEIGHT), extend("exclusiveMinimum" = 0.0, "x-unit" = "copies of a document"))]
     pub weight: f64,
     /// Column of the text, `text` by default.
     pub text: Option<String>,

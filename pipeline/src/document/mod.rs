@@ -14,6 +14,7 @@ pub mod pack;
 use std::ops::Range;
 
 use half::f16;
+use schemars::JsonSchema;
 use schemas::{Latent, Modality, Order, Provenance, RowLayout, Tokenizer, patches_of, row_hash, share};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ use crate::document::pack::Packing;
 use crate::row::reject::{Reject, RejectReason};
 
 /// What the rows of a source are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// One text.
