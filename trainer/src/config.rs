@@ -20,15 +20,15 @@ use crate::stream::{Retry, Shuffle, StreamSettings};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Folder of the run: checkpoints, log, resolved config.
+    /// Folder of the run, on a local disk: checkpoints, log, samples, resolved config.
     pub run: PathBuf,
     /// Updates of the whole run.
     #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub steps: u64,
-    /// Rows an update.
+    /// Packed rows of an update.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "rows"))]
     pub batch: usize,
-    /// Rows a forward and backward pass; `batch` if not set. Less takes less memory for the same update.
+    /// Rows of a forward and backward pass; `batch` if not set. Less takes less memory for the same update.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-unit" = "rows"))]
     pub micro_batch: Option<usize>,
@@ -40,7 +40,7 @@ pub struct TrainConfig {
     pub seed: u64,
     /// What is learned.
     pub objective: ObjectiveKind,
-    /// The device that computes.
+    /// The device that computes; the flag `--device` goes before it.
     pub device: String,
     /// Decay of a moving average of the weights; none is kept if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,12 +52,13 @@ pub struct TrainConfig {
     pub init: Option<PathBuf>,
     /// Which weights of `init` these are.
     pub init_weights: InitWeights,
-    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB.
+    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB. If not set,
+    /// `transfusion sample` draws with `--codec` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codec: Option<PathBuf>,
-    /// The model: a preset's name or a table.
+    /// The model: a preset's name, a table, or the path of a file with the keys of that table.
     pub model: ModelChoice,
-    /// The datasets.
+    /// The datasets: at least one.
     #[schemars(extend("x-required" = true))]
     pub data: Vec<DataConfig>,
     /// AdamW.
@@ -128,7 +129,7 @@ pub enum InitWeights {
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ModelChoice {
-    /// A built-in model.
+    /// A built-in model, or the path of a file.
     #[schemars(extend("x-presets" = presets()))]
     Preset(String),
     /// All of its settings.
@@ -186,10 +187,10 @@ impl ModelChoice {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// The dataset.
+    /// Folder of the dataset: a path, `s3://`, `gs://`, `az://` or `https://`.
     #[schemars(extend("x-required" = true))]
     pub uri: String,
-    /// Only the rows of this source.
+    /// Only the rows of this source; all rows if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Share of the positions, relative to the other tables.
@@ -240,7 +241,7 @@ pub struct StreamConfig {
     /// Folder for copies of remote shards; `cache` in the run's folder if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Bytes that folder may hold.
+    /// Bytes that the folder of copies may hold.
     #[schemars(extend("x-unit" = "bytes"))]
     pub cache_bytes: u64,
 }
@@ -273,7 +274,7 @@ pub struct SamplingConfig {
     pub steps: u32,
     /// How to go from one denoising step to the next.
     pub method: Method,
-    /// Guidance of a picture.
+    /// Weight of classifier-free guidance of a picture; 1 is none.
     #[schemars(range(min = 0.0, max = 100.0), extend("x-unit" = "factor"))]
     pub guidance: f64,
     /// New tokens at most: behind a picture that was asked for none if not set, elsewhere 256 or what fits a row.

@@ -68,6 +68,7 @@ fn argument(arg: &Arg) -> Argument {
         Some((help, default)) => (help.to_owned(), Some(default.to_owned())),
         None => (help, None),
     };
+    let help = help.trim_end_matches("; repeatable").to_owned();
     let takes_value = arg.get_action().takes_values();
     let values = if takes_value { arg.get_possible_values() } else { Vec::new() };
     Argument {

@@ -57,8 +57,9 @@ fn drop_null(schema: &mut Map<String, Value>) {
 
 /// Refuses unknown keys and lists the keys that a person has to write.
 fn tidy_properties(schema: &mut Map<String, Value>) {
-    let mut required: Vec<Value> = schema["required"].as_array().cloned().unwrap_or_default();
-    for (name, property) in schema["properties"].as_object_mut().into_iter().flatten() {
+    let listed = schema.get("required").and_then(Value::as_array);
+    let mut required: Vec<Value> = listed.cloned().unwrap_or_default();
+    for (name, property) in properties(schema) {
         tidy(property);
         let Some(property) = property.as_object_mut() else { continue };
         if property.remove("x-required").is_some() {
@@ -70,6 +71,10 @@ fn tidy_properties(schema: &mut Map<String, Value>) {
     }
     schema.insert("required".to_owned(), Value::Array(required));
     schema.insert("additionalProperties".to_owned(), json!(false));
+}
+
+fn properties(schema: &mut Map<String, Value>) -> impl Iterator<Item = (&String, &mut Value)> {
+    schema.get_mut("properties").and_then(Value::as_object_mut).into_iter().flatten()
 }
 
 /// A doc comment as text: paragraphs on one line each, names of types without the brackets of a link.

@@ -18,7 +18,7 @@ pub struct ModelConfig {
     /// Transformer layers.
     #[schemars(range(min = 1, max = 1000), extend("x-unit" = "layers"))]
     pub layers: usize,
-    /// Numbers of a position.
+    /// Numbers of a position between layers; a multiple of twice the heads.
     #[schemars(range(min = 1, max = 131_072), extend("x-unit" = "numbers a position"))]
     pub width: usize,
     /// Attention heads.
@@ -35,7 +35,7 @@ pub struct ModelConfig {
     /// Epsilon of every RMSNorm.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "added to a mean square"))]
     pub norm_epsilon: f64,
-    /// Base of the rotary angles.
+    /// Base of the rotary position angles.
     #[schemars(range(min = 1.0, max = 1e12), extend("x-unit" = "positions a radian of the slowest angle"))]
     pub rope_theta: f64,
     /// Let a document see the ones before it in its row.
@@ -62,7 +62,7 @@ pub struct ImageConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 256), extend("x-unit" = "latent pixels"))]
     pub patch: Option<usize>,
-    /// Sines and cosines that stand for a timestep, both together.
+    /// Sines and cosines that stand for a timestep, both together; an even number.
     #[schemars(range(min = 2, max = 65_536), extend("x-unit" = "numbers"))]
     pub sinusoids: usize,
     /// Numbers of the timestep's embedding. A patch is padded with zeros to as many before the two are added. As many as a

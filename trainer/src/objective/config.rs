@@ -10,7 +10,7 @@ use crate::limits::{self, Outside, Reals};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ObjectiveConfig {
-    /// Steps of the cosine schedule.
+    /// Timesteps of the cosine schedule.
     #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "timesteps"))]
     pub steps: u32,
     /// What the network predicts.

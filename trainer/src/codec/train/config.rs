@@ -19,10 +19,10 @@ use crate::schedule::Schedule;
 pub struct VaeTrainConfig {
     /// Folder of the codec to be made; absent or empty.
     pub output: PathBuf,
-    /// Updates.
+    /// Updates of the whole training.
     #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub steps: u64,
-    /// Side of the pictures in pixels.
+    /// Side of the pictures that are learned from; a multiple of the codec's downsampling.
     #[schemars(range(min = 1, max = 16_384), extend("x-unit" = "pixels"))]
     pub size: usize,
     /// A preset's name (`demo`, `tiny`, `86m`), or a table of sizes.
@@ -33,7 +33,7 @@ pub struct VaeTrainConfig {
     /// Highest learning rate.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "learning rate"))]
     pub rate: f64,
-    /// Updates until it is reached.
+    /// Updates until the highest learning rate is reached.
     #[schemars(range(min = 0, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub warm_up: u64,
     /// Learning rate of the last update, as a share of `rate`.
@@ -57,10 +57,10 @@ pub struct VaeTrainConfig {
     /// Largest joint norm of the gradients.
     #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "gradient"))]
     pub clip: f64,
-    /// Weight of the absolute error.
+    /// Weight of the mean absolute error of a picture's values, which are in -1..1.
     #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "factor"))]
     pub l1: f64,
-    /// Weight of the squared error.
+    /// Weight of the mean squared error of a picture's values.
     #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "factor"))]
     pub mse: f64,
     /// Weight of the divergence of the latents from the normal distribution.
