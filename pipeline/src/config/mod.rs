@@ -2,6 +2,8 @@
 //!
 //! Keys are kebab-case, unknown ones are refused. [`crate::PreprocessPlan::try_new`] turns a configuration into what
 //! will be done: defaults are filled in, addresses resolved, files listed.
+//!
+//! It knows nothing about stores, files or rows: only the text, and the names and ranges of its values.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;

@@ -8,6 +8,8 @@
 //! | text | BOS text EOS |
 //! | pair | BOS caption BOI patches EOI EOS, or BOS BOI patches EOI caption EOS |
 //! | interleaved | BOS, texts and BOI patches EOI in their order, EOS |
+//!
+//! It knows nothing about files, operators or batches: documents and rows are values, and all of it is pure.
 
 pub mod pack;
 

@@ -11,7 +11,9 @@
 //! ```
 //!
 //! Whatever instant a job is killed at, the same command goes on behind the last commit and ends with the same bytes.
-//! When the dataset exists, the same command adds what is new in its input as a further version ([`crate::dataset::version`]).
+//! When the dataset exists, the same command adds what is new in its input as a further version ([`crate::storage::version`]).
+//!
+//! This is the top: it may use every other folder. It knows nothing about arguments, terminals or clocks.
 
 pub(crate) mod bpe;
 mod deduplicate;

@@ -8,6 +8,8 @@
 //!
 //! The picture is cropped and resized as it is stored; then its colours are brought to sRGB and it is turned, because both cost nothing for a
 //! small square. Against turning first, a value differs by rounding at most.
+//!
+//! It knows nothing about rows, files or plans: bytes in, pixels or a reason out. [`codec`] is the border to who encodes them.
 
 pub mod codec;
 mod exif;

@@ -1,5 +1,7 @@
 //! From a configuration to what will be done: sources with their files, columns and units, and the DataFusion plan of
 //! each source.
+//!
+//! It decides and writes nothing. It knows nothing about how a job runs: no lease, no progress, no manifest.
 
 mod check;
 mod environment;

@@ -5,6 +5,9 @@
 //! counted. Readers block, so they run on threads of their own and see a store as a plain stream of bytes
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
+//!
+//! Each form of files has a file here (`json.rs`, `tar.rs`, `parquet.rs`, ...), and [`read_rows`] or the reading operator
+//! calls it by [`Format`]. It knows nothing about plans, SQL or documents.
 
 pub(crate) mod ahead;
 pub(crate) mod batch;

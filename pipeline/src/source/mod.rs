@@ -3,6 +3,8 @@
 //! What a person's SQL asks for is planned by DataFusion over a table whose scan is [`UnitRead`], so only the columns that
 //! it names are read; the columns of a joined table belong to it like the source's own. Refused rows and the ends of
 //! units pass every filter. Once planned, the nodes of the SQL are replaced by ours, which refuse the rows it fails on.
+//!
+//! It knows nothing about outputs, codecs, tokenizers or packing.
 
 mod clause;
 mod join;

@@ -5,8 +5,8 @@
 //! end, and they come from names and sizes only: not from the number of cores or machines, nor from where the root
 //! of the corpus lies.
 //!
-//! This folder knows files by their names, sizes and stores. It knows nothing about what is in them: no reader, no
-//! column, no row.
+//! It knows files by their names, sizes and stores, and knows nothing about what is in them: no reader, no column, no
+//! row.
 
 mod aside;
 mod beside;
