@@ -11,64 +11,41 @@
 //! The crate knows no network: latents come from an [`codec::ImageCodec`] that somebody else brings. It touches no
 //! arguments, environment, terminal or clock: it is handed stores, a seed and an [`Observer`].
 
-pub mod bpe;
-mod braces;
-pub mod codec;
-mod commit;
 mod config;
-mod deduplicate;
+mod dataset;
 pub mod document;
-mod error;
-mod estimate;
-mod folder;
-mod identity;
+mod engine;
+mod host;
 mod job;
-mod join;
-mod lease;
-mod limit;
-mod memory;
-mod meter;
-mod names;
-mod observer;
 mod operators;
-pub mod pack;
-mod passed;
 pub mod picture;
-mod picture_folder;
-mod pictures;
 mod plan;
 mod read;
-pub mod reject;
-mod rejects;
-mod report;
-mod retry;
+mod row;
 #[cfg(test)]
 pub(crate) mod samples;
 mod source;
-mod sql;
-mod stop;
+mod storage;
 #[cfg(test)]
 mod tests;
-mod threads;
-mod train;
 mod units;
-mod version;
-mod walk;
 
-pub use commit::{Location, is_written};
 pub use config::{
     CaptionChoice, CodecConfig, ColumnType, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
     PreprocessConfig, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
-pub use document::Shape;
-pub use error::{BoxError, PipelineError};
-pub use estimate::{Estimate, SourceEstimate};
+pub use document::{Shape, pack};
+pub use host::error::{BoxError, PipelineError};
+pub use host::observer::{Event, Observer, Silent};
+pub use host::passed_over::PassedOver;
+pub use host::stop::Stop;
+pub use job::estimate::{Estimate, SourceEstimate};
 pub use job::preprocess;
-pub use observer::{Event, Observer, Silent};
-pub use passed::PassedOver;
-pub use pictures::{PictureRequest, PictureSet, pictures};
+pub use job::report::{OperatorReport, Report, RetryReport, SourceReport};
+pub use picture::codec;
 pub use plan::{Environment, PreprocessPlan, UnitSummary};
-pub use rejects::{RejectLine, RejectTable};
-pub use report::{OperatorReport, Report, RetryReport, SourceReport};
-pub use stop::Stop;
+pub use row::reject;
+pub use row::reject_table::{RejectLine, RejectTable};
+pub use source::pictures::{PictureRequest, PictureSet, pictures};
+pub use storage::commit::{Location, is_written};
 pub use units::Resolver;

@@ -14,6 +14,7 @@ mod published;
 mod runs;
 mod sampling;
 mod secrets;
+mod selections;
 mod signals;
 mod skipped;
 mod sources;

@@ -8,14 +8,14 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use super::items::{Captioning, Choice, Item, Part, from_columns, item_schema, to_batch};
-use super::stage::{Operator, Work};
 use crate::PipelineError;
 use crate::document::Shape;
-use crate::memory::Share;
+use crate::engine::memory::Share;
+use crate::engine::stage::{Operator, Work};
 use crate::picture::PictureRules;
-use crate::read::table::Kind;
-use crate::reject::Reject;
-use crate::source::UnitFiles;
+use crate::row::columns::Kind;
+use crate::row::reject::Reject;
+use crate::units::UnitFiles;
 
 /// Decodes the pictures of a source's rows, many at a time, and keeps their order.
 #[derive(Clone, Debug)]

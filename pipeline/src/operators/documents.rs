@@ -13,11 +13,10 @@ use arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt32Type, UInt64Type};
 use schemas::{Latent, Order, Provenance, RowLayout, decode_latents, encode_latents, latents_type};
 
-use super::items::{failed, texts};
 use crate::PipelineError;
 use crate::document::{Document, Shape};
-use crate::read::table::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT, system_fields};
-use crate::reject::{Reject, RejectReason};
+use crate::row::columns::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT, system_fields, texts};
+use crate::row::reject::{Reject, RejectReason};
 
 /// What becomes of a row.
 #[derive(Clone, Debug)]
@@ -130,7 +129,7 @@ pub(crate) fn to_batch(
         part_ends,
         images,
     ];
-    RecordBatch::try_new(document_schema(), columns).map_err(failed)
+    RecordBatch::try_new(document_schema(), columns).map_err(PipelineError::from)
 }
 
 struct ImageColumns {
@@ -150,7 +149,7 @@ impl ImageColumns {
         Ok(Self {
             order: Arc::new(UInt8Array::from(contents.orders)),
             part_ends: lists(contents.part_ends.concat(), contents.part_ends.iter().map(Vec::len))?,
-            images: encode_latents(&images).map_err(failed)?,
+            images: encode_latents(&images)?,
         })
     }
 }
@@ -158,7 +157,7 @@ impl ImageColumns {
 fn lists(values: Vec<u32>, lengths: impl Iterator<Item = usize>) -> Result<ArrayRef, PipelineError> {
     let values = UInt32Array::new(ScalarBuffer::from(values), None);
     let column = ListArray::try_new(ids_field(), OffsetBuffer::from_lengths(lengths), Arc::new(values), None);
-    column.map(|column| Arc::new(column) as ArrayRef).map_err(failed)
+    column.map(|column| Arc::new(column) as ArrayRef).map_err(PipelineError::from)
 }
 
 /// A batch of documents, to be read row by row.

@@ -14,14 +14,14 @@ use schemas::random::Stream;
 use schemas::{Latent, row_hash};
 
 use super::items::{Item, Part, from_batch, item_schema, to_batch};
-use super::stage::{Operator, Work};
 use crate::PipelineError;
-use crate::codec::{ImageCodec, LatentBatch, RgbBatch};
 use crate::config::LatentKind;
 use crate::document::latent;
-use crate::read::table::Kind;
-use crate::reject::Reject;
-use crate::source::UnitFiles;
+use crate::engine::stage::{Operator, Work};
+use crate::picture::codec::{ImageCodec, LatentBatch, RgbBatch};
+use crate::row::columns::Kind;
+use crate::row::reject::Reject;
+use crate::units::UnitFiles;
 
 /// Encodes pictures.
 #[derive(Clone, Debug)]

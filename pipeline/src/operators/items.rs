@@ -7,7 +7,6 @@ use arrow::array::{
     UInt8Array, UInt16Array, UInt32Array, UInt64Array,
 };
 use arrow::buffer::OffsetBuffer;
-use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Field, Fields, Schema, SchemaRef, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
 };
@@ -17,8 +16,10 @@ use schemas::{Latent, row_hash};
 use crate::PipelineError;
 use crate::config::{CaptionChoice, Template};
 use crate::document::{Shape, numbered};
-use crate::read::table::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, SINGLE_CAPTION, UNIT};
-use crate::reject::{Reject, RejectReason};
+use crate::row::columns::{
+    DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, SINGLE_CAPTION, UNIT, column, texts,
+};
+use crate::row::reject::{Reject, RejectReason};
 
 /// A row on its way.
 #[derive(Clone, Debug)]
@@ -118,23 +119,6 @@ impl Choice<'_> {
     }
 }
 
-pub(super) fn failed(error: arrow::error::ArrowError) -> PipelineError {
-    PipelineError::Plan(error.into())
-}
-
-fn column(batch: &RecordBatch, name: &str, wanted: &DataType) -> Result<Option<ArrayRef>, PipelineError> {
-    match batch.column_by_name(name) {
-        Some(column) if column.data_type() == wanted => Ok(Some(column.clone())),
-        Some(column) => cast(column, wanted).map(Some).map_err(failed),
-        None => Ok(None),
-    }
-}
-
-/// A column as texts.
-pub(crate) fn texts(batch: &RecordBatch, name: &str) -> Result<Option<StringArray>, PipelineError> {
-    Ok(column(batch, name, &DataType::Utf8)?.map(|column| column.as_string::<i32>().clone()))
-}
-
 fn heads(batch: &RecordBatch) -> Result<Vec<Item>, PipelineError> {
     let (units, reasons, details) = (texts(batch, UNIT)?, texts(batch, REASON)?, texts(batch, DETAIL)?);
     let excerpts = texts(batch, EXCERPT)?;
@@ -218,8 +202,8 @@ pub(crate) fn from_columns(
             })
         }
         Shape::Interleaved => {
-            let texts = column(batch, "texts", &crate::read::table::texts_type())?;
-            let images = column(batch, "images", &crate::read::table::pictures_type())?;
+            let texts = column(batch, "texts", &crate::row::columns::texts_type())?;
+            let images = column(batch, "images", &crate::row::columns::pictures_type())?;
             Box::new(move |row, _| Ok(interleave(texts.as_ref(), images.as_ref(), row)))
         }
     };
@@ -254,7 +238,7 @@ impl CaptionColumn {
         let is_list =
             |column: &ArrayRef| matches!(column.data_type(), DataType::List(_) | DataType::LargeList(_));
         if batch.column_by_name(name).is_some_and(is_list) {
-            let lists = column(batch, name, &crate::read::table::texts_type())?;
+            let lists = column(batch, name, &crate::row::columns::texts_type())?;
             return Ok(lists.map_or(Self::None, |lists| Self::Many(lists.as_list::<i32>().clone())));
         }
         Ok(texts(batch, name)?.map_or(Self::None, Self::One))
@@ -347,7 +331,7 @@ fn part_item() -> Arc<Field> {
 
 /// The columns of items.
 pub(crate) fn item_schema() -> SchemaRef {
-    let mut fields = crate::read::table::system_fields();
+    let mut fields = crate::row::columns::system_fields();
     fields.extend([
         Field::new("warnings", DataType::Utf8, true),
         Field::new("id", DataType::Utf8, true),
@@ -371,9 +355,9 @@ pub(crate) fn to_batch(items: &[Item]) -> Result<RecordBatch, PipelineError> {
         text(|item| item.reject.as_ref().map(|reject| reject.excerpt.as_str())),
         text(|item| item.warnings.as_deref()),
         text(|item| item.id.as_deref()),
-        part_column(items).map_err(failed)?,
+        part_column(items)?,
     ];
-    RecordBatch::try_new(item_schema(), columns).map_err(failed)
+    RecordBatch::try_new(item_schema(), columns).map_err(PipelineError::from)
 }
 
 fn part_column(items: &[Item]) -> Result<ArrayRef, arrow::error::ArrowError> {

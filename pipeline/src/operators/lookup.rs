@@ -18,11 +18,10 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use tokio::runtime::Handle;
 
-use super::items::failed;
-use super::stage::{Operator, Work};
 use crate::PipelineError;
-use crate::memory::Memory;
-use crate::plan::run_session;
+use crate::engine::memory::Memory;
+use crate::engine::session::run_session;
+use crate::engine::stage::{Operator, Work};
 
 /// Looks rows up.
 #[derive(Clone)]
@@ -101,14 +100,14 @@ impl Lookup {
             }
             row += batch.num_rows() as u32;
             let columns: Vec<usize> = (self.own.len()..batch.num_columns()).collect();
-            let batch = batch.project(&columns).map_err(failed)?;
+            let batch = batch.project(&columns)?;
             // Once as it comes, once as it stays, and the places of its keys.
             memory.try_grow(2 * batch.get_array_memory_size() + 64 * batch.num_rows())?;
             batches.push(batch);
         }
         let columns: Vec<usize> = (self.own.len()..self.table.schema().fields().len()).collect();
-        let schema = Arc::new(self.table.schema().project(&columns).map_err(failed)?);
-        let rows = concat_batches(&schema, &batches).map_err(failed)?;
+        let schema = Arc::new(self.table.schema().project(&columns)?);
+        let rows = concat_batches(&schema, &batches)?;
         drop(batches);
         memory.try_resize(rows.get_array_memory_size() + 64 * rows.num_rows())?;
         Ok(Loaded { rows, places, _memory: memory })
@@ -168,8 +167,8 @@ impl Work for Lookup {
         let places: UInt32Array = (0..batch.num_rows()).map(place).collect();
         let mut columns = batch.columns().to_vec();
         for column in table.rows.columns() {
-            columns.push(take(column, &places, None).map_err(failed)?);
+            columns.push(take(column, &places, None)?);
         }
-        Ok(vec![RecordBatch::try_new(self.schema.clone(), columns).map_err(failed)?])
+        Ok(vec![RecordBatch::try_new(self.schema.clone(), columns)?])
     }
 }

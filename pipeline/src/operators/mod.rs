@@ -27,8 +27,6 @@ pub(crate) mod lookup;
 pub(crate) mod pack;
 pub(crate) mod picture_rows;
 pub(crate) mod sql;
-pub(crate) mod stage;
 pub(crate) mod tokenize;
-mod unary;
 pub(crate) mod unit_read;
 pub(crate) mod write;

@@ -9,17 +9,18 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, StructArray, UInt8Array, 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use schemas::shard::BATCH_ROWS;
 use schemas::{Modality, Row, RowLayout, SourceStatistics, Span, encode_rows, row_bytes, shard_schema};
-use serde::{Deserialize, Serialize};
 
 use super::documents::Documents;
-use super::stage::{Operator, Work};
+use crate::PipelineError;
 use crate::document::Shape;
-use crate::observer::{Event, Observer};
-use crate::pack::{Packer, Packing as Filling};
-use crate::read::table::Kind;
-use crate::rejects::RejectLine;
-use crate::source::UnitFiles;
-use crate::{PipelineError, error::BoxError};
+use crate::document::pack::{Packer, Packing as Filling};
+use crate::engine::stage::{Operator, Work};
+use crate::host::error::BoxError;
+use crate::host::observer::{Event, Observer};
+use crate::row::columns::Kind;
+use crate::row::reject_table::RejectLine;
+use crate::storage::commit::{SPLITS, UnitReport};
+use crate::units::UnitFiles;
 
 /// What a batch behind this operator holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +33,6 @@ pub(crate) enum Content {
     /// The counts of a unit, its last batch.
     Report = 2,
 }
-
-/// The two datasets of a job.
-pub(crate) const SPLITS: usize = 2;
 
 /// The columns behind this operator. `row` holds the columns of a shard; in batches that are no rows a blank one.
 pub(crate) fn packed_schema(layout: &RowLayout) -> SchemaRef {
@@ -49,13 +47,6 @@ pub(crate) fn packed_schema(layout: &RowLayout) -> SchemaRef {
         Field::new("bytes", DataType::UInt64, false),
         Field::new("row", DataType::Struct(shard_schema(layout).fields().clone()), false),
     ]))
-}
-
-/// What became of a unit, in both datasets.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct UnitReport {
-    /// Counts of the dataset and of the validation dataset.
-    pub(crate) statistics: [SourceStatistics; SPLITS],
 }
 
 /// Packs a source.

@@ -12,7 +12,7 @@ use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
 };
 
-use super::unary::unary_methods;
+use crate::engine::unary::unary_methods;
 use crate::read::batch::PICTURE_ROWS;
 
 /// Runs its input with small batches.

@@ -22,13 +22,11 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
-use super::items::{failed, texts};
-use super::stage::{Operator, Work};
 use crate::PipelineError;
-use crate::plan::stage;
-use crate::read::table::{DETAIL, KIND, Kind, REASON, is_own};
-use crate::reject::{RejectReason, excerpt};
-use crate::sql::root_cause;
+use crate::engine::stage::{Operator, Work, stage};
+use crate::host::error::root_cause;
+use crate::row::columns::{DETAIL, KIND, Kind, REASON, is_own, texts};
+use crate::row::reject::{RejectReason, excerpt};
 
 /// The nodes of a person's SQL, down to the reader or the join, as ours. `clause` is what the plan's top computes.
 pub(crate) fn row_by_row(
@@ -110,9 +108,9 @@ impl Work for Filtering {
                 Some(Kind::of(*kind) != Kind::Row || values.is_valid(row) && values.value(row))
             })
             .collect();
-        let batch = filter_record_batch(&batch, &passes).map_err(failed)?;
+        let batch = filter_record_batch(&batch, &passes)?;
         let batch = match &self.operator.columns {
-            Some(columns) => batch.project(columns).map_err(failed)?,
+            Some(columns) => batch.project(columns)?,
             None => batch,
         };
         Ok(if batch.num_rows() > 0 { vec![batch] } else { Vec::new() })
@@ -177,7 +175,7 @@ impl Work for Selecting {
             }
             values.push(value);
         }
-        let batch = RecordBatch::try_new(schema.clone(), values).map_err(failed)?;
+        let batch = RecordBatch::try_new(schema.clone(), values)?;
         Ok(vec![failures.refuse(clause, batch)?])
     }
 
@@ -220,7 +218,7 @@ impl Failures {
             });
         }
         let values: Vec<&dyn Array> = values.iter().map(AsRef::as_ref).collect();
-        concat(&values).map_err(failed)
+        concat(&values).map_err(PipelineError::from)
     }
 
     /// The batch, in which the rows of the source that failed are refused.
@@ -255,7 +253,7 @@ impl Failures {
             }
         };
         let columns = schema.fields().iter().zip(batch.columns()).map(column).collect();
-        RecordBatch::try_new(schema.clone(), columns).map_err(failed)
+        RecordBatch::try_new(schema.clone(), columns).map_err(PipelineError::from)
     }
 }
 

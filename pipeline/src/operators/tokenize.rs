@@ -16,13 +16,13 @@ use rayon::prelude::*;
 use schemas::{Order, Tokenizer, row_hash, share};
 
 use super::documents::{Contents, Fate, ImageContents, document_schema, to_batch};
-use super::items::{Item, Part, failed, first_text, from_batch, texts};
-use super::stage::{Operator, Work};
+use super::items::{Item, Part, first_text, from_batch};
 use crate::PipelineError;
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, Shape, not_blank};
-use crate::read::table::{FILE, KIND, Kind, ROW, UNIT};
-use crate::reject::{Reject, RejectReason, excerpt};
-use crate::source::UnitFiles;
+use crate::engine::stage::{Operator, Work};
+use crate::row::columns::{FILE, KIND, Kind, ROW, UNIT, texts};
+use crate::row::reject::{Reject, RejectReason, excerpt};
+use crate::units::UnitFiles;
 
 /// Bytes of text that a thread encodes at a time.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -186,7 +186,7 @@ impl Tokenize {
             earlier: composed.earlier,
             images: Some(composed.images),
         };
-        to_batch(&heads.map_err(failed)?, &composed.fates, contents)
+        to_batch(&heads?, &composed.fates, contents)
     }
 
     /// The documents of a row: all of them, or none.

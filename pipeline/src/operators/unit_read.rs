@@ -15,14 +15,16 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use object_store::path::Path;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-use super::stage::{Operator, Work};
+use crate::PipelineError;
 use crate::config::Format;
+use crate::engine::stage::{Operator, Work};
+use crate::host::threads;
 use crate::read::ahead::{AHEAD_BYTES, Ahead};
 use crate::read::batch::{BATCH_BYTES, RowSink, Target};
-use crate::read::table::{ID, Table, is_own};
+use crate::read::table::Table;
 use crate::read::{Input, Pick, ipc, parquet, read_rows};
+use crate::row::columns::{ID, is_own};
 use crate::units::{FilePart, InputFile, Unit};
-use crate::{PipelineError, threads};
 
 /// The columns of a description: one row a unit, which DataFusion can't cut, however many files it has.
 pub(crate) fn description_schema() -> SchemaRef {

@@ -17,14 +17,16 @@ use schemas::shard::{Compression, ShardMetadata, ShardWriter};
 use schemas::{RejectsRecord, ShardRecord};
 use tokio::runtime::Handle;
 
-use super::pack::{Content, SPLITS, UnitReport};
-use super::stage::{Operator, Work};
+use super::pack::Content;
 use crate::PipelineError;
-use crate::commit::{Commit, Hashing, Location, Retried, Temporary, commit_name};
+use crate::engine::stage::{Operator, Work};
+use crate::host::stop::Stop;
 use crate::read::lines::Lines;
-use crate::rejects::{RejectWriter, table_name};
-use crate::source::UnitFiles;
-use crate::stop::Stop;
+use crate::row::reject_table::{RejectWriter, table_name};
+use crate::storage::commit::{
+    Commit, Hashing, Location, Retried, SPLITS, Temporary, UnitReport, commit_name,
+};
+use crate::units::UnitFiles;
 
 /// Writes shards and commits units.
 #[derive(Clone, Debug)]

@@ -17,7 +17,7 @@ use zune_jpeg::JpegDecoder;
 use zune_jpeg::errors::DecodeErrors;
 
 use super::undecodable;
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 
 /// What stands before the pixels.
 pub(super) struct Header {

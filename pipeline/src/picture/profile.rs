@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
-use crate::reject::Warning;
+use crate::row::reject::Warning;
 
 /// Larger profiles are not read: those of cameras and screens have a few thousand bytes, those of printers up to 3 MB.
 const LARGEST_BYTES: u64 = 4 << 20;

@@ -20,7 +20,7 @@ use super::request::Task;
 use super::stream::{RANGE_BYTES, get_range};
 use crate::PipelineError;
 use crate::config::Format;
-use crate::memory::{Budget, Granted};
+use crate::engine::memory::{Budget, Granted};
 use crate::units::InputFile;
 
 /// Bytes that the budget of a unit has: the ranges of a large file.

@@ -20,12 +20,13 @@ use super::infer::{conform, kind_name, spelled};
 use super::nested::ColumnPath;
 use super::pictures::Fetching;
 use super::place::{MATCHED, Matched, Slot, slots, whole};
-use super::table::{DETAIL, EXCERPT, FILE, ID, ImageColumns, KIND, Kind, REASON, ROW, Scalar, Table, UNIT};
+use super::table::{ImageColumns, Scalar, Table};
 use super::{ImageRef, Input, MAX_ROW_BYTES, RawRow};
 use crate::PipelineError;
 use crate::config::{ColumnType, Format};
 use crate::picture::PictureRules;
-use crate::reject::{Reject, RejectReason, json_beginning};
+use crate::row::columns::{DETAIL, EXCERPT, FILE, ID, KIND, Kind, REASON, ROW, UNIT};
+use crate::row::reject::{Reject, RejectReason, json_beginning};
 
 /// Rows of a batch of texts, and of a batch with pictures.
 pub(crate) const TEXT_ROWS: usize = 512;

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::MAX_ROW_BYTES;
 use crate::PipelineError;
-use crate::memory::{Memory, Taken};
+use crate::engine::memory::{Memory, Taken};
 
 /// Rows beyond this are taken from the share for large rows, and are a batch of their own.
 pub(crate) const LARGE_ROW: usize = 8 << 20;

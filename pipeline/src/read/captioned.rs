@@ -14,9 +14,9 @@ use object_store::{Error, ObjectStoreExt};
 use super::tar::row_of_files;
 use super::{ImageRef, Input, MAX_ROW_BYTES, Pick, RawRow, Visit};
 use crate::PipelineError;
-use crate::names::{file_name, stem};
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
+use crate::units::names::{file_name, stem};
 
 /// Visits the row of a picture.
 pub(crate) fn read(

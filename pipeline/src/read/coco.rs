@@ -18,8 +18,8 @@ use super::infer::kind_name;
 use super::json::BOM;
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
 use crate::PipelineError;
-use crate::memory::Memory;
-use crate::reject::{RejectReason, json_beginning};
+use crate::engine::memory::Memory;
+use crate::row::reject::{RejectReason, json_beginning};
 use crate::units::InputFile;
 
 #[derive(Deserialize)]

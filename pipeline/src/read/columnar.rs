@@ -26,16 +26,12 @@ use super::place::{MATCHED, Matched, Slot, slots, whole};
 use super::table::ImageColumns;
 use super::{ImageRef, Input};
 use crate::PipelineError;
-use crate::reject::{Reject, RejectReason};
+use crate::row::columns::list_of;
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 /// The fields of a struct that name a picture's file, in the order in which they are looked for.
 pub(crate) const PATHS: [&str; 3] = ["path", "file_name", "image_name"];
-
-/// A list of values that may be null.
-pub(crate) fn list_of(item: DataType) -> DataType {
-    DataType::List(Arc::new(Field::new("item", item, true)))
-}
 
 /// A field without the differences of encoding.
 fn plain(field: &Field) -> Field {

@@ -17,9 +17,9 @@ use serde_json::{Map, Value};
 use super::columnar::repeated;
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, stream};
 use crate::PipelineError;
-use crate::names::has_extension;
-use crate::reject::RejectReason;
+use crate::row::reject::RejectReason;
 use crate::units::InputFile;
+use crate::units::names::has_extension;
 
 /// What a source says of its CSV files.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

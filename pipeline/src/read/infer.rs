@@ -16,11 +16,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field};
 use serde_json::{Map, Number, Value};
 
-use super::columnar::{list_of, wider};
+use super::columnar::wider;
 use super::sample::Allowance;
 use super::{Input, Pick, RawRow, csv_names, read_rows};
 use crate::PipelineError;
 use crate::config::Format;
+use crate::row::columns::list_of;
 use crate::units::InputFile;
 
 const ROWS: u64 = 1000;

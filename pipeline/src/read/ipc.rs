@@ -32,7 +32,7 @@ use super::batch::{Emit, Target};
 use super::columnar::{convert, refused, refused_rows};
 use super::{Input, damage, stream};
 use crate::PipelineError;
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::{FilePart, InputFile};
 
 /// What the file form begins with, and, without the two zeros, ends with.

@@ -18,8 +18,8 @@ use self::bounded::{Bounded, MOST_VALUES};
 use super::buffer::{LARGE_ROW, RowBuffer};
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large, stream};
 use crate::PipelineError;
-use crate::memory::Memory;
-use crate::reject::RejectReason;
+use crate::engine::memory::Memory;
+use crate::row::reject::RejectReason;
 use crate::units::{FilePart, InputFile};
 
 /// One line, without its end.

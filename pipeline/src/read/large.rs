@@ -150,7 +150,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::memory::Memory;
+    use crate::engine::memory::Memory;
 
     fn parsed(line: &str, pick: &Pick) -> Option<Map<String, Value>> {
         let mut buffer = RowBuffer::new(&Arc::new(Memory::new(1 << 20)));

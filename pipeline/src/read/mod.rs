@@ -49,11 +49,11 @@ use self::lines::Lines;
 use self::sample::{Allowance, Sample};
 use crate::PipelineError;
 use crate::config::{Format, TextSplit};
-use crate::memory::{Budget, DEFAULT_BYTES, Memory};
-use crate::meter::Meter;
-use crate::picture_folder::{POINTER, is_small};
-use crate::reject::{Reject, RejectReason};
-use crate::stop::Stop;
+use crate::engine::memory::{Budget, DEFAULT_BYTES, Memory};
+use crate::engine::meter::Meter;
+use crate::host::stop::Stop;
+use crate::row::reject::{Reject, RejectReason};
+use crate::source::picture_folder::{POINTER, is_small};
 use crate::units::{FilePart, InputFile};
 
 /// A row longer than this is refused without being held in memory.
@@ -437,7 +437,7 @@ pub(crate) mod testing {
             part: None,
         };
         input.store.put(&file.path, bytes.into()).await.expect("put");
-        crate::threads::blocking(move || {
+        crate::host::threads::blocking(move || {
             let mut rows = Vec::new();
             let mut visit = |row| {
                 rows.push(row);

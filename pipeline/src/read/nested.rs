@@ -10,8 +10,9 @@ use arrow::datatypes::{DataType, Field};
 use arrow::error::ArrowError;
 use serde_json::{Map, Value};
 
-use super::columnar::{list_of, plain_column};
+use super::columnar::plain_column;
 use crate::PipelineError;
+use crate::row::columns::list_of;
 
 /// Where a column's values are: a column of the file and the way into it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -25,8 +25,8 @@ use super::buffer::LARGE_ROW;
 use super::columnar::{convert, refused, refused_rows};
 use super::{Input, stream};
 use crate::PipelineError;
-use crate::memory::Taken;
-use crate::reject::{Reject, RejectReason};
+use crate::engine::memory::Taken;
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::{FilePart, InputFile};
 
 type Builder = ParquetRecordBatchStreamBuilder<RangeReader>;

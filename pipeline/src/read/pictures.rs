@@ -21,8 +21,8 @@ use tokio::sync::mpsc::{Receiver, channel};
 use super::request::{Attempts, Task, append, is_no_path, joined, length, refuses_everything};
 use super::{ImageRef, Input, MAX_PICTURE_BYTES, stream as file_stream};
 use crate::PipelineError;
-use crate::memory::{Budget, Granted};
-use crate::reject::{Reject, RejectReason};
+use crate::engine::memory::{Budget, Granted};
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 /// Requests of one reader at a time.

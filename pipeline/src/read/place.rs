@@ -1,7 +1,7 @@
 //! Where the images of a document stand whose sentences are one list and whose images are another, as MMC4 has them:
 //! each image names the sentence that it was matched to and stands before it.
 
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 
 /// The field of an image that holds the number of its text.
 pub(crate) const MATCHED: &str = "matched_text_index";

@@ -20,7 +20,7 @@ use super::request::{Attempts, Task, append, joined, length};
 use super::sample::{Allowed, Counted};
 use super::{Input, zip};
 use crate::PipelineError;
-use crate::stop::Stop;
+use crate::host::stop::Stop;
 use crate::units::InputFile;
 
 const GZIP: &[u8] = &[0x1f, 0x8b];

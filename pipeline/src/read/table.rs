@@ -9,81 +9,13 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::columnar::{Clash, list_of};
+use super::columnar::Clash;
 use super::nested::ColumnPath;
 use super::place::MATCHED;
 use crate::PipelineError;
 use crate::config::{ColumnType, SourceConfig};
 use crate::document::Shape;
-
-/// How the names of our own columns begin. Columns of files that begin so are not seen.
-pub(crate) const OWN: &str = "__transfusion_";
-/// Name of the unit.
-pub(crate) const UNIT: &str = "__transfusion_unit";
-/// Index of the file in the unit.
-pub(crate) const FILE: &str = "__transfusion_file";
-/// Physical line or record in the file; in the row that ends a unit, the number of rows that were read.
-pub(crate) const ROW: &str = "__transfusion_row";
-/// What the row is, a [`Kind`].
-pub(crate) const KIND: &str = "__transfusion_kind";
-/// Why a row was refused.
-pub(crate) const REASON: &str = "__transfusion_reason";
-/// What was found.
-pub(crate) const DETAIL: &str = "__transfusion_detail";
-/// The beginning of what was refused.
-pub(crate) const EXCERPT: &str = "__transfusion_excerpt";
-
-/// The row's id as text, whatever its column is.
-pub(crate) const ID: &str = "__transfusion_id";
-
-/// The caption of a row whose list of captions has none.
-pub(crate) const SINGLE_CAPTION: &str = "__transfusion_single_caption";
-
-/// What a row of the plan is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    /// A row of the source.
-    Row = 0,
-    /// A refused row.
-    Reject = 1,
-    /// The end of a unit.
-    End = 2,
-    /// A copy of an earlier row.
-    Duplicate = 3,
-    /// Left out because its source weighs less than 1.
-    Aside = 4,
-}
-
-impl Kind {
-    pub(crate) const fn of(value: u8) -> Self {
-        match value {
-            0 => Self::Row,
-            1 => Self::Reject,
-            3 => Self::Duplicate,
-            4 => Self::Aside,
-            _ => Self::End,
-        }
-    }
-}
-
-/// Whether a column of that name is one of ours.
-pub(crate) fn is_own(name: &str) -> bool {
-    name.starts_with(OWN)
-}
-
-/// Our own columns.
-pub(crate) fn system_fields() -> Vec<Field> {
-    vec![
-        Field::new(UNIT, DataType::Utf8, false),
-        Field::new(FILE, DataType::UInt32, false),
-        Field::new(ROW, DataType::UInt64, false),
-        Field::new(KIND, DataType::UInt8, false),
-        Field::new(REASON, DataType::Utf8, true),
-        Field::new(DETAIL, DataType::Utf8, true),
-        Field::new(EXCERPT, DataType::Utf8, true),
-    ]
-}
+use crate::row::columns::{ID, SINGLE_CAPTION, is_own, pictures_type, system_fields, texts_type, visible};
 
 /// Where a row's images are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -170,16 +102,6 @@ pub(crate) struct Table {
 const IMAGE_NAMES: [&str; 5] = ["image", "file_name", "jpg", "png", "path"];
 pub(crate) const TEXTS_NAMES: [&str; 2] = ["texts", "text_list"];
 pub(crate) const IMAGES_NAMES: [&str; 2] = ["images", "image_info"];
-
-/// The type of a list of texts.
-pub(crate) fn texts_type() -> DataType {
-    list_of(DataType::Utf8)
-}
-
-/// The type of a list of pictures.
-pub(crate) fn pictures_type() -> DataType {
-    list_of(DataType::Binary)
-}
 
 impl Table {
     /// The table of a source with these columns. `keys` are further columns that must be found, if they are there.
@@ -312,28 +234,6 @@ impl ImageColumns {
             Self::None => None,
             Self::One { .. } => Some(("image", "image".to_owned())),
             Self::Many { name, .. } => Some(("images", name.clone())),
-        }
-    }
-}
-
-/// The names of columns, each before those of its fields.
-pub(crate) fn visible<'a>(fields: impl Iterator<Item = &'a Field>) -> Vec<String> {
-    let mut names = Vec::new();
-    for field in fields {
-        push_names(field.name().clone(), field.data_type(), &mut names);
-    }
-    names
-}
-
-fn push_names(name: String, of: &DataType, names: &mut Vec<String>) {
-    names.push(name.clone());
-    let mut of = of;
-    while let DataType::List(item) = of {
-        of = item.data_type();
-    }
-    if let DataType::Struct(fields) = of {
-        for field in fields {
-            push_names(format!("{name}.{}", field.name()), field.data_type(), names);
         }
     }
 }

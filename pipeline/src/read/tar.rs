@@ -30,10 +30,10 @@ use self::window::Window;
 use super::json::{parse_object, reason};
 use super::{ImageRef, MAX_PICTURE_BYTES, MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
-use crate::memory::Memory;
-use crate::names::is_about;
-use crate::reject::{Reject, RejectReason};
+use crate::engine::memory::Memory;
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
+use crate::units::names::is_about;
 
 const PICTURES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img"];
 

@@ -11,8 +11,8 @@ use super::json::{Line, append_line};
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::config::TextSplit;
-use crate::memory::Memory;
-use crate::reject::RejectReason;
+use crate::engine::memory::Memory;
+use crate::row::reject::RejectReason;
 use crate::units::InputFile;
 
 /// Visits the documents of a file.

@@ -16,8 +16,8 @@ use super::buffer::RowBuffer;
 use super::json::{Line, next_line};
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
 use crate::PipelineError;
-use crate::memory::Memory;
-use crate::reject::RejectReason;
+use crate::engine::memory::Memory;
+use crate::row::reject::RejectReason;
 use crate::units::InputFile;
 
 /// Bytes of the header of a record, at most.

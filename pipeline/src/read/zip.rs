@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::{Input, RawRow, Visit, damage, stream};
 use crate::PipelineError;
 use crate::config::Format;
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 const MEMBER: &[u8] = b"PK\x03\x04";

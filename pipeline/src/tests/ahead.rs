@@ -14,7 +14,7 @@ use tokio::sync::watch;
 
 use super::fixtures::{Faults, FaultyStore, Job, archive, config, corpus, files, pairs, png, texts};
 use crate::config::{Format, TextSplit};
-use crate::memory::Memory;
+use crate::engine::memory::Memory;
 use crate::read::ahead::{AHEAD_BYTES, Ahead};
 use crate::read::pictures::Fetching;
 use crate::read::{ImageRef, Input};
@@ -231,7 +231,7 @@ async fn no_more_is_fetched_ahead_than_is_reserved() {
         until(if file == 8 { 8 } else { 7.min(file + 5) }).await;
         let source = input.clone();
         let (next, returned) =
-            crate::threads::spawn(move || (ahead.next(&source), ahead)).expect("a thread").await;
+            crate::host::threads::spawn(move || (ahead.next(&source), ahead)).expect("a thread").await;
         ahead = returned;
         let next = next.expect("fetched");
         assert_eq!(next.has_held(), file != 7, "file {file}");
@@ -247,7 +247,7 @@ async fn no_more_is_fetched_ahead_than_is_reserved() {
 async fn fetched(store: Arc<dyn ObjectStore>, path: &str) -> Result<Vec<u8>, String> {
     let input = Input::new(store, TextSplit::File);
     let images = vec![ImageRef::Path(path.to_owned())];
-    let fetched = crate::threads::blocking(move || Fetching::new(&input, "", images).next()).await;
+    let fetched = crate::host::threads::blocking(move || Fetching::new(&input, "", images).next()).await;
     let image = fetched.expect("the store answers").map_err(|reject| reject.to_string())?;
     Ok(image.expect("an image").to_vec())
 }

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use proptest::prelude::*;
 
 use super::fixtures::{Job, byte_tokenizer, config, corpus, files, manifest, rows, texts};
-use crate::bpe;
+use crate::job::bpe;
 use crate::{Filling, PipelineError, PreprocessConfig, SourceConfig, TextSplit};
 
 /// Words of changing length, with escapes where they stand in JSON.
@@ -219,6 +219,6 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     drop((first, batches));
     // The whole share can be had again: this waits until it is given back.
     let share = plan.memory.rows.clone();
-    let all = crate::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
+    let all = crate::host::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
     drop(all);
 }

@@ -11,7 +11,7 @@
 use std::rc::Rc;
 
 use super::huffman::{Bits, Codes, Fault, Leaps};
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 
 const END: u8 = 0xD9;
 /// Scans of a file that the decoder takes.

@@ -17,7 +17,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Format, TextSplit};
 use crate::read::columnar::United;
-use crate::read::table::{Found, KIND, REASON, ROW, Table, system_fields};
+use crate::read::table::{Found, Table};
+use crate::row::columns::{KIND, REASON, ROW, system_fields};
 
 fn batch(start: i64, rows: i64) -> RecordBatch {
     let numbers = start..start + rows;
@@ -101,12 +102,12 @@ impl Case {
     /// Its rows as text, a refused one as `!reason`.
     async fn rows(&self, part: Option<FilePart>, memory: usize) -> Result<Vec<String>, PipelineError> {
         let (input, file) = (self.input.clone(), InputFile { part, ..self.file.clone() });
-        crate::threads::spawn(move || rows(&input, &file, memory)).expect("a thread").await
+        crate::host::threads::spawn(move || rows(&input, &file, memory)).expect("a thread").await
     }
 
     async fn parts(&self) -> Vec<(u64, u64)> {
         let (input, file) = (self.input.clone(), self.file.clone());
-        crate::threads::blocking(move || super::batches(&input, &file)).await.expect("reads")
+        crate::host::threads::blocking(move || super::batches(&input, &file)).await.expect("reads")
     }
 }
 
@@ -255,7 +256,7 @@ async fn behind_a_damaged_batch_the_next_one_is_read() {
 #[tokio::test]
 async fn the_first_version_of_feather_is_called_so() {
     let Case { input, file } = Case::new(b"FEA1 and so on, and so on".to_vec()).await;
-    let found = crate::threads::spawn(move || head(&input, &file).map(drop)).expect("a thread").await;
+    let found = crate::host::threads::spawn(move || head(&input, &file).map(drop)).expect("a thread").await;
     assert!(matches!(found, Err(Stop::Damaged(what)) if what.contains("of Feather version 1")));
 }
 

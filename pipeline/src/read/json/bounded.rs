@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
-use crate::reject::RejectReason;
+use crate::row::reject::RejectReason;
 
 /// Values of the picked fields of one row, at most: about 150 MB of them. A field of an object counts twice, for its name.
 pub(super) const MOST_VALUES: usize = 1 << 21;

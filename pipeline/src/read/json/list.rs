@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use super::{BOM, parse_whole};
 use crate::PipelineError;
-use crate::memory::Memory;
-use crate::names::has_extension;
+use crate::engine::memory::Memory;
 use crate::read::buffer::RowBuffer;
 use crate::read::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
-use crate::reject::RejectReason;
+use crate::row::reject::RejectReason;
 use crate::units::InputFile;
+use crate::units::names::has_extension;
 
 /// Whether a file may be a list by its name: `.jsonl` never is one.
 pub(crate) fn may_be(file: &InputFile) -> bool {

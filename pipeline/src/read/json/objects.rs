@@ -12,10 +12,10 @@ use serde::de::IgnoredAny;
 use super::list::{Place, SHOWN_BYTES, step};
 use super::{BOM, parse_whole};
 use crate::PipelineError;
-use crate::memory::Memory;
+use crate::engine::memory::Memory;
 use crate::read::buffer::RowBuffer;
 use crate::read::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged};
-use crate::reject::RejectReason;
+use crate::row::reject::RejectReason;
 use crate::units::InputFile;
 
 /// Whether these first bytes of a file begin an object that goes on in the next line. A line that is cut off is followed

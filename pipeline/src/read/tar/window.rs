@@ -21,9 +21,9 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 
 use super::{Kind, Member, Sample, Wanted};
 use crate::PipelineError;
-use crate::memory::{Memory, Taken};
+use crate::engine::memory::{Memory, Taken};
 use crate::read::{ImageRef, RawRow, Visit};
-use crate::reject::{Reject, RejectReason};
+use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
 /// Rows that wait, at most.

@@ -1,0 +1,1 @@
+//! Chooses features, and nothing else: see `Cargo.toml` beside.

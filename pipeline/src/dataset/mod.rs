@@ -1,0 +1,3 @@
+//! The dataset that a job adds to: its versions.
+
+pub(crate) mod version;

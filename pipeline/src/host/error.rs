@@ -1,0 +1,709 @@
+//! What can stop a preprocessing job. Bad rows are no errors: they become rejects.
+
+use datafusion::error::DataFusionError;
+use schemas::address::shown;
+
+use crate::config::Format;
+use crate::host::passed_over::PassedOver;
+use crate::row::columns::{OWN, is_own};
+use crate::row::reject_table::RejectLine;
+use crate::units::names::extension;
+use arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+
+/// An error of a store, codec or resolver, whatever its type.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a preprocessing job can't start or go on. [`PipelineError::hint`] says what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum PipelineError {
+    /// A value of the configuration that can't be.
+    #[error("`{key}` is {found}, expected {expected}")]
+    Config {
+        /// The key, as a person writes it.
+        key: String,
+        /// What is possible.
+        expected: String,
+        /// What was written.
+        found: String,
+    },
+    /// An address that can't be opened.
+    #[error("`{}` of source `{name}` can't be opened", shown(uri))]
+    Address {
+        /// Name of the source, or of the key.
+        name: String,
+        /// The address.
+        uri: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// An address with nothing behind it.
+    #[error("source `{name}` has no files: nothing matches `{}`", shown(uri))]
+    NoFiles {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// What lies there instead, at most a few names.
+        nearby: Vec<String>,
+        /// What the address leads to and is not read.
+        passed: Vec<PassedOver>,
+    },
+    /// A folder in which it is not clear which files are meant.
+    #[error("`{uri}` of source `{name}` has files of several {of}: {}", kinds_of(kinds))]
+    Unclear {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// What there are several of: `forms` or `splits`.
+        of: &'static str,
+        /// Each of them: its name, its files, and a glob below the address that takes no others.
+        kinds: Vec<(String, usize, Option<String>)>,
+    },
+    /// Files of which nothing but their place has been fetched.
+    #[error("`{path}` of source `{name}` is a pointer of Git LFS, not the file itself")]
+    Pointer {
+        /// Name of the source.
+        name: String,
+        /// The file.
+        path: String,
+    },
+    /// A folder or bucket that can't be listed.
+    #[error("the files of source `{name}` at `{}` can't be listed", shown(uri))]
+    List {
+        /// Name of the source.
+        name: String,
+        /// The address.
+        uri: String,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+    /// A file of a form that no reader knows.
+    #[error("`{path}` of source `{name}` has a form that is not known")]
+    UnknownFormat {
+        /// Name of the source.
+        name: String,
+        /// Path of the file.
+        path: String,
+    },
+    /// A source of which no file can be read.
+    #[error("no file of source `{name}` can be read; `{path}` {what}")]
+    Unreadable {
+        /// Name of the source.
+        name: String,
+        /// Path of the first of them that can't.
+        path: String,
+        /// What is wrong with that: `is damaged: ...`, or why its first row is refused.
+        what: String,
+    },
+    /// A file that has two columns of a name that is asked for.
+    #[error("`{path}` has more than one column `{column}`")]
+    Repeated {
+        /// The file.
+        path: String,
+        /// The column.
+        column: String,
+    },
+    /// A column that the rows don't have.
+    #[error("source `{name}` has no column `{column}`; its columns are {}", quoted(available))]
+    NoColumn {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// The columns that are there.
+        available: Vec<String>,
+    },
+    /// Pictures without any caption.
+    #[error("no picture of source `{name}` has a caption; the first file is `{path}`")]
+    NoCaptions {
+        /// Name of the source.
+        name: String,
+        /// Its first file.
+        path: String,
+        /// The form of that file.
+        format: Format,
+    },
+    /// A column that no row has as far as was looked.
+    #[error("source `{name}` has no column `{column}` in the first {} MiB of its rows; its columns there are {}", bytes >> 20, quoted(available))]
+    NotMet {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// The columns that are there.
+        available: Vec<String>,
+        /// Bytes that were looked through.
+        bytes: u64,
+    },
+    /// A column that is null as far as was looked.
+    #[error("column `{column}` of source `{name}` is null in all of the first {} MiB of its rows", bytes >> 20)]
+    UnknownType {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Bytes that were looked through.
+        bytes: u64,
+    },
+    /// A column whose type can't be what the source takes it for.
+    #[error("column `{column}` of source `{name}` is {found}, expected {expected}")]
+    WrongColumn {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Its type.
+        found: String,
+        /// What is possible.
+        expected: &'static str,
+    },
+    /// A column that is of another kind in another file.
+    #[error("column `{column}` of source `{name}` is {there} and {here}")]
+    Columns {
+        /// Name of the source.
+        name: String,
+        /// The column.
+        column: String,
+        /// Its type in a file: `TYPE in FILE`.
+        there: String,
+        /// Its type in another file.
+        here: String,
+    },
+    /// A joined table that can't be used.
+    #[error("`join` of source `{name}` can't be used: {what}")]
+    Join {
+        /// Name of the source.
+        name: String,
+        /// The complaint.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A record batch that no memory should be taken for.
+    #[error("a record batch of `{path}` has {bytes} bytes, more than the {limit} that are held at a time")]
+    LargeBatch {
+        /// The file.
+        path: String,
+        /// Bytes of the batch.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// A `where` or `select` that is no SQL, or doesn't fit the columns.
+    #[error("`{clause}` of source `{name}` is not usable: {what}")]
+    Sql {
+        /// Name of the source.
+        name: String,
+        /// `where` or `select`.
+        clause: &'static str,
+        /// The complaint.
+        what: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// Images without something to encode them.
+    #[error("source `{name}` has images, but no codec is configured")]
+    NoCodec {
+        /// Name of the source.
+        name: String,
+    },
+    /// A codec whose latents don't fit the configuration.
+    #[error("codec gives latents of {height} x {width}, which patches of {patch} x {patch} don't tile")]
+    CodecShape {
+        /// Rows of a latent.
+        height: u32,
+        /// Columns of a latent.
+        width: u32,
+        /// Side of a patch.
+        patch: u32,
+    },
+    /// The codec failed.
+    #[error("codec failed on a batch of {images} pictures of unit `{unit}`")]
+    Codec {
+        /// The unit that was read.
+        unit: String,
+        /// Pictures of the batch.
+        images: usize,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// A tokenizer that can't be used.
+    #[error("tokenizer `{}` can't be used", shown(uri))]
+    Tokenizer {
+        /// Where it came from.
+        uri: String,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The output holds another dataset.
+    #[error("`{output}` was begun with another configuration: `{key}` is {there} there and {here} here")]
+    OtherConfig {
+        /// The output.
+        output: String,
+        /// The first key that differs.
+        key: String,
+        /// Its value in the output.
+        there: String,
+        /// Its value now.
+        here: String,
+    },
+    /// Somebody else writes there.
+    #[error("another process is writing to `{output}`: {what}")]
+    Busy {
+        /// The output.
+        output: String,
+        /// By what it was noticed.
+        what: String,
+    },
+    /// The right to write is gone.
+    #[error("the right to write to `{output}` was lost: {what}")]
+    LeaseLost {
+        /// The output.
+        output: String,
+        /// What happened to the lease.
+        what: String,
+    },
+    /// Input that a finished dataset has is not what it was.
+    #[error("{} of the dataset `{output}` changed since: {}{}", files(*count), changed.join(", "), more(*count, changed))]
+    InputChanged {
+        /// The output.
+        output: String,
+        /// How many files changed.
+        count: usize,
+        /// What happened to the first of them.
+        changed: Vec<String>,
+    },
+    /// Rows can only be run again in a dataset that is there.
+    #[error("`{output}` is not finished, so none of its rows can be run again")]
+    NotFinished {
+        /// The output.
+        output: String,
+    },
+    /// A store failed.
+    #[error("{operation} `{path}` failed")]
+    Store {
+        /// `read`, `list`, `write`.
+        operation: &'static str,
+        /// The object.
+        path: String,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An input file that can't be read on.
+    #[error("reading `{path}` failed at byte {offset}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The byte that did not come.
+        offset: u64,
+        /// Why.
+        #[source]
+        source: object_store::Error,
+    },
+    /// An object that changed under the reader.
+    #[error("`{path}` changed while it was read: {expected} bytes when listed, {found} now")]
+    Changed {
+        /// The object.
+        path: String,
+        /// Bytes when it was listed.
+        expected: u64,
+        /// Bytes now.
+        found: u64,
+    },
+    /// A disk failed.
+    #[error("{operation} `{path}` failed")]
+    Io {
+        /// `read`, `write`, `lock`, ...
+        operation: &'static str,
+        /// The file.
+        path: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A file of the dataset that is not what it should be.
+    #[error("`{path}` of the dataset is damaged: {what}")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What was found.
+        what: String,
+    },
+    /// Too much was refused.
+    #[error("{rejected} of {read} rows were refused, over the share of {limit} that `max-reject-share` allows{}: {}{}", unread(*unread_bytes), top.join(", "), first_row(first.as_deref()))]
+    TooManyRejects {
+        /// Rows refused.
+        rejected: u64,
+        /// Rows read.
+        read: u64,
+        /// The share that is allowed.
+        limit: f64,
+        /// Bytes that were not read, because no likely rest would have changed it.
+        unread_bytes: u64,
+        /// The commonest reasons with their counts.
+        top: Vec<String>,
+        /// The first of the rows.
+        first: Option<Box<RejectLine>>,
+    },
+    /// The job's memory is too small.
+    #[error("memory is not enough: {what}")]
+    Memory {
+        /// Who asked for how much, and what there is.
+        what: String,
+    },
+    /// Asked to stop.
+    #[error("stopped{}", after(*done, *total))]
+    Stopped {
+        /// Units that are done.
+        done: usize,
+        /// Units of the job; 0 where it had not come to them.
+        total: usize,
+    },
+    /// A shard or manifest can't be written.
+    #[error("dataset can't be written")]
+    Format(#[source] BoxError),
+    /// DataFusion's own complaint.
+    #[error("plan failed")]
+    Plan(#[source] DataFusionError),
+}
+
+fn after(done: usize, total: usize) -> String {
+    if total == 0 { String::new() } else { format!(" after {done} of {total} units") }
+}
+
+/// Whether the only column is named as if several were not told apart.
+fn is_undivided(columns: &[String]) -> bool {
+    matches!(columns, [name] if name.contains([';', '|', '\t']))
+}
+
+/// What a file of a form that is not read is by its name, and what to do with it.
+fn foreign(path: &str) -> Option<(&'static str, &'static str)> {
+    const ANEW: &str = "unpack it, or compress it anew with gzip or zstd";
+    const CSV: &str = "save it as CSV or Parquet";
+    const PARQUET: &str = "write it as Parquet or JSON lines";
+    Some(match extension(path)?.name.as_str() {
+        "xz" | "lzma" => ("a file compressed with xz", ANEW),
+        "bz2" => ("a file compressed with bzip2", ANEW),
+        "lz4" => ("a file compressed with lz4", ANEW),
+        "br" => ("a file compressed with Brotli", ANEW),
+        "sz" | "snappy" => ("a file compressed with Snappy", ANEW),
+        "7z" => ("a 7z archive", ANEW),
+        "rar" => ("a RAR archive", ANEW),
+        "xlsx" | "xls" | "ods" => ("a spreadsheet", CSV),
+        "sqlite" | "sqlite3" | "db" | "mdb" | "lmdb" => ("a database", PARQUET),
+        "pkl" | "pickle" | "joblib" => ("a pickle of Python", PARQUET),
+        "npy" | "npz" | "pt" | "pth" | "h5" | "hdf5" => ("a file of arrays", PARQUET),
+        "tfrecord" | "tfrecords" | "avro" | "orc" | "msgpack" | "lance" => {
+            ("a table of another kind", PARQUET)
+        }
+        "pdf" | "docx" | "doc" | "epub" => {
+            ("a document for people", "take its text out of it into `.txt` files")
+        }
+        _ => return None,
+    })
+}
+
+fn quoted(names: &[String]) -> String {
+    if names.is_empty() {
+        return "none that can be read".to_owned();
+    }
+    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The kinds of files that a folder has, with their counts.
+fn kinds_of(kinds: &[(String, usize, Option<String>)]) -> String {
+    let counted = |(kind, files, _): &(String, usize, Option<String>)| format!("{files} of `{kind}`");
+    kinds.iter().map(counted).collect::<Vec<_>>().join(", ")
+}
+
+/// How an address is written that leads to one of the kinds.
+fn clear_address(uri: &str, of: &str, kinds: &[(String, usize, Option<String>)]) -> String {
+    // A glob that names no form, `data/*`, ends where its folder does.
+    let root = match uri.find(['*', '?', '[', '{']) {
+        Some(glob) => uri[..glob].rsplit_once('/').map_or("", |(root, _)| root),
+        None => uri.trim_end_matches('/'),
+    };
+    let between = if root.is_empty() { "" } else { "/" };
+    let globs: Vec<String> = (kinds.iter().filter_map(|(_, _, glob)| glob.as_ref()))
+        .map(|glob| format!("`uri = \"{root}{between}{glob}\"`"))
+        .collect();
+    if globs.is_empty() {
+        return format!("write a glob that takes the files of one of the {of}");
+    }
+    format!(
+        "say which: {}; several are sources of their own, or alternatives in braces, `{{a,b}}`",
+        globs.join(" or ")
+    )
+}
+
+fn files(count: usize) -> String {
+    if count == 1 { "an input file".to_owned() } else { format!("{count} input files") }
+}
+
+fn more(count: usize, shown: &[String]) -> String {
+    match count - shown.len().min(count) {
+        0 => String::new(),
+        more => format!(", and {more} more"),
+    }
+}
+
+fn unread(bytes: u64) -> String {
+    if bytes == 0 {
+        String::new()
+    } else {
+        format!(", and the {bytes} bytes not read yet would not change that")
+    }
+}
+
+fn first_row(line: Option<&RejectLine>) -> String {
+    line.map_or_else(String::new, |line| {
+        let RejectLine { source, file, row, reason, detail, .. } = line;
+        format!("; the first is row {row} of `{file}` of source `{source}`: {reason}: {detail}")
+    })
+}
+
+impl PipelineError {
+    /// What to do about it, for a line `hint: ...` behind the message.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Config { key, .. } => format!("set `{key}` in the config, or with `--set KEY=VALUE`"),
+            Self::Address { .. } => "check the address, and the region, endpoint and credentials of the environment".to_owned(),
+            Self::List { source, .. } if is_bad_name(source) => {
+                "a name there can't be used (an empty part between two `/`, a control character): move it, or give \
+                 the exact address of a file"
+                    .to_owned()
+            }
+            Self::List { .. } => "check the bucket and what may be done there".to_owned(),
+            Self::NoFiles { passed, .. } if !passed.is_empty() => {
+                let passed: Vec<String> = passed.iter().map(PassedOver::describe).collect();
+                format!("passed over: {}", passed.join("; "))
+            }
+            Self::Unclear { uri, of, kinds, .. } => clear_address(uri, of, kinds),
+            Self::Pointer { .. } => {
+                "fetch the files with `git lfs pull` in the repository, or download them from where it is published"
+                    .to_owned()
+            }
+            Self::NoFiles { nearby, .. } if nearby.is_empty() => {
+                "check the address: there is nothing below its fixed part".to_owned()
+            }
+            Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
+            Self::UnknownFormat { path, .. } => {
+                let known = "known are .jsonl, .json, .txt, .csv, .tsv, .warc.wet, .tar, .arrow, .arrows, .feather, .ipc, \
+                             also with .gz or .zst, .jsonl.zip and the like, and .parquet; say `format = \"json-lines\"` \
+                             for files that are named otherwise";
+                foreign(path).map_or_else(|| known.to_owned(), |(what, way_out)| format!("that is {what}: {way_out}"))
+            }
+            Self::Unreadable { .. } => {
+                "look at the file; if it is of another form than its name says, set `format` (`json-lines` is an object a \
+                 line, or a list in a file named `.json`)"
+                    .to_owned()
+            }
+            Self::Repeated { .. } => "give each column of the file a name of its own".to_owned(),
+            Self::NoColumn { column, .. } if is_own(column) => {
+                format!("names that begin with `{OWN}` are kept for columns of the program: rename the column")
+            }
+            Self::NoColumn { available, .. } if is_undivided(available) => {
+                "the names stand in one: say what is between them, `delimiter = \";\"`".to_owned()
+            }
+            Self::NoColumn { .. } => {
+                "name the column with the source's keys `text`, `caption`, `image`, `texts`, `images`, `id`, or with `select`; \
+                 `a.b` is the field `b` of the column `a`; names are case-sensitive"
+                    .to_owned()
+            }
+            Self::NoCaptions { format: Format::Coco, .. } => {
+                "COCO has its captions in files of their own: set `uri` to `annotations/captions_train2017.json`, not to the \
+                 instances or key points"
+                    .to_owned()
+            }
+            Self::NoCaptions { .. } => {
+                "put the caption of `a.jpg` into `a.txt` or `a.caption` beside it, name a field of `a.json` with `caption`, or \
+                 add captions with `join`"
+                    .to_owned()
+            }
+            Self::NotMet { column, .. } => format!(
+                "name one of these; if the column comes later, say its type: `types = {{ {column} = \"varchar\" }}` \
+                 (`varchar`, `bigint`, `double`, `boolean`)"
+            ),
+            Self::UnknownType { column, .. } => format!(
+                "say its type: `types = {{ {column} = \"varchar\" }}` (`varchar`, `bigint`, `double`, `boolean`); files \
+                 with lists in it can be a source of their own"
+            ),
+            Self::WrongColumn { .. } => {
+                "name another column, or make one of it with `select` (`cast(n as varchar) as text`)".to_owned()
+            }
+            Self::Columns { .. } => {
+                "take the files as two sources, or write them again with one type".to_owned()
+            }
+            Self::Join { hint, .. } | Self::Sql { hint, .. } => (*hint).to_owned(),
+            Self::LargeBatch { .. } => {
+                "write the file again in smaller record batches, or as Parquet".to_owned()
+            }
+            Self::Tokenizer { source, .. } if is_marker(source) => {
+                "name a control piece of its vocabulary with `tokenizer.bos` and `tokenizer.eos`, or leave both out for \
+                 the file's own"
+                    .to_owned()
+            }
+            Self::Tokenizer { .. } => {
+                "set `tokenizer.model` to a SentencePiece model or a `tokenizer.json`, or have one trained with \
+                 `tokenizer.train = { vocabulary = 1024 }`"
+                    .to_owned()
+            }
+            Self::NoCodec { .. } => "set `codec.path` to a codec; `transfusion vae train` makes one".to_owned(),
+            Self::CodecShape { .. } => "change `codec.size` or `codec.patch`".to_owned(),
+            Self::OtherConfig { .. } => "choose another `output`, or delete what is there".to_owned(),
+            Self::InputChanged { .. } => {
+                "a dataset can't forget: put the files back as they were, or pack into another `output`; what is new \
+                 goes into new files"
+                    .to_owned()
+            }
+            Self::NotFinished { .. } => "run the command without `--retry-rejects` first".to_owned(),
+            Self::Busy { .. } => "wait until it is done, or stop it; what it finished is kept".to_owned(),
+            Self::LeaseLost { .. } | Self::Stopped { .. } => {
+                "run the same command again: it goes on with the units that are not done".to_owned()
+            }
+            Self::Changed { .. } => "preprocess a corpus that nobody writes to".to_owned(),
+            Self::TooManyRejects { top, .. } if top.first().is_some_and(|top| top.ends_with(" missing_image")) => {
+                "set `folder` of the source to where its pictures lie (`folder = \"coco/train2017\"`): they are looked for \
+                 beside the file that names them; `transfusion inspect OUTPUT --rejects` lists what is missing"
+                    .to_owned()
+            }
+            Self::TooManyRejects { .. } => {
+                "look at them with `transfusion inspect OUTPUT --rejects`; raise `max-reject-share` if that is expected, \
+                 and run again: what was read is kept"
+                    .to_owned()
+            }
+            Self::Store { source: object_store::Error::NotFound { .. }, .. }
+            | Self::Read { source: object_store::Error::NotFound { .. }, .. } => {
+                "check the bucket and the key".to_owned()
+            }
+            Self::Store { source: object_store::Error::NotSupported { .. }, .. }
+            | Self::Read { source: object_store::Error::NotSupported { .. }, .. } => {
+                "the server gives no parts of a file: copy the file to a disk or an object store".to_owned()
+            }
+            Self::Store { source, .. } if is_no_folder(source) => {
+                "a file is in the way where a folder should be: choose another `output`".to_owned()
+            }
+            Self::Store { .. } | Self::Read { .. } => "run the same command again: what was finished is kept".to_owned(),
+            Self::Io { operation: "lock", .. } => {
+                "the output must lie on a file system that knows locks; pack to a local disk, or to an object store".to_owned()
+            }
+            Self::Io { .. } => {
+                "check that the folder can be written to and has space left; what was finished is kept".to_owned()
+            }
+            Self::Memory { .. } => "raise `memory-bytes` of the config, or use fewer `--threads`".to_owned(),
+            Self::Damaged { .. } => "delete this file and run the same command again".to_owned(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// The error of a job whose files all lie on a disk. In a store of the whole disk, paths have no leading `/`.
+    pub fn on_disk(mut self) -> Self {
+        match &mut self {
+            Self::UnknownFormat { path, .. }
+            | Self::Unreadable { path, .. }
+            | Self::Repeated { path, .. }
+            | Self::LargeBatch { path, .. }
+            | Self::Store { path, .. }
+            | Self::Read { path, .. }
+            | Self::Io { operation: "read", path, .. }
+            | Self::Changed { path, .. }
+                if !path.starts_with('/') =>
+            {
+                path.insert(0, '/');
+            }
+            _ => {}
+        }
+        self
+    }
+
+    /// As an error of DataFusion, to travel through a plan.
+    pub(crate) fn into_plan(self) -> DataFusionError {
+        DataFusionError::External(Box::new(self))
+    }
+
+    /// The error that travelled through a plan.
+    pub(crate) fn from_plan(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(inner) => Self::Plan(DataFusionError::External(inner)),
+            },
+            DataFusionError::Context(_, inner) => Self::from_plan(*inner),
+            DataFusionError::ResourcesExhausted(what) => {
+                Self::Memory { what: what.lines().next().unwrap_or_default().to_owned() }
+            }
+            other => Self::Plan(other),
+        }
+    }
+}
+
+/// Whether a store failed of a name rather than of a bucket or a connection.
+fn is_bad_name(error: &object_store::Error) -> bool {
+    let text = error.to_string();
+    matches!(error, object_store::Error::InvalidPath { .. })
+        || ["walk dir", "Encountered", "non unicode", "illegal character", "empty path segment"]
+            .iter()
+            .any(|sign| text.contains(sign))
+}
+
+/// Whether a path leads through a file.
+fn is_no_folder(error: &object_store::Error) -> bool {
+    let mut cause = Some(error as &(dyn std::error::Error + 'static));
+    while let Some(current) = cause {
+        let io = current.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::NotADirectory) {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
+/// Whether a tokenizer can't be used for want of BOS or EOS.
+fn is_marker(error: &BoxError) -> bool {
+    use schemas::TokenizerError as E;
+    let error = error.downcast_ref::<E>();
+    matches!(error, Some(E::UnknownMarker { .. } | E::TextMarker { .. } | E::NoMarker { .. }))
+}
+
+impl From<DataFusionError> for PipelineError {
+    fn from(error: DataFusionError) -> Self {
+        Self::from_plan(error)
+    }
+}
+
+impl From<ArrowError> for PipelineError {
+    fn from(error: ArrowError) -> Self {
+        Self::Plan(error.into())
+    }
+}
+
+/// What an error comes from, in one line, without the steps that it went through.
+pub(crate) fn root_cause(error: &DataFusionError) -> String {
+    let said = match error.find_root() {
+        DataFusionError::SQL(error, _) => error.to_string(),
+        DataFusionError::ArrowError(error, _) => error.to_string(),
+        DataFusionError::SchemaError(error, _) => match &**error {
+            SchemaError::AmbiguousReference { field } => {
+                format!("it gives the column `{}` twice", field.name)
+            }
+            other => other.to_string(),
+        },
+        DataFusionError::Internal(said) => said.clone(),
+        other => other.message().into_owned(),
+    };
+    // A feature is nothing that a person can enable.
+    let ends = [DataFusionError::BACK_TRACE_SEP, " Hint: Please try with"];
+    let said = ends.iter().fold(said.as_str(), |said, end| said.split(end).next().unwrap_or_default());
+    // Regular expressions are shown between lines of `~`.
+    let is_line = |word: &&str| word.len() > 8 && word.bytes().all(|byte| byte == b'~');
+    said.split_whitespace().filter(|word| !is_line(word)).collect::<Vec<_>>().join(" ")
+}

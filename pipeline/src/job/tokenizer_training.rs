@@ -1,0 +1,169 @@
+//! A tokenizer trained on the corpus, before its units are packed.
+//!
+//! It learns from the first texts of every unit, as many bytes of each as the sample divided by the units, so the
+//! sample is a function of the corpus and the configuration; several units are read at a time. A job that is started again takes the file that the first
+//! start has written.
+
+use std::sync::Arc;
+
+use datafusion::physical_plan::ExecutionPlan;
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::Tokenizer;
+
+use crate::PipelineError;
+use crate::config::TrainTokenizer;
+use crate::document::Shape;
+use crate::host::error::BoxError;
+use crate::host::observer::{Event, Observer};
+use crate::host::threads::blocking;
+use crate::operators::items::{Choice, texts_from_columns};
+use crate::plan::PreprocessPlan;
+use crate::source::{Columns, SourcePlan};
+use crate::storage::commit::Location;
+
+const FILE: &str = "tokenizer.json";
+
+fn failed(source: impl Into<BoxError>) -> PipelineError {
+    PipelineError::Tokenizer { uri: "tokenizer.train".to_owned(), source: source.into() }
+}
+
+pub(crate) async fn tokenizer(
+    plan: &PreprocessPlan,
+    settings: TrainTokenizer,
+    output: &Location,
+    observer: &Arc<dyn Observer>,
+) -> Result<Tokenizer, PipelineError> {
+    if let Some(bytes) = output.read(FILE).await? {
+        return Tokenizer::with_markers(&bytes, &plan.config.tokenizer.markers()).map_err(failed);
+    }
+    let (tokenizer, bytes) = train(plan, settings).await?;
+    observer.event(Event::TokenizerTrained { vocabulary: tokenizer.vocabulary_size(), bytes });
+    Ok(tokenizer)
+}
+
+/// A trained tokenizer, and how many bytes of text it learned from.
+pub(crate) async fn train(
+    plan: &PreprocessPlan,
+    settings: TrainTokenizer,
+) -> Result<(Tokenizer, u64), PipelineError> {
+    let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
+    let sample = Sample { chosen: units, of: units, each: share(settings, units), sketch: false };
+    learn(plan, settings, &sample).await
+}
+
+/// The same from as many units at most as the sample has shares of the least size, for an idea of the job.
+pub(crate) async fn sketch(
+    plan: &PreprocessPlan,
+    settings: TrainTokenizer,
+) -> Result<(Tokenizer, u64), PipelineError> {
+    let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
+    let chosen = units.min((settings.sample_bytes / LEAST_SHARE).max(1) as usize);
+    let sample = Sample { chosen, of: units, each: share(settings, chosen), sketch: true };
+    learn(plan, settings, &sample).await
+}
+
+/// Bytes of text that a unit gives at least, if it has them.
+const LEAST_SHARE: u64 = 64 << 10;
+
+fn share(settings: TrainTokenizer, units: usize) -> u64 {
+    (settings.sample_bytes / units.max(1) as u64).max(LEAST_SHARE)
+}
+
+/// Which units give texts, evenly spread over all, and how many bytes each.
+struct Sample {
+    chosen: usize,
+    of: usize,
+    each: u64,
+    /// Whether nothing hangs on the very texts.
+    sketch: bool,
+}
+
+impl Sample {
+    fn takes(&self, unit: usize) -> bool {
+        // The multiples of `of / chosen`, rounded up, are chosen.
+        unit * self.chosen % self.of.max(1) < self.chosen
+    }
+}
+
+async fn learn(
+    plan: &PreprocessPlan,
+    settings: TrainTokenizer,
+    sample: &Sample,
+) -> Result<(Tokenizer, u64), PipelineError> {
+    let (mut units, mut number) = (Vec::new(), 0);
+    for source in &plan.sources {
+        let mut source = source.clone();
+        if sample.sketch || source.config.shape != Shape::Pair {
+            // Only which of several captions is taken hangs on the numbers of rows.
+            source.input.lines = None;
+        }
+        let physical = source.rows(&source.units, Columns::Texts).await?;
+        let source = Arc::new(source);
+        for partition in 0..source.units.len() {
+            if sample.takes(number) {
+                units.push((source.clone(), physical.clone(), partition));
+            }
+            number += 1;
+        }
+    }
+    let samples = stream::iter(units)
+        .map(|(source, physical, partition)| async move {
+            sample_unit(plan, &source, &physical, partition, sample.each).await
+        })
+        .buffered(plan.units_at_once());
+    let texts = samples.try_concat().await?;
+    let bytes = texts.iter().map(String::len).sum::<usize>() as u64;
+    let pool = plan.pool.clone();
+    let trained = blocking(move || {
+        pool.install(|| crate::job::bpe::train(&texts, settings.vocabulary)).map_err(failed)
+    })
+    .await?;
+    Ok((Tokenizer::with_markers(&trained, &plan.config.tokenizer.markers()).map_err(failed)?, bytes))
+}
+
+/// The first texts of a unit.
+async fn sample_unit(
+    plan: &PreprocessPlan,
+    source: &SourcePlan,
+    physical: &Arc<dyn ExecutionPlan>,
+    partition: usize,
+    each: u64,
+) -> Result<Vec<String>, PipelineError> {
+    let context = plan.session()?.task_ctx();
+    let mut batches = physical.execute(partition, context)?;
+    let (mut texts, mut bytes) = (Vec::new(), 0);
+    let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
+    let captioning = source.captioning();
+    let choice =
+        Choice { seed: plan.config.seed, source: &source.config.name, path: &path, captioning: &captioning };
+    while let Some(batch) = batches.next().await.transpose()? {
+        for text in texts_from_columns(&batch, source.config.shape, &choice)? {
+            let wanted = text.floor_char_boundary(usize::try_from(each - bytes).unwrap_or(usize::MAX));
+            bytes += text.len() as u64;
+            if bytes >= each {
+                // Of a long text the beginning is enough.
+                texts.push(text[..wanted].to_owned());
+                return Ok(texts);
+            }
+            texts.push(text);
+        }
+    }
+    Ok(texts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sketch_takes_units_from_everywhere() {
+        let taken = |chosen, of| {
+            let sample = Sample { chosen, of, each: 1, sketch: true };
+            (0..of).filter(|&unit| sample.takes(unit)).collect::<Vec<_>>()
+        };
+        assert_eq!(taken(3, 3), [0, 1, 2]);
+        assert_eq!(taken(3, 9), [0, 3, 6]);
+        assert_eq!(taken(2, 5), [0, 3]);
+        assert_eq!(taken(32, 100_000).len(), 32);
+    }
+}
