@@ -1,9 +1,9 @@
-//! The operations against Burn's own, and their promise about bits.
+//! The operations on pictures against Burn's own, and their promise about bits.
 
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::*;
 use crate::golden::{assert_close, read};
+use crate::kernels::*;
 use crate::random::Stream;
 
 fn normal<const D: usize>(purpose: &str, shape: [usize; D], device: &Device) -> Tensor<D> {
@@ -57,7 +57,7 @@ fn group_norm_is_burns() {
     let device = Device::flex().autodiff();
     for (shape, groups) in [([2, 20, 17, 12], 4), ([1, 1, 2, 8], 8), ([3, 4, 4, 6], 1)] {
         for silu in [false, true] {
-            let norm = Norm { groups, epsilon: 1e-6, silu };
+            let norm = NormSettings { groups, epsilon: 1e-6, silu };
             let channels = shape[3];
             let inputs = || {
                 let gain = normal("gain", [1, 1, 1, channels], &device);
@@ -94,7 +94,7 @@ fn silu_is_burns() {
 fn a_constant_picture_is_normalised_to_the_shift() {
     let device = Device::flex();
     let x = Tensor::ones([1, 8, 8, 4], &device) * 1e4;
-    let norm = Norm { groups: 2, epsilon: 1e-6, silu: false };
+    let norm = NormSettings { groups: 2, epsilon: 1e-6, silu: false };
     let y = group_norm(x, Tensor::ones([4], &device), Tensor::ones([4], &device) * 0.5, norm);
     assert_eq!(read(y), vec![0.5; 256]);
 }
@@ -109,7 +109,7 @@ fn threads_change_no_bit() {
             normal("bias", [16], &device),
         );
         run(inputs, |x, weight, bias| {
-            let norm = Norm { groups: 4, epsilon: 1e-6, silu: true };
+            let norm = NormSettings { groups: 4, epsilon: 1e-6, silu: true };
             let h = convolve(x, weight.clone(), bias.clone(), Window::SAME);
             let h = group_norm(h, bias.clone(), bias.clone(), norm);
             silu(convolve(h, weight, bias, Window::HALVE))

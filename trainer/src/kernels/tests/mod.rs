@@ -3,6 +3,8 @@
 
 #![allow(clippy::single_range_in_vec_init)]
 
+mod pictures;
+
 use std::{ops::Range, sync::Arc};
 
 use burn::tensor::{Device, Tensor, TensorData};

@@ -6,7 +6,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{
-    backend::{Gradients2, dense, sizes, tensor, values},
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::{dot, multiply_add, vectorized},
 };
 
@@ -29,7 +29,7 @@ pub(crate) fn forward(x_nd: FlexTensor, gain_d: FlexTensor, epsilon: f32) -> (Fl
     (tensor(y, [n, d]), (x_nd, gain_d, scales.into()))
 }
 
-pub(crate) fn backward((x_nd, gain_d, scales): Kept, dy_nd: FlexTensor, _: [bool; 2]) -> Gradients2 {
+pub(crate) fn backward((x_nd, gain_d, scales): Kept, dy_nd: FlexTensor, _: [bool; 2]) -> Gradients<2> {
     let dy_nd = dense(dy_nd);
     let [n, d] = sizes(&x_nd);
     let mut dx = vec![0.0; n * d];

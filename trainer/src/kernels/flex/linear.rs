@@ -3,8 +3,8 @@
 use burn_flex::FlexTensor;
 
 use super::{
-    backend::{Gradients2, dense, sizes, tensor, values},
     product::{Matrix, product},
+    tensors::{Gradients, dense, sizes, tensor, values},
 };
 
 pub(crate) type Kept = (FlexTensor, FlexTensor);
@@ -17,7 +17,7 @@ pub(crate) fn forward(x_ni: FlexTensor, weight_oi: FlexTensor) -> (FlexTensor, K
     (tensor(y_no, [n, o]), (x_ni, weight_oi))
 }
 
-pub(crate) fn backward((x_ni, weight_oi): Kept, dy_no: FlexTensor, wanted: [bool; 2]) -> Gradients2 {
+pub(crate) fn backward((x_ni, weight_oi): Kept, dy_no: FlexTensor, wanted: [bool; 2]) -> Gradients<2> {
     let dy_no = dense(dy_no);
     let ([n, i], [o, _]) = (sizes(&x_ni), sizes(&weight_oi));
     let dy = Matrix::new(values(&dy_no), n, o);

@@ -4,11 +4,13 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Inputs, KEYS, LITTLE, QUERIES, copy_head, copy_panel, padded};
+use super::{Inputs, KEYS, QUERIES, copy_head, copy_panel, padded, split_rows, tasks};
 use crate::kernels::{
-    tile::{add_product, add_product_transposed},
+    flex::{
+        tile::{add_product, add_product_transposed},
+        vector::{LANES, exp, vectorized},
+    },
     types::Segment,
-    vector::{LANES, exp, vectorized},
 };
 
 /// A run of queries of one segment, and the rows of the output and of the normalizers that belong to it.
@@ -24,8 +26,11 @@ struct Block<'a> {
 pub(super) fn attend(inputs: Inputs<'_>, n: usize, segments: &[Segment]) -> (Vec<f32>, Vec<f32>) {
     let (mut output, mut normalizers) = (vec![0.0; n * inputs.stride()], vec![0.0; n * inputs.heads]);
     let blocks = split(inputs, segments, &mut output, &mut normalizers);
-    batches(blocks, inputs.stride()).into_par_iter().for_each_init(Scratch::default, |scratch, batch| {
-        batch.into_iter().for_each(|block| scratch.attend(inputs, block));
+    let work = |block: &Block<'_>| {
+        block.queries.len() * block.segment.visible(block.queries.end - 1) * inputs.stride()
+    };
+    tasks(blocks, work).into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        task.into_iter().for_each(|block| scratch.attend(inputs, block));
     });
     (output, normalizers)
 }
@@ -44,35 +49,12 @@ fn split<'a>(
             let queries = start..segment.queries.len().min(start + QUERIES);
             let skipped = segment.queries.start + start - done;
             done += skipped + queries.len();
-            let rows = take(&mut output, skipped * inputs.stride(), queries.len() * inputs.stride());
-            let logs = take(&mut normalizers, skipped * inputs.heads, queries.len() * inputs.heads);
+            let rows = split_rows(&mut output, skipped * inputs.stride(), queries.len() * inputs.stride());
+            let logs = split_rows(&mut normalizers, skipped * inputs.heads, queries.len() * inputs.heads);
             blocks.push(Block { segment, queries, output: rows, normalizers: logs });
         }
     }
     blocks
-}
-
-/// Drops `skipped` values from the front of `rest` and takes `count`.
-pub(super) fn take<'a>(rest: &mut &'a mut [f32], skipped: usize, count: usize) -> &'a mut [f32] {
-    let (_, after) = std::mem::take(rest).split_at_mut(skipped);
-    let (taken, after) = after.split_at_mut(count);
-    *rest = after;
-    taken
-}
-
-/// Joins neighbouring blocks that are little work, so that short documents cost no more than long ones.
-fn batches(blocks: Vec<Block<'_>>, stride: usize) -> Vec<Vec<Block<'_>>> {
-    let mut batches: Vec<Vec<Block<'_>>> = Vec::new();
-    let mut work = LITTLE;
-    for block in blocks {
-        if work >= LITTLE {
-            batches.push(Vec::new());
-            work = 0;
-        }
-        work += block.queries.len() * block.segment.visible(block.queries.end - 1) * stride;
-        batches.last_mut().expect("a batch was begun").push(block);
-    }
-    batches
 }
 
 /// Buffers of one task.
@@ -184,7 +166,7 @@ pub(super) fn seen(visible: &[usize], panel: usize, start: usize, keys: usize) -
     std::array::from_fn(|lane| visible[(panel * LANES + lane).min(last)].saturating_sub(start).min(keys))
 }
 
-/// Takes the running softmax of a panel and its sums of values past a block of keys. The number of rows of `scores` says how
+/// Moves the running softmax of a panel and its sums of values past a block of keys. The number of rows of `scores` says how
 /// many keys at least one of the queries sees.
 #[allow(clippy::too_many_arguments)]
 fn pass(

@@ -4,7 +4,7 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{
-    backend::{Gradients2, dense, sizes, tensor, values},
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::{sigmoid, vectorized},
 };
 
@@ -25,7 +25,7 @@ pub(crate) fn forward(gate: FlexTensor, up: FlexTensor) -> (FlexTensor, Kept) {
     (tensor(out, [n, f]), (gate, up))
 }
 
-pub(crate) fn backward((gate, up): Kept, dy: FlexTensor, _: [bool; 2]) -> Gradients2 {
+pub(crate) fn backward((gate, up): Kept, dy: FlexTensor, _: [bool; 2]) -> Gradients<2> {
     let dy = dense(dy);
     let [n, f] = sizes(&gate);
     let (mut d_gate, mut d_up) = (vec![0.0; n * f], vec![0.0; n * f]);

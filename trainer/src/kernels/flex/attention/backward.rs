@@ -7,14 +7,16 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::{
-    KEYS, LITTLE, QUERIES, copy_head, copy_panel,
-    forward::{hide, seen, take},
-    padded,
+    KEYS, QUERIES, copy_head, copy_panel,
+    forward::{hide, seen},
+    padded, split_rows, tasks,
 };
 use crate::kernels::{
-    tile::{add_product, add_product_transposed},
+    flex::{
+        tile::{add_product, add_product_transposed},
+        vector::{LANES, dot, exp, vectorized},
+    },
     types::Segment,
-    vector::{LANES, dot, exp, vectorized},
 };
 
 /// A segment with more scores a head than this is shared out by heads.
@@ -30,7 +32,7 @@ pub(super) struct Inputs<'a> {
 }
 
 /// A segment and its rows of the three gradients.
-struct Part<'a> {
+struct SegmentRows<'a> {
     segment: &'a Segment,
     dq: &'a mut [f32],
     dk: &'a mut [f32],
@@ -42,15 +44,16 @@ pub(super) fn differentiate(inputs: Inputs<'_>, n: usize, m: usize, segments: &[
     let stride = inputs.forward.stride();
     let mut gradients = [vec![0.0; n * stride], vec![0.0; m * stride], vec![0.0; m * stride]];
     let [dq, dk, dv] = &mut gradients;
-    let batches = batches(split(segments, stride, dq, dk, dv), stride);
-    batches.into_par_iter().for_each_init(Scratch::default, |scratch, batch| {
-        for part in batch {
-            if part.segment.queries.len() * part.segment.keys.len() > LONG {
-                by_heads(inputs, part);
+    let work = |rows: &SegmentRows<'_>| rows.segment.queries.len() * rows.segment.keys.len() * stride;
+    let tasks = tasks(split(segments, stride, dq, dk, dv), work);
+    tasks.into_par_iter().for_each_init(Scratch::default, |scratch, task| {
+        for rows in task {
+            if rows.segment.queries.len() * rows.segment.keys.len() > LONG {
+                by_heads(inputs, rows);
             } else {
                 (0..inputs.forward.heads).for_each(|head| {
-                    scratch.differentiate(inputs, part.segment, head);
-                    scratch.write(inputs.forward, head, &mut *part.dq, &mut *part.dk, &mut *part.dv);
+                    scratch.differentiate(inputs, rows.segment, head);
+                    scratch.write(inputs.forward, head, &mut *rows.dq, &mut *rows.dk, &mut *rows.dv);
                 });
             }
         }
@@ -64,52 +67,37 @@ fn split<'a>(
     mut dq: &'a mut [f32],
     mut dk: &'a mut [f32],
     mut dv: &'a mut [f32],
-) -> Vec<Part<'a>> {
+) -> Vec<SegmentRows<'a>> {
     let (mut queries, mut keys) = (0, 0);
-    let mut parts = Vec::with_capacity(segments.len());
+    let mut all = Vec::with_capacity(segments.len());
     for segment in segments {
         assert!(segment.keys.start >= keys, "gradients of keys need segments with ascending, disjoint keys");
         let skip = |range: &Range<usize>, done: usize| ((range.start - done) * stride, range.len() * stride);
         let ((skipped_queries, query_values), (skipped_keys, key_values)) =
             (skip(&segment.queries, queries), skip(&segment.keys, keys));
         (queries, keys) = (segment.queries.end, segment.keys.end);
-        parts.push(Part {
+        all.push(SegmentRows {
             segment,
-            dq: take(&mut dq, skipped_queries, query_values),
-            dk: take(&mut dk, skipped_keys, key_values),
-            dv: take(&mut dv, skipped_keys, key_values),
+            dq: split_rows(&mut dq, skipped_queries, query_values),
+            dk: split_rows(&mut dk, skipped_keys, key_values),
+            dv: split_rows(&mut dv, skipped_keys, key_values),
         });
     }
-    parts
-}
-
-/// Joins neighbouring segments that are little work.
-fn batches(parts: Vec<Part<'_>>, stride: usize) -> Vec<Vec<Part<'_>>> {
-    let mut batches: Vec<Vec<Part<'_>>> = Vec::new();
-    let mut work = LITTLE;
-    for part in parts {
-        if work >= LITTLE {
-            batches.push(Vec::new());
-            work = 0;
-        }
-        work += part.segment.queries.len() * part.segment.keys.len() * stride;
-        batches.last_mut().expect("a batch was begun").push(part);
-    }
-    batches
+    all
 }
 
 /// Each head is a task with buffers of its own; then the rows are put together.
-fn by_heads(inputs: Inputs<'_>, part: Part<'_>) {
+fn by_heads(inputs: Inputs<'_>, rows: SegmentRows<'_>) {
     let heads: Vec<Scratch> = (0..inputs.forward.heads)
         .into_par_iter()
         .map(|head| {
             let mut scratch = Scratch::default();
-            scratch.differentiate(inputs, part.segment, head);
+            scratch.differentiate(inputs, rows.segment, head);
             scratch
         })
         .collect();
     for (head, scratch) in heads.iter().enumerate() {
-        scratch.write(inputs.forward, head, &mut *part.dq, &mut *part.dk, &mut *part.dv);
+        scratch.write(inputs.forward, head, &mut *rows.dq, &mut *rows.dk, &mut *rows.dv);
     }
 }
 

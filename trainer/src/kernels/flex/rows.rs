@@ -6,7 +6,7 @@ use std::{ops::Range, sync::Arc};
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::backend::{Gradients1, Gradients2, dense, sizes, tensor, values};
+use super::tensors::{Gradients, dense, sizes, tensor, values};
 
 /// Rows a task works on.
 const ROWS: usize = 64;
@@ -20,7 +20,7 @@ pub(crate) fn gather(x_nd: FlexTensor, rows: Arc<[u32]>) -> (FlexTensor, Picked)
     (tensor(pick(values(&x_nd), d, &rows), [rows.len(), d]), (rows, n))
 }
 
-pub(crate) fn gather_backward((rows, n): Picked, dy_kd: FlexTensor, _: [bool; 1]) -> Gradients1 {
+pub(crate) fn gather_backward((rows, n): Picked, dy_kd: FlexTensor, _: [bool; 1]) -> Gradients<1> {
     let dy_kd = dense(dy_kd);
     let [_, d] = sizes(&dy_kd);
     let dy = values(&dy_kd);
@@ -40,8 +40,8 @@ pub(crate) fn gather_backward((rows, n): Picked, dy_kd: FlexTensor, _: [bool; 1]
 
 pub(crate) fn scatter(
     base_nd: FlexTensor,
-    rows: Arc<[u32]>,
     values_kd: FlexTensor,
+    rows: Arc<[u32]>,
 ) -> (FlexTensor, Arc<[u32]>) {
     let (mut base_nd, values_kd) = (dense(base_nd), dense(values_kd));
     let [n, d] = sizes(&base_nd);
@@ -56,12 +56,12 @@ pub(crate) fn scatter(
     (base_nd, rows)
 }
 
-pub(crate) fn scatter_backward(rows: Arc<[u32]>, dy_nd: FlexTensor, wanted: [bool; 2]) -> Gradients2 {
+pub(crate) fn scatter_backward(rows: Arc<[u32]>, dy_nd: FlexTensor, wanted: [bool; 2]) -> Gradients<2> {
     let dy_nd = dense(dy_nd);
     let [_, d] = sizes(&dy_nd);
     let d_values = wanted[1].then(|| tensor(pick(values(&dy_nd), d, &rows), [rows.len(), d]));
     let zeros = tensor(vec![0.0; rows.len() * d], [rows.len(), d]);
-    [wanted[0].then(|| scatter(dy_nd, rows, zeros).0), d_values]
+    [wanted[0].then(|| scatter(dy_nd, zeros, rows).0), d_values]
 }
 
 fn pick(x: &[f32], width: usize, rows: &[u32]) -> Vec<f32> {
@@ -89,11 +89,12 @@ pub(crate) fn image_losses(
     (tensor(losses, [images.len()]), (tensor(errors, [p, d]), images))
 }
 
+/// The target is a constant: nothing flows back to it.
 pub(crate) fn image_losses_backward(
     (errors_pd, images): Errors,
     dy_i: FlexTensor,
-    _: [bool; 1],
-) -> Gradients1 {
+    _: [bool; 2],
+) -> Gradients<2> {
     let dy_i = dense(dy_i);
     let [p, d] = sizes(&errors_pd);
     let errors = values(&errors_pd);
@@ -104,7 +105,7 @@ pub(crate) fn image_losses_backward(
         let pairs = gradient[range.clone()].iter_mut().zip(&errors[range]);
         pairs.for_each(|(gradient, error)| *gradient += factor * error);
     }
-    [Some(tensor(gradient, [p, d]))]
+    [Some(tensor(gradient, [p, d])), None]
 }
 
 /// In f64, so that the size of the image doesn't cost precision.

@@ -4,10 +4,10 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{
-    backend::{Gradients1, dense, sizes, tensor, values},
-    types::Rotary,
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::vectorized,
 };
+use crate::kernels::types::Rotary;
 
 /// Rows a task works on.
 const ROWS: usize = 32;
@@ -17,7 +17,7 @@ pub(crate) fn forward(x_nhd: FlexTensor, rotary: Rotary) -> (FlexTensor, Rotary)
 }
 
 /// A rotation's gradient is the output's gradient turned back.
-pub(crate) fn backward(rotary: Rotary, dy_nhd: FlexTensor, _: [bool; 1]) -> Gradients1 {
+pub(crate) fn backward(rotary: Rotary, dy_nhd: FlexTensor, _: [bool; 1]) -> Gradients<1> {
     [Some(turn(dy_nhd, &rotary, -1.0))]
 }
 

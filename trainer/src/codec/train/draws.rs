@@ -1,13 +1,13 @@
-//! Which pictures an update sees, and its noise: functions of seed and step.
+//! Which pictures a step sees, and its noise: functions of seed and step.
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 
-use super::{Pictures, VaeTrainConfig, tensor};
+use super::{Pictures, VaeTrainConfig};
 use crate::codec::pixels::Pixels;
 use crate::random::Stream;
 
-/// The batches of a run.
-pub(super) struct Batches<'a> {
+/// The draws of a run.
+pub(super) struct Draws<'a> {
     pictures: &'a dyn Pictures,
     config: &'a VaeTrainConfig,
     pixels: Pixels,
@@ -15,23 +15,23 @@ pub(super) struct Batches<'a> {
     order: (u64, Vec<u32>),
 }
 
-impl<'a> Batches<'a> {
+impl<'a> Draws<'a> {
     pub(super) fn new(pictures: &'a dyn Pictures, config: &'a VaeTrainConfig, pixels: Pixels) -> Self {
         Self { pictures, config, pixels, order: (0, shuffled(pictures.len(), config.seed, 0)) }
     }
 
-    /// The folded pictures of update `step`, from 1.
+    /// The folded pictures of step `step`, from 1.
     pub(super) fn pictures(&mut self, step: u64, device: &Device) -> Tensor<4> {
-        let batch = self.config.batch;
+        let count = self.config.batch;
         let [height, width, channels] = self.pixels.folded();
-        let mut folded = Vec::with_capacity(batch * height * width * channels);
+        let mut folded = Vec::with_capacity(count * height * width * channels);
         let mut flips = Stream::new(self.config.seed, "codec flip", &[step]);
-        for row in 0..batch as u64 {
-            let index = self.index((step - 1) * batch as u64 + row);
+        for place in 0..count as u64 {
+            let index = self.index((step - 1) * count as u64 + place);
             let flip = self.config.flip && flips.below(2) == 1;
             self.pixels.fold_rgb(self.pictures.rgb(index), flip, &mut folded);
         }
-        tensor(folded, [batch, height, width, channels], device)
+        tensor(folded, [count, height, width, channels], device)
     }
 
     pub(super) fn noise(&self, step: u64, shape: [usize; 4], device: &Device) -> Tensor<4> {
@@ -50,8 +50,8 @@ impl<'a> Batches<'a> {
     }
 }
 
-/// Some pictures, the same for equal arguments.
-pub(super) fn sample(count: usize, most: usize, seed: u64) -> Vec<usize> {
+/// Up to `most` of `count` pictures, the same for equal arguments.
+pub(super) fn some(count: usize, most: usize, seed: u64) -> Vec<usize> {
     let order = shuffled(count, seed, u64::MAX);
     order.into_iter().take(most).map(|index| index as usize).collect()
 }
@@ -65,4 +65,8 @@ fn shuffled(count: usize, seed: u64, epoch: u64) -> Vec<u32> {
         order.swap(last as usize, stream.below(last + 1) as usize);
     }
     order
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
 }

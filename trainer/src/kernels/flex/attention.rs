@@ -19,10 +19,10 @@ use std::sync::Arc;
 use burn_flex::FlexTensor;
 
 use super::{
-    backend::{Gradients3, dense, sizes, tensor, values},
-    types::Segment,
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::LANES,
 };
+use crate::kernels::types::Segment;
 
 /// Queries that share a copy of a block of keys and values.
 const QUERIES: usize = 128;
@@ -84,7 +84,7 @@ pub(crate) fn forward(
     (output_nhd.clone(), Kept { q_nhd, k_mhd, v_mhd, output_nhd, normalizers_nh, segments })
 }
 
-pub(crate) fn backward(kept: Kept, dy_nhd: FlexTensor, _: [bool; 3]) -> Gradients3 {
+pub(crate) fn backward(kept: Kept, dy_nhd: FlexTensor, _: [bool; 3]) -> Gradients<3> {
     let dy_nhd = dense(dy_nhd);
     let ([n, heads, width], [m, ..]) = (sizes::<3>(&kept.q_nhd), sizes::<3>(&kept.k_mhd));
     let (q, k, v) = (values(&kept.q_nhd), values(&kept.k_mhd), values(&kept.v_mhd));
@@ -134,4 +134,27 @@ fn copy_panel(panel: &mut [f32], from: &[f32], stride: usize, width: usize, rows
             slots[row] = sources[row][dimension] * factors[row];
         }
     }
+}
+
+/// Joins neighbouring items that are little work, so that short documents cost no more than long ones.
+fn tasks<T>(items: Vec<T>, work_of: impl Fn(&T) -> usize) -> Vec<Vec<T>> {
+    let mut tasks: Vec<Vec<T>> = Vec::new();
+    let mut work = LITTLE;
+    for item in items {
+        if work >= LITTLE {
+            tasks.push(Vec::new());
+            work = 0;
+        }
+        work += work_of(&item);
+        tasks.last_mut().expect("a task was begun").push(item);
+    }
+    tasks
+}
+
+/// Splits `count` values off `rest`, behind `skipped` that are dropped.
+fn split_rows<'a>(rest: &mut &'a mut [f32], skipped: usize, count: usize) -> &'a mut [f32] {
+    let (_, after) = std::mem::take(rest).split_at_mut(skipped);
+    let (rows, after) = after.split_at_mut(count);
+    *rest = after;
+    rows
 }

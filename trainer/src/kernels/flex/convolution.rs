@@ -10,11 +10,11 @@ use std::ops::Range;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::Window;
-use crate::kernels::{
-    backend::{Gradients3, dense, sizes, tensor, values},
+use super::{
     product::{Matrix, Threads, product_into},
+    tensors::{Gradients, dense, sizes, tensor, values},
 };
+use crate::kernels::types::Window;
 
 /// Values of a tile's columns: half a megabyte, which a core's second cache holds.
 const TILE: usize = 1 << 17;
@@ -37,7 +37,7 @@ pub(crate) fn forward(
     (tensor(y, [shape.images, shape.out_height, shape.out_width, shape.outputs]), (x, weight, window))
 }
 
-pub(crate) fn backward((x, weight, window): Kept, dy_nhwo: FlexTensor, wanted: [bool; 3]) -> Gradients3 {
+pub(crate) fn backward((x, weight, window): Kept, dy_nhwo: FlexTensor, wanted: [bool; 3]) -> Gradients<3> {
     let dy = dense(dy_nhwo);
     let shape = Shape::new(&x, &weight, window);
     let taps = shape.taps_by_output(values(&weight));

@@ -10,11 +10,11 @@ use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
 use super::{
-    backend::{Gradients2, dense, sizes, tensor, values},
     product::{Matrix, Threads, product, product_into},
-    types::Target,
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::{LANES, exp, sum_lanes, vectorized},
 };
+use crate::kernels::types::Target;
 
 /// Logits that exist at once, 16 MiB of them; more only for [`CHUNK_LEAST`].
 const CHUNK_LOGITS: usize = 1 << 22;
@@ -58,7 +58,7 @@ pub(crate) fn forward(
     (losses, Kept { hidden_nd, weight_vd, targets, normalizers: normalizers.into(), logits })
 }
 
-pub(crate) fn backward(kept: Kept, dy_k: FlexTensor, wanted: [bool; 2]) -> Gradients2 {
+pub(crate) fn backward(kept: Kept, dy_k: FlexTensor, wanted: [bool; 2]) -> Gradients<2> {
     let Kept { hidden_nd, weight_vd, targets, normalizers, mut logits } = kept;
     let dy_k = dense(dy_k);
     let ([n, d], [v, _]) = (sizes(&hidden_nd), sizes(&weight_vd));

@@ -9,17 +9,17 @@ use std::sync::Arc;
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use super::Norm;
-use crate::kernels::{
-    backend::{Gradients3, dense, sizes, tensor, values},
+use super::{
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::{multiply_add, sigmoid, vectorized},
 };
+use crate::kernels::types::NormSettings;
 
 /// Pixels of a block, which decides the order of summation.
 const BLOCK: usize = 256;
 
 /// The input, the gain, the shift, mean and `r` of each group, the settings.
-pub(crate) type Kept = (FlexTensor, FlexTensor, FlexTensor, Arc<[Group]>, Norm);
+pub(crate) type Kept = (FlexTensor, FlexTensor, FlexTensor, Arc<[Group]>, NormSettings);
 
 /// Mean and `1 / sqrt(variance + epsilon)` of a group of a picture.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +32,7 @@ pub(crate) fn forward(
     x_nhwc: FlexTensor,
     gain_c: FlexTensor,
     shift_c: FlexTensor,
-    norm: Norm,
+    norm: NormSettings,
 ) -> (FlexTensor, Kept) {
     let (x, gain, shift) = (dense(x_nhwc), dense(gain_c), dense(shift_c));
     let shape = Shape::new(&x, &gain, norm);
@@ -47,7 +47,7 @@ pub(crate) fn forward(
     (tensor::<4>(y, sizes(&x)), (x, gain, shift, groups.into(), norm))
 }
 
-pub(crate) fn backward((x, gain, shift, groups, norm): Kept, dy: FlexTensor, _: [bool; 3]) -> Gradients3 {
+pub(crate) fn backward((x, gain, shift, groups, norm): Kept, dy: FlexTensor, _: [bool; 3]) -> Gradients<3> {
     let dy = dense(dy);
     let shape = Shape::new(&x, &gain, norm);
     let lines = shape.lines(&groups, values(&gain));
@@ -79,7 +79,7 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(x: &FlexTensor, gain: &FlexTensor, norm: Norm) -> Self {
+    fn new(x: &FlexTensor, gain: &FlexTensor, norm: NormSettings) -> Self {
         let [_, height, width, channels] = sizes(x);
         assert_eq!([channels], sizes(gain), "the gain has one value a channel");
         assert_eq!(channels % norm.groups, 0, "{channels} channels fall into {} groups", norm.groups);

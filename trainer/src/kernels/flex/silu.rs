@@ -3,8 +3,8 @@
 use burn_flex::FlexTensor;
 use rayon::prelude::*;
 
-use crate::kernels::{
-    backend::{Gradients1, dense, sizes, tensor, values},
+use super::{
+    tensors::{Gradients, dense, sizes, tensor, values},
     vector::{sigmoid, vectorized},
 };
 
@@ -19,7 +19,7 @@ pub(crate) fn forward(x: FlexTensor) -> (FlexTensor, FlexTensor) {
     (tensor::<4>(y, sizes(&x)), x)
 }
 
-pub(crate) fn backward(x: FlexTensor, dy: FlexTensor, _: [bool; 1]) -> Gradients1 {
+pub(crate) fn backward(x: FlexTensor, dy: FlexTensor, _: [bool; 1]) -> Gradients<1> {
     let dy = dense(dy);
     let mut dx = vec![0.0; values(&x).len()];
     let chunks = dx.par_chunks_mut(CHUNK).zip(values(&x).par_chunks(CHUNK));
