@@ -147,21 +147,41 @@ fn what_stands_behind_a_test_module_is_looked_at() {
 
 /// The floors of each crate: what lies at the root of its sources, each thing using only those before it. First come the
 /// few that the whole crate uses, such as its errors; `lib.rs` and `main.rs` stand above all.
-const FLOORS: &[(&str, &[&str])] = &[(
-    "schemas",
-    &[
-        "address",
-        "hash",
-        "random",
-        "cursor",
-        "vocabulary",
-        "sequence",
-        "columns",
-        "manifest",
-        "shard",
-        "tokenizer",
-    ],
-)];
+const FLOORS: &[(&str, &[&str])] = &[
+    (
+        "schemas",
+        &[
+            "address",
+            "hash",
+            "random",
+            "cursor",
+            "vocabulary",
+            "sequence",
+            "columns",
+            "manifest",
+            "shard",
+            "tokenizer",
+        ],
+    ),
+    (
+        "pipeline",
+        &[
+            "host",
+            "config",
+            "row",
+            "picture",
+            "document",
+            "storage",
+            "engine",
+            "units",
+            "read",
+            "operators",
+            "source",
+            "plan",
+            "job",
+        ],
+    ),
+];
 
 fn modules_of(library: &str) -> Graph {
     let source = repository().join(library).join("src");
@@ -189,6 +209,18 @@ fn a_floor_uses_only_those_before_it() {
     for (library, floors) in FLOORS {
         let faults = modules::faults(&modules_of(library), floors);
         assert!(faults.is_empty(), "{library}:\n  {}", faults.join("\n  "));
+    }
+}
+
+#[test]
+fn a_floor_of_the_pipeline_opens_with_what_it_knows_nothing_about() {
+    for (library, floors) in FLOORS.iter().filter(|(library, _)| *library == "pipeline") {
+        for floor in *floors {
+            let path = repository().join(library).join("src").join(floor).join("mod.rs");
+            let text = fs::read_to_string(&path).expect("a folder with a mod.rs");
+            let head: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).collect();
+            assert!(head.concat().contains("knows nothing about"), "{}", path.display());
+        }
     }
 }
 
