@@ -10,6 +10,7 @@ mod conformance;
 mod demo;
 mod kills;
 mod modules;
+mod pages;
 mod preprocess;
 mod published;
 mod reference;

@@ -19,7 +19,7 @@ pub(super) fn config(topic: &str, presets: &[&str], tables: &[Table]) -> String 
     paragraph(&mut page, &intro, "", "");
     for table in tables {
         if !table.heading.is_empty() {
-            page += &format!("\n## `{}`\n", table.heading);
+            page += &format!("\n## {}\n", table.heading);
             table.about.split("\n\n").filter(|about| !about.is_empty()).for_each(|about| {
                 page.push('\n');
                 paragraph(&mut page, about, "", "");
@@ -41,7 +41,7 @@ const fn config_title(topic: &str) -> &str {
 }
 
 fn entry(page: &mut String, key: &Key) {
-    let unit = key.unit.as_ref().map(|unit| format!("unit: {unit}"));
+    let unit = key.unit.as_ref().filter(|unit| *unit != "none").map(|unit| format!("unit: {unit}"));
     let default = match &key.default {
         Fallback::Value(value) => Some(format!("default `{value}`")),
         Fallback::Required => Some("required".to_owned()),

@@ -11,6 +11,7 @@ pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     tidy(&mut schema);
     schema["title"] = json!(title);
+    schema.as_object_mut().map(|schema| schema.remove("description"));
     schema
 }
 
@@ -59,9 +60,14 @@ fn drop_null(schema: &mut Map<String, Value>) {
 fn tidy_properties(schema: &mut Map<String, Value>) {
     let listed = schema.get("required").and_then(Value::as_array);
     let mut required: Vec<Value> = listed.cloned().unwrap_or_default();
+    let about = schema.get("description").cloned().unwrap_or_default();
     for (name, property) in properties(schema) {
         tidy(property);
         let Some(property) = property.as_object_mut() else { continue };
+        // Only keys without a field of their own have no doc comment: the name of a kind, the value of a variant.
+        let about =
+            if property.contains_key("const") { json!("Which of the kinds this is.") } else { about.clone() };
+        property.entry("description").or_insert(about);
         if property.remove("x-required").is_some() {
             property.remove("default");
             if !required.contains(&json!(name)) {
