@@ -173,6 +173,7 @@ mod tests {
                     let result = tried(value);
                     let is_of_key = result.as_ref().is_err_and(|error| {
                         error.contains(&format!("{key}` is"))
+                            && error.contains("expected")
                             && (error.contains(" to ") || error.contains("number"))
                     });
                     assert!(!is_of_key, "{kind:?} {name} = {value}: {result:?}");
