@@ -37,7 +37,7 @@ pub struct TrainPlan {
 
 impl TrainPlan {
     /// Settles `config`. `locations` are the places of `config.data`, in order. With `resume` the newest whole checkpoint
-    /// of the run is taken up, if it has one, together with the versions of the datasets that it was trained on.
+    /// of the run is gone on from, if it has one, together with the versions of the datasets that it was trained on.
     /// `machine` is what it will be trained on; a resumed run on another one gets a warning.
     ///
     /// # Errors
@@ -150,7 +150,7 @@ impl TrainPlan {
         &self.warnings
     }
 
-    /// Whether the run fits into the memory that is left. Padding takes none, so rows are counted as full as those of
+    /// Whether the run fits into the memory that is left. Padding needs none, so rows are counted as full as those of
     /// the data are on the average.
     ///
     /// # Errors
