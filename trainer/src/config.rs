@@ -1,5 +1,5 @@
 //! The configuration of `transfusion train`: the keys that a person writes, their ranges, and which of them may change when a run
-//! goes on. Knows the settings of everything that a run is made of, and nothing of runs and checkpoints.
+//! goes on. It knows the settings of everything that a run is made of, and knows nothing about runs and checkpoints.
 
 use std::path::PathBuf;
 

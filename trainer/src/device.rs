@@ -1,6 +1,6 @@
 //! The devices of this build by name, and what of a machine the bits of a result depend on.
 //!
-//! The one list of devices: flags and configs are both resolved here.
+//! The one list of devices: flags and configs are both resolved here. It knows nothing about what is computed.
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};

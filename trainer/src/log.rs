@@ -1,4 +1,4 @@
-//! `log.jsonl`: one JSON object a line. Knows nothing of what is logged.
+//! `log.jsonl`: one JSON object a line. It knows nothing about what is logged.
 
 use std::fs::File;
 use std::io::{self, Write};

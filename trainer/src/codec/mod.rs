@@ -1,5 +1,5 @@
-//! The image codecs: pictures to latents and back, and their training. Knows kernels and the optimizer; nothing of the model that
-//! learns latents, of datasets or of runs.
+//! The image codecs: pictures to latents and back, and their training. It knows kernels and the optimizer, and knows
+//! nothing about the model that learns latents, datasets or runs.
 //!
 //! A [`Codec`] is a folder of two files in the layout of diffusers, `config.json` and
 //! `diffusion_pytorch_model.safetensors`. There are two networks, `AutoencoderKL` (files of diffusers are read as they are) and

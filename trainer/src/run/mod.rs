@@ -1,5 +1,5 @@
-//! Training: rows in, weights out, a checkpoint now and then. Knows everything else of this crate but sampling; nothing below
-//! knows it.
+//! Training: rows in, weights out, a checkpoint now and then. It knows everything below but
+//! sampling, and knows nothing about terminals, signals or clocks: its observer has these.
 //!
 //! [`TrainPlan`] settles what will be done, [`train`] does it. The way of the rows of a step to an update is in `step`, from top to
 //! bottom.

@@ -130,7 +130,7 @@ impl TrainPlan {
     pub fn describe(&self) -> Description {
         let parameters = self.model.parameters();
         let datasets = self.ingredients.iter().map(describe_dataset).collect();
-        let memory = memory::needed(self, 1.0);
+        let memory = self.memory(1.0);
         Description {
             run: self.config.run.display().to_string(),
             first_step: self.first_step(),
@@ -145,6 +145,10 @@ impl TrainPlan {
         }
     }
 
+    fn memory(&self, filled: f64) -> Memory {
+        memory::needed(&self.config, &self.model, &self.ingredients, filled)
+    }
+
     /// What a person should know before the first step.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
@@ -157,7 +161,7 @@ impl TrainPlan {
     ///
     /// If it needs more, with all figures.
     pub fn check_memory(&self, available_bytes: u64) -> Result<(), TrainError> {
-        let needed = memory::needed(self, memory::filled(self));
+        let needed = self.memory(memory::filled(&self.ingredients));
         match needed.total() > available_bytes {
             true => Err(TrainError::Memory { needed: Box::new(needed), available_bytes }),
             false => Ok(()),

@@ -1,5 +1,5 @@
-//! Rows of packed datasets, in an order that is a pure function of datasets, weights, seed and epoch. Knows the format of shards
-//! and manifests; nothing of what rows are for.
+//! Rows of packed datasets, in an order that is a pure function of datasets, weights, seed and epoch. It knows the format of
+//! shards and manifests, and knows nothing about what rows are for.
 //!
 //! [`RowStream`] opens any number of datasets and gives their rows one after another, for ever. Where it stands is a
 //! [`StreamCursor`], a few numbers; a stream opened at a cursor goes on with exactly the row that would have come next,
