@@ -1,4 +1,5 @@
-//! The configuration of `transfusion train`: what a person writes, and how what is left out is settled.
+//! The configuration of `transfusion train`: the keys that a person writes, their ranges, and which of them may change when a run
+//! goes on. It knows the settings of everything that a run is made of, and knows nothing about runs and checkpoints.
 
 use std::path::PathBuf;
 
@@ -28,7 +29,7 @@ pub struct TrainConfig {
     /// Packed rows of an update.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "rows"))]
     pub batch: usize,
-    /// Rows of a forward and backward pass; `batch` if not set. Less takes less memory for the same update.
+    /// Rows of a forward and backward pass; `batch` if not set. Less needs less memory for the same update.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-unit" = "rows"))]
     pub micro_batch: Option<usize>,
@@ -281,7 +282,7 @@ pub struct SamplingConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-unit" = "tokens"))]
     pub max_tokens: Option<usize>,
-    /// Temperature of text; 0 takes the likeliest token.
+    /// Temperature of text; at 0 the likeliest token is chosen.
     #[schemars(range(min = 0.0), extend("x-unit" = "none"))]
     pub temperature: f64,
     /// Share of the probability that text is drawn from.
