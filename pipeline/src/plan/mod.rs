@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
-use datafusion::prelude::SessionContext;
 use object_store::ObjectStoreExt;
 use rayon::ThreadPool;
 use schemas::shard::{BATCH_ROWS, ShardMetadata};
@@ -24,15 +23,15 @@ use crate::dataset::version::{Version, settle};
 use crate::document::Composer;
 use crate::document::pack::Packing;
 use crate::engine::memory::Memory;
-use crate::engine::session::{run_session, thread_pool};
+use crate::engine::session::thread_pool;
 use crate::engine::stage::stage;
-use crate::host::observer::{Observer, Silent};
 use crate::host::passed_over::PassedOver;
 use crate::host::stop::Stop;
 use crate::job::tokenizer_training;
-use crate::operators::deduplicate::{Deduplicate, Duplicates};
+use crate::operators::deduplicate::Deduplicate;
 use crate::operators::encode::Encode;
 use crate::operators::pack::Pack;
+use crate::operators::runtime::Runtime;
 use crate::operators::tokenize::Tokenize;
 use crate::operators::write::Write;
 use crate::picture::codec::ImageCodec;
@@ -112,13 +111,6 @@ impl fmt::Debug for PreprocessPlan {
     }
 }
 
-/// What all sources of a job share while it runs.
-pub(crate) struct Tools {
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) duplicates: Arc<Duplicates>,
-    pub(crate) observer: Arc<dyn Observer>,
-}
-
 /// A unit as a person is told of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitSummary {
@@ -157,6 +149,7 @@ impl PreprocessPlan {
         for (index, source) in config.sources.iter().enumerate() {
             let planning = Planning {
                 memory: &memory,
+                pool: &pool,
                 resolver: &*environment.resolver,
                 output: Some(&environment.output),
                 stop: &environment.stop,
@@ -309,14 +302,10 @@ impl PreprocessPlan {
     }
 
     async fn explained(&self) -> Result<String, PipelineError> {
-        let tools = Tools {
-            tokenizer: self.some_tokenizer().await?,
-            duplicates: Arc::default(),
-            observer: Arc::new(Silent),
-        };
+        let tokenizer = self.some_tokenizer().await?;
         let mut text = String::new();
         for source in &self.sources {
-            let plan = self.physical_plan(source, &source.units, &tools).await?;
+            let plan = self.physical_plan(source, &source.units, &tokenizer).await?;
             text.push_str(&format!("source {}\n{}", source.config.name, displayable(&*plan).indent(false)));
         }
         Ok(text)
@@ -340,9 +329,16 @@ impl PreprocessPlan {
         }
     }
 
-    /// A session to run plans of this job in.
-    pub(crate) fn session(&self) -> Result<SessionContext, PipelineError> {
-        run_session(&self.memory)
+    /// What plans of this job find where they run; whoever runs one adds what comes later: a tokenizer, copies, who is
+    /// told of progress.
+    pub(crate) fn runtime(&self) -> Runtime {
+        Runtime {
+            inputs: self.sources.iter().flat_map(SourcePlan::inputs).collect(),
+            codec: self.environment.codec.clone(),
+            device: self.device.clone(),
+            outputs: Some(self.outputs()),
+            ..Runtime::new(self.memory.clone(), self.pool.clone(), self.environment.stop.clone())
+        }
     }
 
     /// Units that may run at a time, within the cores and the memory.
@@ -434,22 +430,21 @@ impl PreprocessPlan {
         &self,
         source: &SourcePlan,
         units: &[Unit],
-        tools: &Tools,
+        tokenizer: &Tokenizer,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-        let documents = self.documents(source, units, tools).await?;
+        let documents = self.documents(source, units, tokenizer).await?;
         let pack = Pack {
             source: source.index,
             name: source.config.name.clone(),
             shape: source.config.shape,
-            layout: self.layout(&tools.tokenizer),
+            layout: self.layout(tokenizer),
             packing: self.packing(),
             files: source.files.clone(),
-            observer: tools.observer.clone(),
         };
         let write = Write {
             source: source.index,
             outputs: self.outputs(),
-            metadata: self.metadata(&tools.tokenizer),
+            metadata: self.metadata(tokenizer),
             compression: self.config.compression,
             shard_bytes: self.config.shard_bytes,
             files: source.files.clone(),
@@ -467,13 +462,12 @@ impl PreprocessPlan {
         &self,
         source: &SourcePlan,
         units: &[Unit],
-        tools: &Tools,
+        tokenizer: &Tokenizer,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let (seed, name) = (self.config.seed, &source.config.name);
         let mut plan = source.rows(units, Columns::Document).await?;
         if self.config.deduplicate {
-            let deduplicate = Deduplicate { schema: plan.schema(), duplicates: tools.duplicates.clone() };
-            plan = stage(deduplicate, plan);
+            plan = stage(Deduplicate { schema: plan.schema() }, plan);
         }
         if source.config.shape.has_images()
             && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
@@ -499,7 +493,7 @@ impl PreprocessPlan {
             shape: source.config.shape,
             weight: source.config.weight,
             validation: self.config.split.validation,
-            composer: self.composer(&tools.tokenizer),
+            composer: self.composer(tokenizer),
             files: source.files.clone(),
             pool: self.pool.clone(),
         };

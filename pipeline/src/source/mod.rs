@@ -100,7 +100,7 @@ pub(crate) async fn plan_columns(
     config: &SourceConfig,
     planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
-    let Planning { memory, resolver, output, stop } = planning;
+    let Planning { memory, resolver, output, stop, .. } = planning;
     let listing = list(config, resolver, output).await?;
     let mut input = Input {
         memory: memory.clone(),
@@ -336,6 +336,12 @@ impl SourcePlan {
         self.listing.passed.iter().chain(self.join.iter().flat_map(|join| join.passed_over()))
     }
 
+    /// How its files and those of its joined table are read, by the names that operators know them by.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (String, Input)> {
+        let own = (self.config.name.clone(), self.input.clone());
+        std::iter::once(own).chain(self.join.iter().map(|join| join.input()))
+    }
+
     /// Makes the names of the files of all units known, once these have their own names.
     pub(crate) fn name_files(&mut self) {
         self.files = Arc::new(UnitFiles::new(self.settled.units.iter().chain(&self.units), &self.listing));
@@ -457,7 +463,7 @@ impl SourcePlan {
         columns: Columns,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let images = self.config.shape.has_images() && columns == Columns::Document;
-        let context = session(if images { PICTURE_ROWS } else { TEXT_ROWS }, None)?;
+        let context = session(if images { PICTURE_ROWS } else { TEXT_ROWS })?;
         let descriptions = units
             .iter()
             .map(|unit| describe(unit, &self.listing.files).map(|batch| vec![batch]))
@@ -470,8 +476,8 @@ impl SourcePlan {
         let wanted = self.wanted(&context, columns).await?;
         self.check_united(filter.iter().chain(&wanted))?;
         context.deregister_table("source")?;
-        let (name, table, input) = (self.config.name.clone(), self.table.clone(), self.input.clone());
-        let provider = SourceTable::new(name, table, input, descriptions).joined(self.join.clone());
+        let (name, table) = (self.config.name.clone(), self.table.clone());
+        let provider = SourceTable::new(name, table, descriptions).joined(self.join.clone());
         context.register_table("source", Arc::new(provider))?;
         let mut frame = context.table("source").await?;
         if let Some(condition) = filter {
@@ -642,24 +648,19 @@ fn filter_as_it_comes(
 /// A source as a table that DataFusion can plan over.
 #[derive(Debug)]
 pub(crate) struct SourceTable {
+    /// The name of its input in the runtime.
     source: String,
     table: Arc<Table>,
     join: Option<Arc<Join>>,
     schema: SchemaRef,
-    input: Input,
     descriptions: Vec<Vec<RecordBatch>>,
 }
 
 impl SourceTable {
     /// The files that are described, a partition for each description.
-    pub(crate) fn new(
-        source: String,
-        table: Arc<Table>,
-        input: Input,
-        descriptions: Vec<Vec<RecordBatch>>,
-    ) -> Self {
+    pub(crate) fn new(source: String, table: Arc<Table>, descriptions: Vec<Vec<RecordBatch>>) -> Self {
         let schema = table.schema.clone();
-        Self { source, table, join: None, schema, input, descriptions }
+        Self { source, table, join: None, schema, descriptions }
     }
 
     /// The same with the columns of a joined table.
@@ -672,8 +673,8 @@ impl SourceTable {
     fn read(&self, columns: &[usize]) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
         let leaf = MemorySourceConfig::try_new_exec(&self.descriptions, description_schema(), None)?;
         let schema: SchemaRef = Arc::new(self.table.schema.project(columns)?);
-        let (source, table, store) = (self.source.clone(), self.table.clone(), self.input.clone());
-        Ok(stage(UnitRead { source, table, store, schema }, leaf))
+        let (source, table) = (self.source.clone(), self.table.clone());
+        Ok(stage(UnitRead { source, table, schema }, leaf))
     }
 }
 

@@ -22,6 +22,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::list::PaginatedListStore;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use rayon::ThreadPool;
 
 use crate::PipelineError;
 use crate::config::{Format, SourceConfig};
@@ -61,6 +62,8 @@ pub trait Resolver: Send + Sync {
 pub(crate) struct Planning<'a> {
     /// Shared by all that the job reads.
     pub(crate) memory: &'a Arc<Memory>,
+    /// What computes.
+    pub(crate) pool: &'a Arc<ThreadPool>,
     pub(crate) resolver: &'a dyn Resolver,
     /// Where the job writes, if it writes.
     pub(crate) output: Option<&'a Location>,
