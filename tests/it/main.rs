@@ -9,6 +9,7 @@ mod compat;
 mod conformance;
 mod demo;
 mod kills;
+mod modules;
 mod preprocess;
 mod published;
 mod runs;

@@ -14,7 +14,7 @@ use std::{hint::black_box, ops::ControlFlow, sync::Arc, time::Instant};
 use burn::tensor::Device;
 use trainer::{
     kernels::{Segment, gather_rows},
-    model::{DataShape, ImageShape, ModelConfig, PatchInput, Transfusion},
+    model::{DataShape, ImageShape, Inputs, ModelConfig, PatchInput, Transfusion},
     objective::ObjectiveConfig,
     sample::{LatentSize, Method, Prompt, Request, SampleConfig, sample},
 };
@@ -113,10 +113,15 @@ fn anew(model: &Transfusion, text: usize, patches: usize) {
     let places: Arc<[u32]> = (text as u32..n as u32).collect();
     let image_of_patch = vec![0; patches].into();
     let input = PatchInput { values: vec![0.5; patches * 32], times: vec![500], image_of_patch };
-    let input_nd = model.embed(&vec![7; n].into(), &places, &input);
     let images = (patches > 0).then_some(text..n).into_iter().collect();
-    let segments = [Segment { queries: 0..n, keys: 0..n, images }];
-    let hidden_nd = model.hidden(input_nd, &(0..n as u32).collect::<Vec<_>>(), &segments.into());
+    let inputs = Inputs {
+        ids: vec![7; n].into(),
+        positions: (0..n as u32).collect(),
+        segments: [Segment { queries: 0..n, keys: 0..n, images }].into(),
+        patch_places: places.clone(),
+        patches: input,
+    };
+    let hidden_nd = model.hidden(model.embed(&inputs), &inputs);
     let last = [n as u32 - 1].into();
     let output = if patches > 0 {
         model.decode(gather_rows(hidden_nd, &places))

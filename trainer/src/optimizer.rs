@@ -116,14 +116,18 @@ impl AdamW {
         self.updates
     }
 
-    /// One update at learning rate `rate`: gradients are scaled by `min(1, clip / (norm + 1e-6))`, `norm` their joint
-    /// norm ([`Gradients::norm`]). A parameter that no gradient reached is updated as if it were zero. `average`
-    /// follows.
+    /// What gradients of this joint norm ([`Gradients::norm`]) are multiplied by: `min(1, clip / (norm + 1e-6))`.
+    pub fn clip_scale(&self, norm: f64) -> f32 {
+        (self.config.clip / (norm + 1e-6)).min(1.0) as f32
+    }
+
+    /// One update at learning rate `rate` with gradients times `clip_scale`. A parameter that no gradient reached is updated as
+    /// if it were zero. `average` follows each parameter while its numbers are at hand.
     pub fn update<M: Module>(
         &mut self,
         module: M,
         gradients: &Gradients,
-        norm: f64,
+        clip_scale: f32,
         rate: f64,
         mut average: Option<&mut MovingAverage>,
     ) -> M {
@@ -131,7 +135,6 @@ impl AdamW {
         if let Some(average) = average.as_deref_mut() {
             average.updates += 1;
         }
-        let clip_scale = (self.config.clip / (norm + 1e-6)).min(1.0) as f32;
         module.map(&mut Updater {
             path: Path::default(),
             optimizer: self,
@@ -177,15 +180,15 @@ impl AdamW {
             ["first", "second"].map(|kind| (format!("{kind}.{name}"), moments.shape.clone()))
         });
         weights::check(&expected.collect(), &tensors)?;
-        let mut take = |kind: &str, name: &str| {
+        let mut values = |kind: &str, name: &str| {
             tensors
                 .remove(&format!("{kind}.{name}"))
                 .expect("`check` has seen that each name is there")
                 .values
         };
         for (name, moments) in &mut self.moments {
-            moments.first = take("first", name);
-            moments.second = take("second", name);
+            moments.first = values("first", name);
+            moments.second = values("second", name);
         }
         self.updates = updates;
         Ok(self)
@@ -312,7 +315,8 @@ mod tests {
             let norm = gradients.norm();
             // PyTorch sums the norm in f32.
             assert!((norm / facts["grad_norm_before_clipping"].as_f64().unwrap() - 1.0).abs() < 1e-6);
-            module = optimizer.update(module, &gradients, norm, facts["lr"].as_f64().unwrap(), None);
+            let clip = optimizer.clip_scale(norm);
+            module = optimizer.update(module, &gradients, clip, facts["lr"].as_f64().unwrap(), None);
             for (name, found) in weights::read(&module) {
                 let expected = &file[&format!("{name}.{}", index + 1)];
                 let pairs = found.values.iter().zip(&expected.values);
@@ -337,13 +341,15 @@ mod tests {
                 optimizer = fresh.restore(weights::from_bytes(&bytes).unwrap(), 3).unwrap();
                 average = MovingAverage::new(average.tensors().clone(), 0.9, 3);
             }
-            module = optimizer.update(module, &gradients, gradients.norm(), 1e-2, Some(&mut average));
+            let clip = optimizer.clip_scale(gradients.norm());
+            module = optimizer.update(module, &gradients, clip, 1e-2, Some(&mut average));
         }
         let (mut straight, mut whole) = (start(&file), AdamW::new(&module, OptimizerConfig::default()));
         let mut other = MovingAverage::new(weights::read(&straight), 0.9, 0);
         for update in 1..=6 {
             let gradients = gradients(&file, update);
-            straight = whole.update(straight, &gradients, gradients.norm(), 1e-2, Some(&mut other));
+            let clip = whole.clip_scale(gradients.norm());
+            straight = whole.update(straight, &gradients, clip, 1e-2, Some(&mut other));
         }
         assert_eq!(weights::read(&module), weights::read(&straight));
         assert_eq!(average.tensors(), other.tensors());
@@ -363,7 +369,7 @@ mod tests {
         assert!(!sums.0.contains_key("gain"));
         assert!((sums.norm() - 54f64.sqrt()).abs() < 1e-12);
         let mut optimizer = AdamW::new(&module, OptimizerConfig::default());
-        let module = optimizer.update(module, &sums, sums.norm(), 0.5, None);
+        let module = optimizer.update(module, &sums, optimizer.clip_scale(sums.norm()), 0.5, None);
         let after = weights::read(&module);
         // Without a gradient a matrix shrinks by rate times decay, and a gain stays.
         assert_eq!(after["layers.1.weight"].values, [0.95; 12]);

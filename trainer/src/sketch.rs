@@ -12,9 +12,9 @@ pub(crate) const CHANNELS: u16 = 3;
 const BOS: u32 = 1;
 const EOS: u32 = 2;
 
-/// A part of a document.
+/// A piece of a document.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum Part {
+pub(crate) enum Piece {
     /// So many tokens.
     Text(u32),
     /// An image of so many rows and columns of patches.
@@ -24,7 +24,7 @@ pub(crate) enum Part {
 }
 
 /// A row of `documents`, padded to `context`. Tokens and latents follow from `seed`.
-pub(crate) fn row(documents: &[(Order, Vec<Part>)], context: u32, seed: u64) -> Row {
+pub(crate) fn row(documents: &[(Order, Vec<Piece>)], context: u32, seed: u64) -> Row {
     let mut sketch = Sketch { stream: Stream::new(seed, "sketch", &[]), ..Sketch::default() };
     documents.iter().for_each(|(order, parts)| sketch.document(*order, parts));
     sketch.finish(context)
@@ -74,16 +74,16 @@ impl Sketch {
         self.text(&[BOS]);
     }
 
-    fn document(&mut self, order: Order, parts: &[Part]) {
+    fn document(&mut self, order: Order, parts: &[Piece]) {
         self.begin(order);
         for part in parts {
             match *part {
-                Part::Text(count) => {
+                Piece::Text(count) => {
                     let ids: Vec<u32> = (0..count).map(|_| 3 + self.stream.below(17)).collect();
                     self.text(&ids);
                 }
-                Part::Image(rows, columns) => self.image(rows, columns, true),
-                Part::Shown(rows, columns) => self.image(rows, columns, false),
+                Piece::Image(rows, columns) => self.image(rows, columns, true),
+                Piece::Shown(rows, columns) => self.image(rows, columns, false),
             }
         }
         self.text(&[EOS]);
@@ -145,17 +145,17 @@ impl Sketch {
 /// Rows of up to four documents of every shape, at most 160 positions long, padded to 170.
 pub(crate) fn any_row() -> impl Strategy<Value = Row> {
     let side = || 1u16..4;
-    let text = (0u32..9).prop_map(Part::Text);
+    let text = (0u32..9).prop_map(Piece::Text);
     let part = prop_oneof![
         text.clone(),
-        (side(), side()).prop_map(|(rows, columns)| Part::Image(rows, columns)),
-        (side(), side()).prop_map(|(rows, columns)| Part::Shown(rows, columns)),
+        (side(), side()).prop_map(|(rows, columns)| Piece::Image(rows, columns)),
+        (side(), side()).prop_map(|(rows, columns)| Piece::Shown(rows, columns)),
     ];
     let document = prop_oneof![
         text.clone().prop_map(|text| (Order::Neither, vec![text])),
         (text.clone(), side())
-            .prop_map(|(text, side)| (Order::CaptionFirst, vec![text, Part::Image(side, 2)])),
-        (text, side()).prop_map(|(text, side)| (Order::ImageFirst, vec![Part::Image(side, 2), text])),
+            .prop_map(|(text, side)| (Order::CaptionFirst, vec![text, Piece::Image(side, 2)])),
+        (text, side()).prop_map(|(text, side)| (Order::ImageFirst, vec![Piece::Image(side, 2), text])),
         proptest::collection::vec(part, 0..4).prop_map(|parts| (Order::Neither, parts)),
     ];
     (proptest::collection::vec(document, 0..4), any::<u64>())

@@ -61,7 +61,7 @@ pub enum WeightsError {
         /// The tensor.
         name: String,
     },
-    /// Fewer numbers than the model takes, noticed before memory is taken for it.
+    /// Fewer numbers than the model has, noticed before memory is used for it.
     #[error("the file holds {found} numbers, a model of this config has {expected}")]
     Count {
         /// Parameters of the model.
@@ -101,24 +101,7 @@ impl Path {
 
 /// Name and shape of every parameter of a module, without copying numbers.
 pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
-    struct Shapes {
-        path: Path,
-        shapes: BTreeMap<String, Vec<usize>>,
-    }
-    impl ModuleVisitor for Shapes {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.enter(name);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.shapes.insert(self.path.name(), param.val().dims().to_vec());
-        }
-    }
-    let mut visitor = Shapes { path: Path::default(), shapes: BTreeMap::new() };
-    module.visit(&mut visitor);
-    visitor.shapes
+    unread(module).into_iter().map(|(name, tensor)| (name, tensor.shape)).collect()
 }
 
 /// Copies the parameters of a module.
@@ -127,26 +110,11 @@ pub fn shapes<M: Module>(module: &M) -> BTreeMap<String, Vec<usize>> {
 ///
 /// If a parameter is not of `f32`, which the modules of this crate always are.
 pub fn read<M: Module>(module: &M) -> Tensors {
-    struct Reader {
-        path: Path,
-        tensors: Tensors,
-    }
-    impl ModuleVisitor for Reader {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.enter(name);
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.exit();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = param.val();
-            let shape = tensor.dims().to_vec();
-            self.tensors.insert(self.path.name(), FlatTensor { shape, values: values_of(tensor) });
-        }
-    }
-    let mut reader = Reader { path: Path::default(), tensors: Tensors::new() };
-    module.visit(&mut reader);
-    reader.tensors
+    let copy = |tensor: UnreadTensor<'_>| {
+        let values = (tensor.read)().into_owned();
+        FlatTensor { shape: tensor.shape, values }
+    };
+    unread(module).into_iter().map(|(name, tensor)| (name, copy(tensor))).collect()
 }
 
 pub(crate) fn values_of<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
@@ -319,7 +287,7 @@ const LARGEST_HEADER: usize = 100_000_000;
 /// If there are so many tensors that the header has no room.
 pub fn to_bytes(tensors: &Tensors) -> Result<Vec<u8>, WeightsError> {
     let mut bytes = Vec::new();
-    // Memory takes every byte: what is left to fail is the header.
+    // Writing to memory doesn't fail, so that only the header can.
     write(&borrowed(tensors), &mut bytes).map_err(|_| SafeTensorError::HeaderTooLarge)?;
     Ok(bytes)
 }

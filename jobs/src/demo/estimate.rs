@@ -138,13 +138,14 @@ fn time_step(session: &Session) -> anyhow::Result<f64> {
     let mut optimizer = AdamW::new(&model, OptimizerConfig::default());
     let mut begin = Instant::now();
     for step in 0..=TIMED {
-        let batch = prepare(&rows, &objective, &plan, Draw { seed: 0, step: step as u64, first_row: 0 })?;
+        let micro_batch =
+            prepare(&rows, &objective, &plan, Draw { seed: 0, step: step as u64, first_row: 0 })?;
         let mut gradients = Gradients::default();
-        if let Some(loss) = model.losses(&batch).total(&counts, 5.0) {
+        if let Some(loss) = micro_batch.losses(&model).total(&counts, 5.0) {
             gradients.add(&model, &mut loss.backward());
         }
-        let norm = gradients.norm();
-        model = optimizer.update(model, &gradients, norm, 1e-4, None);
+        let clip = optimizer.clip_scale(gradients.norm());
+        model = optimizer.update(model, &gradients, clip, 1e-4, None);
         if step == 0 {
             begin = Instant::now();
         }

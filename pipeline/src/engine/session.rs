@@ -12,7 +12,9 @@ use rayon::ThreadPool;
 
 use super::memory::Memory;
 use crate::PipelineError;
-use crate::read::batch::TEXT_ROWS;
+
+/// Rows of a batch, unless they are large.
+pub(crate) const TEXT_ROWS: usize = 512;
 
 /// A session to make plans in.
 pub(crate) fn session(batch_rows: usize) -> Result<SessionContext, PipelineError> {

@@ -31,7 +31,8 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::PipelineError;
-use crate::document::{Shape, not_blank};
+use crate::config::Shape;
+use crate::document::not_blank;
 use crate::engine::session::sort_session;
 use crate::engine::stage::{Operator, Partition, Work, ahead, stage};
 use crate::host::threads::blocking;
@@ -190,7 +191,7 @@ fn content<'a>(parts: impl Iterator<Item = (u8, &'a [u8])>) -> [u64; 2] {
 
 /// Reads all sources and finds the copies among what is to be done: first what earlier versions hold is read, then that.
 pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineError> {
-    let context = plan.runtime().session()?.task_ctx();
+    let context = plan.runtime.session()?.task_ctx();
     let mut readers = Vec::new();
     for source in &plan.sources {
         add_readers(plan, source, &source.settled.units, &mut readers).await?;
@@ -204,8 +205,8 @@ pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineEr
     let rows = stream::iter(readers).map(open).flatten_unordered(plan.units_at_once());
     let rows = Box::pin(RecordBatchStreamAdapter::new(hash_schema(), rows));
     // A quarter together: the units that are read may hold a half, and a large row the last quarter.
-    let sixteenth = plan.memory.limit() / 16;
-    let session = |parts: usize| sort_session(&plan.memory, parts * sixteenth);
+    let sixteenth = plan.runtime.memory.limit() / 16;
+    let session = |parts: usize| sort_session(&plan.runtime.memory, parts * sixteenth);
     let sorted = sort(rows, &[0, 1, 2, 3, 4], session(3)?.task_ctx())?;
     let places = sort(copies(sorted, settled as u32), &PLACE, session(1)?.task_ctx())?;
     let units = plan.units().into_iter().map(|unit| unit.unit).collect();

@@ -115,7 +115,7 @@ impl PreprocessPlan {
         let runtime = Runtime {
             codec: self.environment.codec.as_ref().map(blank),
             tokenizer: Some(tokenizer.clone()),
-            ..self.runtime()
+            ..self.runtime.clone()
         };
         let mut sources = Vec::with_capacity(self.sources.len());
         for source in &self.sources {

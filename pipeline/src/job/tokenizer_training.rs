@@ -11,8 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use schemas::Tokenizer;
 
 use crate::PipelineError;
-use crate::config::TrainTokenizer;
-use crate::document::Shape;
+use crate::config::{Shape, TrainTokenizer};
 use crate::host::error::BoxError;
 use crate::host::observer::{Event, Observer};
 use crate::host::threads::blocking;
@@ -20,7 +19,7 @@ use crate::operators::items::{Choice, texts_from_columns};
 use crate::plan::PreprocessPlan;
 use crate::read::Input;
 use crate::source::{Columns, SourcePlan};
-use crate::storage::commit::Location;
+use crate::storage::location::Location;
 
 const FILE: &str = "tokenizer.json";
 
@@ -92,7 +91,7 @@ async fn learn(
     sample: &Sample,
 ) -> Result<(Tokenizer, u64), PipelineError> {
     let (mut units, mut number) = (Vec::new(), 0);
-    let mut runtime = plan.runtime();
+    let mut runtime = plan.runtime.clone();
     for source in &plan.sources {
         if sample.sketch || source.config.shape != Shape::Pair {
             // Only the choice of one of several captions depends on the numbers of rows.
@@ -116,7 +115,7 @@ async fn learn(
         .buffered(plan.units_at_once());
     let texts = samples.try_concat().await?;
     let bytes = texts.iter().map(String::len).sum::<usize>() as u64;
-    let pool = plan.pool.clone();
+    let pool = plan.runtime.pool.clone();
     let trained = blocking(move || {
         pool.install(|| crate::job::bpe::train(&texts, settings.vocabulary)).map_err(failed)
     })

@@ -21,7 +21,8 @@ use crate::host::observer::{Observer, Silent};
 use crate::host::stop::Stop;
 use crate::picture::codec::ImageCodec;
 use crate::read::Input;
-use crate::storage::commit::{Location, SPLITS};
+use crate::storage::commit::SPLITS;
+use crate::storage::location::Location;
 
 /// What all plans of a job share in a process.
 #[derive(Clone)]
@@ -46,9 +47,9 @@ pub(crate) struct Runtime {
 
 impl Runtime {
     /// One for plans that read: without copies, codec, tokenizer and outputs.
-    pub(crate) fn new(memory: Arc<Memory>, pool: Arc<ThreadPool>, stop: Stop) -> Self {
+    pub(crate) fn new(memory: Memory, pool: Arc<ThreadPool>, stop: Stop) -> Self {
         Self {
-            memory,
+            memory: Arc::new(memory),
             pool,
             stop,
             observer: Arc::new(Silent),

@@ -24,21 +24,20 @@ use futures::StreamExt;
 
 use crate::PipelineError;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
-use crate::engine::session::session;
+use crate::engine::session::{TEXT_ROWS, session};
 use crate::engine::stage::stage;
 use crate::host::error::root_cause;
 use crate::host::passed_over::PassedOver;
 use crate::operators::lookup::{Lookup, key_of};
 use crate::operators::runtime::Runtime;
 use crate::operators::unit_read::describe;
-use crate::read::batch::TEXT_ROWS;
 use crate::read::csv::Dialect;
 use crate::read::infer::Extent;
 use crate::read::table::{Found, Table};
 use crate::read::{Input, stream};
 use crate::row::columns::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, visible};
-use crate::source::{SourceTable, Wanted, find};
-use crate::units::{Listing, Planning, Unit, list};
+use crate::source::{Planning, SourceTable, Wanted, find};
+use crate::units::{Listing, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
 const CHUNK_BYTES: u64 = 4 << 20;
@@ -83,8 +82,8 @@ impl Join {
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
         }
         let input = Input {
-            memory: planning.memory.clone(),
-            stop: planning.stop.clone(),
+            memory: planning.runtime.memory.clone(),
+            stop: planning.runtime.stop.clone(),
             dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
             ..Input::new(listing.store.clone(), TextSplit::File)
         };
@@ -119,8 +118,7 @@ impl Join {
             fingerprint: String::new(),
         };
         join.fingerprint = join.checksum().await?;
-        let mut runtime = Runtime::new(planning.memory.clone(), planning.pool.clone(), planning.stop.clone());
-        runtime.inputs.extend([join.input()]);
+        let runtime = Runtime { inputs: std::iter::once(join.input()).collect(), ..planning.runtime.clone() };
         join.check_rows(runtime.session()?.task_ctx()).await?;
         Ok(join)
     }

@@ -11,8 +11,8 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::StreamExt;
 
 use crate::PipelineError;
-use crate::config::{PictureConfig, SourceConfig, check_sources};
-use crate::engine::memory::{DEFAULT_BYTES, Memory};
+use crate::config::{MEMORY_BYTES, PictureConfig, SourceConfig, check_sources};
+use crate::engine::memory::Memory;
 use crate::engine::session::thread_pool;
 use crate::engine::stage::stage;
 use crate::host::observer::{Event, Observer};
@@ -20,9 +20,9 @@ use crate::host::stop::Stop;
 use crate::operators::items::{Part, from_batch};
 use crate::operators::runtime::Runtime;
 use crate::row::columns::Kind;
-use crate::source::{Columns, plan_source};
+use crate::source::{Columns, Planning, plan_source};
 use crate::storage::disk::read_at;
-use crate::units::{Planning, Resolver};
+use crate::storage::resolver::Resolver;
 
 /// Bytes of a unit: small ones make a better sample of a large corpus.
 const UNIT_BYTES: u64 = 32 << 20;
@@ -139,9 +139,10 @@ async fn read_pictures(
 ) -> Result<PictureSet, PipelineError> {
     check_sources(request.sources)?;
     let pool = thread_pool(request.threads)?;
-    let memory = Arc::new(Memory::new(DEFAULT_BYTES as usize));
-    let planning = Planning { memory: &memory, pool: &pool, resolver, output: None, stop: &request.stop };
-    let mut runtime = Runtime::new(memory.clone(), pool.clone(), request.stop.clone());
+    let memory = Memory::new(MEMORY_BYTES as usize);
+    let planner = Runtime::new(memory, pool.clone(), request.stop.clone());
+    let planning = Planning { runtime: &planner, resolver, output: None };
+    let mut runtime = planner.clone();
     let size = request.size as usize;
     let mut set =
         PictureSet { size, count: 0, memory: Vec::new(), file: None, places: Vec::new(), rejected: 0 };

@@ -213,13 +213,13 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     let tokenizer = plan.some_tokenizer().await.expect("a tokenizer");
     let physical =
         plan.documents(&plan.sources[0], &plan.sources[0].units, &tokenizer).await.expect("a plan");
-    let runtime = Runtime { tokenizer: Some(tokenizer), ..plan.runtime() };
+    let runtime = Runtime { tokenizer: Some(tokenizer), ..plan.runtime.clone() };
     let mut batches = physical.execute(0, runtime.session().expect("a session").task_ctx()).expect("starts");
     let first = batches.next().await.expect("a batch").expect("reads");
-    assert!(plan.memory.pool().reserved() >= text.len(), "the text is held while its parts come");
+    assert!(plan.runtime.memory.pool().reserved() >= text.len(), "the text is held while its parts come");
     drop((first, batches));
     // The whole share can be had again: this waits until it is given back.
-    let share = plan.memory.rows.clone();
+    let share = plan.runtime.memory.rows.clone();
     let all = crate::host::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
     drop(all);
 }

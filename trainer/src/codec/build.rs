@@ -1,15 +1,13 @@
-//! Where the tensors of a network come from: fresh draws, a file, or nowhere, to count them.
+//! Where the tensors of a network come from: fresh draws, a file, or nowhere, to count them. Knows no layer.
 //!
 //! A network is built by asking for each tensor by name and shape. So a file is checked while its network is built, and no memory is
-//! taken for sizes that the file doesn't have.
+//! used for sizes that the file doesn't have.
 
 use std::collections::BTreeMap;
 
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 
-use super::layers::{Convolution, GroupNorm, Projection};
-use super::operations::Window;
 use crate::random::Stream;
 use crate::weights::{FlatTensor, Tensors, WeightsError};
 
@@ -25,7 +23,7 @@ pub(crate) struct Builder<'a> {
 enum Source {
     /// Drawn by seed and name.
     Fresh(u64),
-    /// Taken from a file, each once.
+    /// Those of a file, each used once.
     Stored(Tensors),
     /// Empty ones; what was asked for is kept.
     Shapes(BTreeMap<String, Vec<usize>>),
@@ -87,41 +85,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    pub(crate) fn convolution(
-        &mut self,
-        name: impl ToString,
-        [inputs, outputs]: [usize; 2],
-        window: Window,
-    ) -> Result<Convolution, WeightsError> {
-        let Window { kernel, .. } = window;
-        let bound = Some(1.0 / ((inputs * kernel * kernel) as f64).sqrt());
-        self.within(name, |builder| {
-            let weight = builder.tensor("weight", [outputs, inputs, kernel, kernel], bound, 0.0)?;
-            Ok(Convolution { weight, bias: builder.tensor("bias", [outputs], bound, 0.0)? })
-        })
-    }
-
-    pub(crate) fn projection(
-        &mut self,
-        name: impl ToString,
-        [inputs, outputs]: [usize; 2],
-    ) -> Result<Projection, WeightsError> {
-        let bound = Some(1.0 / (inputs as f64).sqrt());
-        self.within(name, |builder| {
-            let weight = builder.tensor("weight", [outputs, inputs], bound, 0.0)?;
-            Ok(Projection { weight, bias: builder.tensor("bias", [outputs], bound, 0.0)? })
-        })
-    }
-
-    pub(crate) fn norm(&mut self, name: impl ToString, channels: usize) -> Result<GroupNorm, WeightsError> {
-        self.within(name, |builder| {
-            let weight = builder.tensor("weight", [channels], None, 1.0)?;
-            Ok(GroupNorm { weight, bias: builder.tensor("bias", [channels], None, 0.0)? })
-        })
-    }
-
     /// A tensor; a fresh one is drawn evenly from `-bound..bound`, or is `fill` everywhere.
-    fn tensor<const D: usize>(
+    pub(crate) fn tensor<const D: usize>(
         &mut self,
         name: &str,
         shape: [usize; D],
@@ -132,7 +97,7 @@ impl<'a> Builder<'a> {
         let count = shape.iter().product();
         let (values, shape) = match &mut self.source {
             Source::Fresh(seed) => (draw(*seed, &name, count, bound, fill), shape),
-            Source::Stored(tensors) => (take(tensors, name, &shape)?, shape),
+            Source::Stored(tensors) => (remove(tensors, name, &shape)?, shape),
             Source::Shapes(shapes) => {
                 shapes.insert(name, shape.to_vec());
                 (Vec::new(), [0; D])
@@ -148,7 +113,7 @@ fn draw(seed: u64, name: &str, count: usize, bound: Option<f64>, fill: f32) -> V
     (0..count).map(|_| ((2.0 * stream.uniform() - 1.0) * bound) as f32).collect()
 }
 
-fn take(tensors: &mut Tensors, name: String, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
+fn remove(tensors: &mut Tensors, name: String, shape: &[usize]) -> Result<Vec<f32>, WeightsError> {
     match tensors.remove(&name) {
         None => Err(WeightsError::Missing { name, shape: shape.to_vec() }),
         Some(FlatTensor { shape: found, values }) if found == shape => Ok(values),

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use super::build::Builder;
 use super::config::KlShape;
 use super::layers::{Convolution, GroupNorm, PixelAttention, ResidualBlock, double};
-use super::operations::Window;
+use crate::kernels::Window;
 use crate::weights::{Tensors, WeightsError};
 
 /// The network.

@@ -6,11 +6,10 @@ use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
 use super::build::Builder;
-use super::operations::{Norm, Window, convolve, group_norm};
-use crate::kernels::{Segment, attention};
+use crate::kernels::{NormSettings, Segment, Window, attention, convolve, group_norm};
 use crate::weights::WeightsError;
 
-/// A convolution; its window is told where it is used.
+/// A convolution; its window is named where it is used.
 #[derive(Module, Debug)]
 pub(crate) struct Convolution {
     pub(crate) weight: Param<Tensor<4>>,
@@ -50,7 +49,50 @@ const EPSILON: f32 = 1e-6;
 
 impl GroupNorm {
     pub(crate) fn forward(&self, x_nhwc: Tensor<4>, groups: usize, silu: bool) -> Tensor<4> {
-        group_norm(x_nhwc, self.weight.val(), self.bias.val(), Norm { groups, epsilon: EPSILON, silu })
+        group_norm(
+            x_nhwc,
+            self.weight.val(),
+            self.bias.val(),
+            NormSettings { groups, epsilon: EPSILON, silu },
+        )
+    }
+}
+
+impl Builder<'_> {
+    /// A convolution whose tensors' names begin with `name`.
+    pub(crate) fn convolution(
+        &mut self,
+        name: impl ToString,
+        [inputs, outputs]: [usize; 2],
+        window: Window,
+    ) -> Result<Convolution, WeightsError> {
+        let Window { kernel, .. } = window;
+        let bound = Some(1.0 / ((inputs * kernel * kernel) as f64).sqrt());
+        self.within(name, |builder| {
+            let weight = builder.tensor("weight", [outputs, inputs, kernel, kernel], bound, 0.0)?;
+            Ok(Convolution { weight, bias: builder.tensor("bias", [outputs], bound, 0.0)? })
+        })
+    }
+
+    /// A matrix, named likewise.
+    pub(crate) fn projection(
+        &mut self,
+        name: impl ToString,
+        [inputs, outputs]: [usize; 2],
+    ) -> Result<Projection, WeightsError> {
+        let bound = Some(1.0 / (inputs as f64).sqrt());
+        self.within(name, |builder| {
+            let weight = builder.tensor("weight", [outputs, inputs], bound, 0.0)?;
+            Ok(Projection { weight, bias: builder.tensor("bias", [outputs], bound, 0.0)? })
+        })
+    }
+
+    /// A norm, named likewise.
+    pub(crate) fn norm(&mut self, name: impl ToString, channels: usize) -> Result<GroupNorm, WeightsError> {
+        self.within(name, |builder| {
+            let weight = builder.tensor("weight", [channels], None, 1.0)?;
+            Ok(GroupNorm { weight, bias: builder.tensor("bias", [channels], None, 0.0)? })
+        })
     }
 }
 

@@ -12,7 +12,6 @@ mod error;
 mod files;
 mod kl;
 mod layers;
-mod operations;
 mod patch;
 mod pixels;
 mod posterior;

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 use super::build::Builder;
 use super::config::PatchShape;
 use super::layers::Convolution;
-use super::operations::{Window, silu};
+use crate::kernels::{Window, silu};
 use crate::weights::WeightsError;
 
 /// The network.

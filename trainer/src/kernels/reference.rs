@@ -1,6 +1,6 @@
 //! The operations of [`super`] made of ordinary tensor operations: slow, obvious, differentiable on every backend.
 //!
-//! They are what runs on backends without operations of our own, and what tests hold the fast ones against.
+//! They run on backends without operations of our own, and tests hold the fast ones against them.
 //! Axes: n query positions, m key positions, h heads, d head dimension or width, i in, o out, f feed-forward, v vocabulary,
 //! k targets, p patches.
 
@@ -9,9 +9,11 @@ use std::ops::Range;
 use burn::tensor::{
     Bool, Device, IndexingUpdateOp, Int, Tensor, TensorData,
     activation::{log_softmax, silu, softmax},
+    module::conv2d,
+    ops::ConvOptions,
 };
 
-use super::types::{Rotary, Segment, Target};
+use super::types::{NormSettings, Rotary, Segment, Target, Window};
 
 /// [`super::linear()`].
 pub fn linear(x_ni: Tensor<2>, weight_oi: Tensor<2>) -> Tensor<2> {
@@ -118,6 +120,34 @@ pub fn scatter_rows(base_nd: Tensor<2>, rows: &[u32], values_kd: Tensor<2>) -> T
     rows.iter().for_each(|&row| kept[row as usize] = 0.0);
     let kept_n1 = Tensor::<2>::from_data(TensorData::new(kept, [n, 1]), &device);
     (base_nd * kept_n1).select_assign(0, indices(rows, &device), values_kd, IndexingUpdateOp::Add)
+}
+
+/// [`super::convolve`].
+pub(crate) fn convolve(x_nhwc: Tensor<4>, weight: Tensor<4>, bias: Tensor<1>, window: Window) -> Tensor<4> {
+    let x_nchw = x_nhwc.permute([0, 3, 1, 2]);
+    let padding = (window.before, window.after, window.before, window.after);
+    let padded = x_nchw.pad(padding, 0.0);
+    let options = ConvOptions::new([window.stride; 2], [0, 0], [1, 1], 1);
+    conv2d(padded, weight, Some(bias), options).permute([0, 2, 3, 1])
+}
+
+/// [`super::group_norm`].
+pub(crate) fn group_norm(
+    x_nhwc: Tensor<4>,
+    gain: Tensor<1>,
+    shift: Tensor<1>,
+    settings: NormSettings,
+) -> Tensor<4> {
+    let [n, h, w, c] = x_nhwc.dims();
+    let width = c / settings.groups;
+    let x_ngv = x_nhwc.reshape([n, h * w, settings.groups, width]).swap_dims(1, 2);
+    let x_ngv = x_ngv.reshape([n, settings.groups, h * w * width]);
+    let centred = x_ngv.clone() - x_ngv.mean_dim(2);
+    let variance = centred.clone().square().mean_dim(2);
+    let normal = centred / (variance + settings.epsilon).sqrt();
+    let normal = normal.reshape([n, settings.groups, h * w, width]).swap_dims(1, 2).reshape([n, h, w, c]);
+    let y = normal * gain.reshape([1, 1, 1, c]) + shift.reshape([1, 1, 1, c]);
+    if settings.silu { silu(y) } else { y }
 }
 
 fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {

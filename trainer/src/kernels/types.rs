@@ -1,4 +1,5 @@
-//! What the operations are told beside their tensors: which queries see which keys, rotary angles, targets.
+//! The plain data that operations get beside their tensors: which queries see which keys, rotary angles, targets, windows of
+//! convolutions, groups of norms.
 
 use std::{ops::Range, sync::Arc};
 
@@ -104,4 +105,38 @@ pub struct Target {
     pub row: u32,
     /// Token id, a row of the output matrix.
     pub id: u32,
+}
+
+/// How a convolution's window moves: a square of `kernel` x `kernel`, every `stride` pixels, with rows and columns of
+/// zeros before (top, left) and after (bottom, right) the picture.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Window {
+    pub(crate) kernel: usize,
+    pub(crate) stride: usize,
+    pub(crate) before: usize,
+    pub(crate) after: usize,
+}
+
+impl Window {
+    /// One pixel.
+    pub(crate) const POINT: Self = Self { kernel: 1, stride: 1, before: 0, after: 0 };
+    /// 3 x 3, the picture keeps its size.
+    pub(crate) const SAME: Self = Self { kernel: 3, stride: 1, before: 1, after: 1 };
+    /// 3 x 3 that halves the picture; zeros at the bottom and on the right only, as the diffusers layout has it.
+    pub(crate) const HALVE: Self = Self { kernel: 3, stride: 2, before: 0, after: 1 };
+
+    /// Outputs along an axis of `length` pixels.
+    pub(crate) fn outputs(self, length: usize) -> usize {
+        (length + self.before + self.after + self.stride).saturating_sub(self.kernel) / self.stride
+    }
+}
+
+/// Which channels a group norm takes together, and what it adds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct NormSettings {
+    pub(crate) groups: usize,
+    /// Added to the variance.
+    pub(crate) epsilon: f32,
+    /// Whether SiLU follows.
+    pub(crate) silu: bool,
 }

@@ -121,7 +121,7 @@ pub struct DataShape {
     pub image: Option<ImageShape>,
 }
 
-/// What a dataset's images look like to the model.
+/// A dataset's images as the model gets them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageShape {
     /// Channels of a latent.
@@ -210,24 +210,6 @@ impl ImagePlan {
     /// Numbers of one patch.
     pub const fn numbers(&self) -> usize {
         self.channels * self.patch * self.patch
-    }
-}
-
-/// Parameters of a model by part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Parameters {
-    /// Layers, last norm, embedding and output matrix of the tokenizer's ids: what a Llama of this size has.
-    pub transformer: u64,
-    /// Rows of BOI and EOI in the embedding and the output matrix.
-    pub markers: u64,
-    /// The image ends.
-    pub image: u64,
-}
-
-impl Parameters {
-    /// All of them.
-    pub const fn total(&self) -> u64 {
-        self.transformer + self.markers + self.image
     }
 }
 
@@ -426,31 +408,6 @@ impl ModelPlan {
         };
         let vocabulary = config.vocabulary.ok_or_else(missing)?;
         config.plan(&DataShape { vocabulary, image: None })
-    }
-
-    /// Numbers of the largest matrix.
-    pub fn largest_parameter(&self) -> u64 {
-        let width = self.width as u64;
-        let rows = u64::from(self.vocabulary.embedding_rows()).max(self.feed_forward as u64).max(width);
-        let time = self.image.map_or(0, |image| (image.time_width as u64).pow(2));
-        (rows * width).max(time)
-    }
-
-    /// Number of parameters by part.
-    pub fn parameters(&self) -> Parameters {
-        let (width, feed_forward) = (self.width as u64, self.feed_forward as u64);
-        let layer = 4 * width * width + 3 * width * feed_forward + 2 * width;
-        let tables = |rows: u64| 2 * rows * width;
-        let image = self.image.map_or(0, |image| {
-            let (numbers, time) = (image.numbers() as u64, image.time_width as u64);
-            let embedding = (image.sinusoids as u64 + 1) * time + (time + 1) * time;
-            embedding + (time + 1) * width + (width + 1) * numbers
-        });
-        Parameters {
-            transformer: tables(u64::from(self.vocabulary.size)) + self.layers as u64 * layer + width,
-            markers: tables(2),
-            image,
-        }
     }
 }
 

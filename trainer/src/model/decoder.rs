@@ -36,7 +36,7 @@ impl Decoder {
                 plan.initial().embedding,
             ),
             layers: (0..plan.layers()).map(layer).collect(),
-            norm: initial.gain(plan.width()),
+            norm: initial.gain("model.norm", plan.width()),
             epsilon: plan.norm_epsilon(),
         }
     }
@@ -77,8 +77,8 @@ impl DecoderLayer {
         Self {
             self_attn: SelfAttention::new(plan, &format!("{name}.self_attn"), initial),
             mlp: FeedForward::new(plan, &format!("{name}.mlp"), initial),
-            input_layernorm: initial.gain(plan.width()),
-            post_attention_layernorm: initial.gain(plan.width()),
+            input_layernorm: initial.gain(&format!("{name}.input_layernorm"), plan.width()),
+            post_attention_layernorm: initial.gain(&format!("{name}.post_attention_layernorm"), plan.width()),
             epsilon: plan.norm_epsilon(),
         }
     }

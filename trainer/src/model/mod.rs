@@ -4,9 +4,11 @@
 //! in a checkpoint: `model.layers.0.self_attn.q_proj.weight`. The parts that Llama doesn't have stand under `image`.
 //! Matrices are stored (out, in), as PyTorch stores them.
 //!
-//! Positions of all rows of a batch lie one behind another, padding left out: tensors are `[n, width]`, and
+//! Knows kernels and names of weights; nothing of losses, data files or sampling.
+//!
+//! Positions of all rows lie one behind another, padding left out: tensors are `[n, width]`, and
 //! [`Segment`]s say which positions see each other. The cost of that choice: every operation that looks across positions must
-//! know segments; what it buys: no mask of n x n, no work at padding, rows of any length in one batch.
+//! know segments; what it buys: no mask of n x n, no work at padding, rows of any length side by side.
 //!
 //! Axes: n positions, d width, p patches, i images, k targets, h heads.
 
@@ -14,10 +16,10 @@ mod config;
 mod decoder;
 mod image;
 mod layers;
+mod parameters;
 mod presets;
 #[cfg(test)]
 mod tests;
-mod work;
 
 use std::sync::Arc;
 
@@ -28,17 +30,15 @@ use burn::{
 
 pub use config::{
     DataShape, ImageConfig, ImageEnd, ImagePlan, ImageShape, InitialConfig, ModelConfig, ModelError,
-    ModelPlan, Parameters,
+    ModelPlan,
 };
 pub use decoder::{Decoder, DecoderLayer, FeedForward, SelfAttention};
 pub use image::{ImageEnds, TimeEmbedding, sinusoids};
 pub use layers::{Affine, Gain, Matrix};
+pub use parameters::Parameters;
 pub use presets::{PRESETS, presets};
 
-use crate::{
-    kernels::{Rotary, Segment, cross_entropy, gather_rows, image_losses, linear, scatter_rows},
-    objective::{Batch, Losses},
-};
+use crate::kernels::{Rotary, Segment, gather_rows, linear, scatter_rows};
 use layers::Initial;
 
 /// The whole model.
@@ -52,6 +52,21 @@ pub struct Transfusion {
     pub image: Option<ImageEnds>,
     #[module(skip)]
     plan: ModelPlan,
+}
+
+/// What the network is given: positions of some rows one behind another, padding left out. A *place* is an index into them.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// Token at each place; at patches some valid id that is not read.
+    pub ids: Arc<[u32]>,
+    /// Rotary position of each place.
+    pub positions: Vec<u32>,
+    /// Which places see each other.
+    pub segments: Arc<[Segment]>,
+    /// Places of all patches, in order.
+    pub patch_places: Arc<[u32]>,
+    /// The patches at these places.
+    pub patches: PatchInput,
 }
 
 /// Patches as they enter the network.
@@ -68,12 +83,15 @@ pub struct PatchInput {
 impl Transfusion {
     /// A fresh model. Weights depend on `plan` and `seed` alone.
     pub fn new(plan: &ModelPlan, seed: u64, device: &Device) -> Self {
-        let initial = Initial::new(seed, device);
+        Self::build(plan, &Initial::new(seed, device))
+    }
+
+    fn build(plan: &ModelPlan, initial: &Initial<'_>) -> Self {
         let rows = plan.vocabulary().embedding_rows() as usize;
         Self {
-            model: Decoder::new(plan, &initial),
+            model: Decoder::new(plan, initial),
             lm_head: initial.matrix("lm_head", [rows, plan.width()], plan.initial().head),
-            image: plan.image().map(|image| ImageEnds::new(image, plan.width(), &initial)),
+            image: plan.image().map(|image| ImageEnds::new(image, plan.width(), initial)),
             plan: plan.clone(),
         }
     }
@@ -88,20 +106,21 @@ impl Transfusion {
         Rotary::new(positions, self.plan.head_dim(), self.plan.rope_theta())
     }
 
-    /// The vectors that enter the first layer: embeddings of `ids`, with the places `patch_places` taken by patches.
-    pub fn embed(&self, ids: &Arc<[u32]>, patch_places: &Arc<[u32]>, patches: &PatchInput) -> Tensor<2> {
-        let text_nd = gather_rows(self.model.embed_tokens.weight.val(), ids);
+    /// The vectors that enter the first layer: embeddings of the tokens, and patches at their places.
+    pub fn embed(&self, inputs: &Inputs) -> Tensor<2> {
+        let text_nd = gather_rows(self.model.embed_tokens.weight.val(), &inputs.ids);
         match &self.image {
-            Some(image) if !patch_places.is_empty() => {
-                scatter_rows(text_nd, patch_places, image.encode(patches))
+            Some(image) if !inputs.patch_places.is_empty() => {
+                scatter_rows(text_nd, &inputs.patch_places, image.encode(&inputs.patches))
             }
             _ => text_nd,
         }
     }
 
-    /// The hidden states behind the last norm, where each segment sees itself alone.
-    pub fn hidden(&self, input_nd: Tensor<2>, positions: &[u32], segments: &Arc<[Segment]>) -> Tensor<2> {
-        self.model.forward(input_nd, &self.rotary(positions), segments, |_, k_nhd, v_nhd| (k_nhd, v_nhd))
+    /// The hidden states behind the last norm, from the vectors that enter the first layer. Each segment sees itself alone.
+    pub fn hidden(&self, input_nd: Tensor<2>, inputs: &Inputs) -> Tensor<2> {
+        let rotary = self.rotary(&inputs.positions);
+        self.model.forward(input_nd, &rotary, &inputs.segments, |_, k_nhd, v_nhd| (k_nhd, v_nhd))
     }
 
     /// The scores of every id at each of the given hidden states. Training never calls it: see
@@ -116,27 +135,6 @@ impl Transfusion {
     ///
     /// If the model has no image ends.
     pub fn decode(&self, hidden_pd: Tensor<2>) -> Tensor<2> {
-        self.image
-            .as_ref()
-            .expect("a batch with patches is prepared for a model with image ends")
-            .decode(hidden_pd)
-    }
-
-    /// Losses of a prepared batch, one number a target and one an image.
-    pub fn losses(&self, batch: &Batch) -> Losses {
-        if batch.targets.is_empty() && batch.images.is_empty() {
-            return Losses { text_k: None, image_i: None, weights: Vec::new() };
-        }
-        let input_nd = self.embed(&batch.ids, &batch.patch_places, &batch.patches);
-        let hidden_nd = self.hidden(input_nd, &batch.positions, &batch.segments);
-        let device = hidden_nd.device();
-        let text_k = (!batch.targets.is_empty())
-            .then(|| cross_entropy(hidden_nd.clone(), self.lm_head.weight.val(), &batch.targets));
-        let image_i = (!batch.images.is_empty()).then(|| {
-            let predicted_pn = self.decode(gather_rows(hidden_nd, &batch.learned_places));
-            image_losses(predicted_pn, batch.goal(&device), &batch.image_ranges)
-        });
-        let weights = batch.images.iter().map(|image| image.weight).collect();
-        Losses { text_k, image_i, weights }
+        self.image.as_ref().expect("patches are prepared for a model with image ends").decode(hidden_pd)
     }
 }

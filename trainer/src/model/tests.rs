@@ -9,8 +9,8 @@ use schemas::{Order, Row};
 use super::*;
 use crate::{
     golden::{Golden, assert_close, json, read},
-    objective::{Draw, Objective, ObjectiveConfig, counts, prepare},
-    sketch::{CHANNELS, PATCH, Part, VOCABULARY, row},
+    objective::{Draw, MicroBatch, Objective, ObjectiveConfig, counts, prepare},
+    sketch::{CHANNELS, PATCH, Piece, VOCABULARY, row},
 };
 
 const LAYERS: usize = 2;
@@ -205,9 +205,9 @@ const DRAW: Draw = Draw { seed: 3, step: 5, first_row: 0 };
 
 fn mixed_row(seed: u64) -> Row {
     let documents = [
-        (Order::CaptionFirst, vec![Part::Text(5), Part::Image(2, 2)]),
-        (Order::ImageFirst, vec![Part::Image(1, 3), Part::Text(6)]),
-        (Order::Neither, vec![Part::Text(4)]),
+        (Order::CaptionFirst, vec![Piece::Text(5), Piece::Image(2, 2)]),
+        (Order::ImageFirst, vec![Piece::Image(1, 3), Piece::Text(6)]),
+        (Order::Neither, vec![Piece::Text(4)]),
     ];
     row(&documents, 48, seed)
 }
@@ -217,7 +217,7 @@ fn a_uniform_model_costs_ln_v() {
     let config = ModelConfig { initial: InitialConfig { head: 0.0, ..InitialConfig::default() }, ..tiny() };
     let model = Transfusion::new(&tiny_plan(config), 1, &Device::flex());
     let batch = prepare(&[mixed_row(1)], &objective(0.1), model.plan(), DRAW).unwrap();
-    let nats = model.losses(&batch).text_nats();
+    let nats = batch.losses(&model).text_nats();
     let expected = f64::from(VOCABULARY.embedding_rows()).ln();
     assert_eq!(nats.len(), batch.targets.len());
     assert!(nats.iter().all(|&nats| (f64::from(nats) - expected).abs() < 1e-6), "{nats:?}");
@@ -232,19 +232,19 @@ fn a_fresh_model_predicts_zero_and_costs_the_square_of_the_noise() {
         goals.iter().map(|&goal| f64::from(goal).powi(2)).sum::<f64>() / goals.len() as f64
     };
     let expected: Vec<f64> = batch.image_ranges.iter().map(squares).collect();
-    let errors: Vec<f64> = model.losses(&batch).image_errors().into_iter().map(f64::from).collect();
+    let errors: Vec<f64> = batch.losses(&model).image_errors().into_iter().map(f64::from).collect();
     assert_close(&errors, &expected, 1e-6, "image errors");
 }
 
 /// The rows of hidden states that differ when the row of the input at `place` does.
-fn touched(model: &Transfusion, batch: &Batch, place: usize) -> Vec<usize> {
-    let input_nd = model.embed(&batch.ids, &batch.patch_places, &batch.patches);
+fn touched(model: &Transfusion, batch: &MicroBatch, place: usize) -> Vec<usize> {
+    let input_nd = model.embed(&batch.inputs);
     let [n, d] = input_nd.dims();
     let mut bump = vec![0.0f32; n * d];
     bump[place * d..(place + 1) * d].fill(1.0);
     let bump_nd = Tensor::from_data(TensorData::new(bump, [n, d]), &input_nd.device());
-    let before = read(model.hidden(input_nd.clone(), &batch.positions, &batch.segments));
-    let after = read(model.hidden(input_nd + bump_nd, &batch.positions, &batch.segments));
+    let before = read(model.hidden(input_nd.clone(), &batch.inputs));
+    let after = read(model.hidden(input_nd + bump_nd, &batch.inputs));
     (0..n).filter(|row| before[row * d..(row + 1) * d] != after[row * d..(row + 1) * d]).collect()
 }
 
@@ -287,11 +287,11 @@ fn a_dropped_caption_is_not_seen_and_still_learned() {
     );
     assert_eq!(touched(&model, &dropped, 3), vec![3, 4, 5], "the caption reaches itself alone");
     assert_eq!(touched(&model, &dropped, 6), (6..13).collect::<Vec<_>>(), "BOI begins anew");
-    assert_eq!(dropped.positions[..13], [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]);
-    assert_eq!(dropped.positions[13..], kept.positions[13..], "image first is never dropped");
+    assert_eq!(dropped.inputs.positions[..13], [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]);
+    assert_eq!(dropped.inputs.positions[13..], kept.inputs.positions[13..], "image first is never dropped");
     assert_eq!(
-        (&kept.targets, &kept.goals, &kept.patches.values),
-        (&dropped.targets, &dropped.goals, &dropped.patches.values)
+        (&kept.targets, &kept.goals, &kept.inputs.patches.values),
+        (&dropped.targets, &dropped.goals, &dropped.inputs.patches.values)
     );
     assert_eq!(dropped.images.iter().map(|image| image.dropped).collect::<Vec<_>>(), [true, false]);
 }
@@ -300,12 +300,12 @@ fn a_dropped_caption_is_not_seen_and_still_learned() {
 fn split_batches_add_up_to_the_whole() {
     let device = Device::flex().autodiff();
     let model = awake(4, &device);
-    let text = row(&[(Order::Neither, vec![Part::Text(7)])], 48, 9);
+    let text = row(&[(Order::Neither, vec![Piece::Text(7)])], 48, 9);
     let rows = [mixed_row(1), text, mixed_row(2)];
     let counts = counts(&rows, VOCABULARY);
     let part = |rows: &[Row], first_row| {
         let batch = prepare(rows, &objective(0.1), model.plan(), Draw { first_row, ..DRAW }).unwrap();
-        let total = model.losses(&batch).total(&counts, 5.0).unwrap();
+        let total = batch.losses(&model).total(&counts, 5.0).unwrap();
         let gradients = total.backward();
         (read(total)[0], read(model.lm_head.weight.val().grad(&gradients).unwrap()))
     };
@@ -323,18 +323,18 @@ fn a_batch_without_images_or_text_targets_has_that_term_zero() {
     let model = awake(4, &Device::flex());
     let total = |row: Row| {
         let batch = prepare(std::slice::from_ref(&row), &objective(0.0), model.plan(), DRAW).unwrap();
-        let losses = model.losses(&batch);
+        let losses = batch.losses(&model);
         let counts = counts(&[row], VOCABULARY);
         (losses.text_nats(), losses.image_errors(), losses.total(&counts, 5.0).map(|total| read(total)[0]))
     };
     let mean =
         |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64;
-    let (nats, errors, loss) = total(row(&[(Order::Neither, vec![Part::Text(7)])], 16, 9));
+    let (nats, errors, loss) = total(row(&[(Order::Neither, vec![Piece::Text(7)])], 16, 9));
     assert_eq!(errors.len(), 0);
     assert!((loss.unwrap() - mean(&nats)).abs() < 1e-6);
     let (nats, errors, loss) = total(row(&[], 16, 9));
     assert_eq!((nats.len(), errors.len(), loss), (0, 0, None));
-    let (_, errors, loss) = total(row(&[(Order::ImageFirst, vec![Part::Image(2, 2)])], 16, 9));
+    let (_, errors, loss) = total(row(&[(Order::ImageFirst, vec![Piece::Image(2, 2)])], 16, 9));
     assert_eq!(errors.len(), 1);
     assert!(loss.unwrap().is_finite());
 }
@@ -418,6 +418,6 @@ fn every_parameter_learns() {
     let model = awake(4, &device);
     let rows = [mixed_row(1), mixed_row(2)];
     let batch = prepare(&rows, &objective(0.1), model.plan(), DRAW).unwrap();
-    let total = model.losses(&batch).total(&counts(&rows, VOCABULARY), 5.0).unwrap();
+    let total = batch.losses(&model).total(&counts(&rows, VOCABULARY), 5.0).unwrap();
     model.visit(&mut Still(&total.backward(), 0));
 }

@@ -49,12 +49,12 @@ pub fn counts(rows: &[Row], vocabulary: Vocabulary) -> Counts {
     rows.iter().map(one).sum()
 }
 
-/// What a batch costs, before any division.
+/// What a micro-batch costs, before any division.
 #[derive(Debug, Clone)]
 pub struct Losses {
-    /// Nats of each target, in the order of [`super::Batch::targets`]; `None` without targets.
+    /// Nats of each target, in the order of [`super::MicroBatch::targets`]; `None` without targets.
     pub text_k: Option<Tensor<1>>,
-    /// Mean squared error inside each learned image, in the order of [`super::Batch::images`], unweighted; `None` without
+    /// Mean squared error inside each learned image, in the order of [`super::MicroBatch::images`], unweighted; `None` without
     /// images.
     pub image_i: Option<Tensor<1>>,
     /// How much each learned image counts.
@@ -62,7 +62,7 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// This batch's part of `L_LM + lambda L_DDPM` of the global batch that has `counts`: the parts of all micro-batches add up
+    /// The micro-batch's part of `L_LM + lambda L_DDPM` of the global batch that has `counts`: the parts of all micro-batches add up
     /// to the loss. A term without members is 0; `None` if both are, since there is nothing to learn then.
     pub fn total(&self, counts: &Counts, lambda: f64) -> Option<Tensor<1>> {
         let text = self.text_k.clone().map(|text_k| text_k.sum() / counts.text_targets as f64);

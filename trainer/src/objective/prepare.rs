@@ -1,19 +1,19 @@
-//! From packed rows to a [`Batch`].
+//! From packed rows to a [`MicroBatch`].
 
 use std::ops::Range;
 
 use schemas::{Latent, Modality, Order, Row, Span};
 
-use super::{Batch, LearnedImage, Objective};
+use super::{LearnedImage, MicroBatch, Objective};
 use crate::{
     diffusion::Prediction,
     kernels::{Segment, Target},
-    model::{ImagePlan, ModelPlan, PatchInput},
+    model::{ImagePlan, Inputs, ModelPlan, PatchInput},
     patches::PatchGrid,
     random::Stream,
 };
 
-/// Where the draws of a batch come from: the seed, the step, and the place of its first row in the global batch.
+/// Where the draws of a micro-batch come from: the seed, the step, and the place of its first row in the global batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
     /// Seed of the run.
@@ -55,7 +55,7 @@ pub enum PrepareError {
     },
 }
 
-/// Turns rows into what the network is given. Pure: the same arguments give the same batch.
+/// Turns rows into a micro-batch. Pure: the same arguments give the same one.
 ///
 /// - Each document is a segment of its own, unless the model sees across documents; an image whose caption is dropped starts
 ///   a new one at its BOI, with positions from 0 (targets stay).
@@ -70,7 +70,7 @@ pub fn prepare(
     objective: &Objective,
     model: &ModelPlan,
     draw: Draw,
-) -> Result<Batch, PrepareError> {
+) -> Result<MicroBatch, PrepareError> {
     let mut builder = Builder::new(objective, model);
     for (index, row) in rows.iter().enumerate() {
         RowDraw { draw, row: draw.first_row + index as u64 }.add(&mut builder, row)?;
@@ -78,7 +78,7 @@ pub fn prepare(
     Ok(builder.finish())
 }
 
-/// Grows a batch row by row.
+/// Grows a micro-batch row by row.
 struct Builder<'a> {
     objective: &'a Objective,
     model: &'a ModelPlan,
@@ -116,18 +116,19 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn finish(self) -> Batch {
-        Batch {
+    fn finish(self) -> MicroBatch {
+        let patches =
+            PatchInput { values: self.values, times: self.times, image_of_patch: self.image_of_patch.into() };
+        let inputs = Inputs {
             ids: self.ids.into(),
             positions: self.positions,
             segments: self.segments.into(),
-            targets: self.targets.into(),
             patch_places: self.patch_places.into(),
-            patches: PatchInput {
-                values: self.values,
-                times: self.times,
-                image_of_patch: self.image_of_patch.into(),
-            },
+            patches,
+        };
+        MicroBatch {
+            inputs,
+            targets: self.targets.into(),
             learned_places: self.learned_places.into(),
             goals: self.goals,
             numbers: self.model.image().map_or(1, ImagePlan::numbers),

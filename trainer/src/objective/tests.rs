@@ -12,7 +12,7 @@ use crate::{
     kernels::{cross_entropy, image_losses},
     model::{DataShape, ImageConfig, ImageShape, ModelConfig, ModelPlan},
     patches::PatchGrid,
-    sketch::{CHANNELS, PATCH, Part, VOCABULARY, any_row, row},
+    sketch::{CHANNELS, PATCH, Piece, VOCABULARY, any_row, row},
 };
 
 fn plan(rule: AttentionRule) -> ModelPlan {
@@ -37,8 +37,8 @@ fn with_dropout(caption_dropout: f64) -> Objective {
 const DRAW: Draw = Draw { seed: 1, step: 2, first_row: 0 };
 
 /// Whether a batch of this one row lets `query` see `key`.
-fn sees(batch: &Batch, query: usize, key: usize) -> bool {
-    batch.segments.iter().filter(|segment| segment.queries.contains(&query)).any(|segment| {
+fn sees(batch: &MicroBatch, query: usize, key: usize) -> bool {
+    batch.inputs.segments.iter().filter(|segment| segment.queries.contains(&query)).any(|segment| {
         let start = segment.keys.start;
         (start..start + segment.visible(query - segment.queries.start)).contains(&key)
     })
@@ -51,10 +51,10 @@ proptest! {
     fn segments_agree_with_the_rule(row in any_row(), across_documents: bool, causal_images: bool) {
         let rule = AttentionRule { across_documents, causal_images };
         let batch = prepare(std::slice::from_ref(&row), &with_dropout(0.0), &plan(rule), DRAW).unwrap();
-        prop_assert_eq!(batch.places(), row.used() as usize);
-        prop_assert_eq!(&batch.positions, &row.positions()[..batch.places()]);
-        for query in 0..batch.places() {
-            for key in 0..batch.places() {
+        prop_assert_eq!(batch.inputs.ids.len(), row.used() as usize);
+        prop_assert_eq!(&batch.inputs.positions, &row.positions()[..batch.inputs.ids.len()]);
+        for query in 0..batch.inputs.ids.len() {
+            for key in 0..batch.inputs.ids.len() {
                 let expected = rule.may_attend(row.spans(), query, key);
                 prop_assert_eq!(sees(&batch, query, key), expected, "{} sees {}", query, key);
             }
@@ -75,7 +75,7 @@ proptest! {
         };
         for span in row.spans().iter().filter(|span| span.modality != Modality::Padding) {
             for query in span.range() {
-                for key in 0..batch.places() {
+                for key in 0..batch.inputs.ids.len() {
                     let hidden = cut(span.document).is_some_and(|boi| query >= boi && key < boi);
                     let expected = rule.may_attend(row.spans(), query, key) && !hidden;
                     prop_assert_eq!(sees(&batch, query, key), expected, "{} sees {}", query, key);
@@ -92,13 +92,13 @@ proptest! {
         let counts = counts(&rows, VOCABULARY);
         prop_assert_eq!(batch.targets.len() as u64, counts.text_targets);
         prop_assert_eq!(batch.images.len() as u64, counts.images);
-        prop_assert_eq!(batch.patch_places.len() as u64, counts.patch_positions);
-        prop_assert_eq!(batch.places() as u64, counts.text_positions + counts.patch_positions);
-        prop_assert_eq!(batch.patches.values.len(), batch.patch_places.len() * batch.numbers);
+        prop_assert_eq!(batch.inputs.patch_places.len() as u64, counts.patch_positions);
+        prop_assert_eq!(batch.inputs.ids.len() as u64, counts.text_positions + counts.patch_positions);
+        prop_assert_eq!(batch.inputs.patches.values.len(), batch.inputs.patch_places.len() * batch.numbers);
         prop_assert_eq!(batch.goals.len(), batch.learned_places.len() * batch.numbers);
         prop_assert_eq!(batch.image_ranges.iter().map(|range| range.len()).sum::<usize>(), batch.learned_places.len());
-        let queries: usize = batch.segments.iter().map(|segment| segment.queries.len()).sum();
-        prop_assert_eq!(queries, batch.places());
+        let queries: usize = batch.inputs.segments.iter().map(|segment| segment.queries.len()).sum();
+        prop_assert_eq!(queries, batch.inputs.ids.len());
     }
 
     /// A row's draws depend on its place in the global batch, not on the micro-batch it is in.
@@ -109,19 +109,23 @@ proptest! {
         let part = |rows: &[Row], first_row| prepare(rows, &objective, &plan, Draw { first_row, ..DRAW }).unwrap();
         let whole = part(&rows, 0);
         let (a, b) = (part(&rows[..at], 0), part(&rows[at..], at as u64));
-        prop_assert_eq!(whole.patches.values, [a.patches.values, b.patches.values].concat());
-        prop_assert_eq!(whole.patches.times, [a.patches.times, b.patches.times].concat());
+        prop_assert_eq!(whole.inputs.patches.values, [a.inputs.patches.values, b.inputs.patches.values].concat());
+        prop_assert_eq!(whole.inputs.patches.times, [a.inputs.patches.times, b.inputs.patches.times].concat());
         prop_assert_eq!(whole.goals, [a.goals, b.goals].concat());
-        prop_assert_eq!(whole.positions, [a.positions, b.positions].concat());
+        prop_assert_eq!(whole.inputs.positions, [a.inputs.positions, b.inputs.positions].concat());
         prop_assert_eq!(whole.images, [a.images, b.images].concat());
     }
 }
 
 #[test]
 fn another_step_or_seed_draws_anew() {
-    let rows = [row(&[(Order::CaptionFirst, vec![Part::Text(2), Part::Image(2, 2)])], 20, 0)];
+    let rows = [row(&[(Order::CaptionFirst, vec![Piece::Text(2), Piece::Image(2, 2)])], 20, 0)];
     let values = |draw| {
-        prepare(&rows, &with_dropout(0.1), &plan(AttentionRule::default()), draw).unwrap().patches.values
+        prepare(&rows, &with_dropout(0.1), &plan(AttentionRule::default()), draw)
+            .unwrap()
+            .inputs
+            .patches
+            .values
     };
     assert_eq!(values(DRAW), values(DRAW));
     assert_ne!(values(DRAW), values(Draw { step: 3, ..DRAW }));
@@ -131,7 +135,7 @@ fn another_step_or_seed_draws_anew() {
 
 /// Timesteps of many images of one order.
 fn times(order: Order, config: ObjectiveConfig) -> Vec<LearnedImage> {
-    let rows = vec![row(&[(order, vec![Part::Image(1, 1)])], 6, 0); 4000];
+    let rows = vec![row(&[(order, vec![Piece::Image(1, 1)])], 6, 0); 4000];
     prepare(&rows, &objective(config), &plan(AttentionRule::default()), DRAW).unwrap().images
 }
 
@@ -172,32 +176,32 @@ fn a_soft_weight_follows_the_signal_to_noise_ratio() {
 
 #[test]
 fn context_images_are_clean_at_time_zero() {
-    let rows = [row(&[(Order::Neither, vec![Part::Shown(2, 3), Part::Text(3)])], 20, 5)];
+    let rows = [row(&[(Order::Neither, vec![Piece::Shown(2, 3), Piece::Text(3)])], 20, 5)];
     let batch = prepare(&rows, &with_dropout(0.1), &plan(AttentionRule::default()), DRAW).unwrap();
     let latent = &rows[0].images()[0];
     let grid = PatchGrid { channels: 3, height: 4, width: 6, patch: 2 };
     let clean: Vec<f32> = latent.values.iter().map(|value| value.to_f32()).collect();
-    assert_eq!(batch.patches.values, grid.patchify(&clean));
-    assert_eq!(batch.patches.times, [0]);
+    assert_eq!(batch.inputs.patches.values, grid.patchify(&clean));
+    assert_eq!(batch.inputs.patches.times, [0]);
     assert_eq!((batch.images.len(), batch.learned_places.len()), (0, 0));
 }
 
 #[test]
 fn goals_are_what_the_noisy_patches_were_made_of() {
-    let rows = [row(&[(Order::CaptionFirst, vec![Part::Text(2), Part::Image(2, 2)])], 20, 0)];
+    let rows = [row(&[(Order::CaptionFirst, vec![Piece::Text(2), Piece::Image(2, 2)])], 20, 0)];
     let batch = |prediction| {
         let objective = objective(ObjectiveConfig { prediction, ..ObjectiveConfig::default() });
         prepare(&rows, &objective, &plan(AttentionRule::default()), DRAW).unwrap()
     };
     let (noise, velocity) = (batch(Prediction::Noise), batch(Prediction::Velocity));
-    assert_eq!(noise.patches.values, velocity.patches.values);
+    assert_eq!(noise.inputs.patches.values, velocity.inputs.patches.values);
     let grid = PatchGrid { channels: 3, height: 4, width: 4, patch: 2 };
     let clean: Vec<f32> = rows[0].images()[0].values.iter().map(|value| value.to_f32()).collect();
     let clean = grid.patchify(&clean);
     let (signal, disturbance) = with_dropout(0.1).schedule().scales(noise.images[0].t);
     for (index, &x0) in clean.iter().enumerate() {
         let (x0, e) = (f64::from(x0), f64::from(noise.goals[index]));
-        assert!((f64::from(noise.patches.values[index]) - signal * x0 - disturbance * e).abs() < 1e-6);
+        assert!((f64::from(noise.inputs.patches.values[index]) - signal * x0 - disturbance * e).abs() < 1e-6);
         assert!((f64::from(velocity.goals[index]) - signal * e + disturbance * x0).abs() < 1e-6);
     }
 }
@@ -207,12 +211,16 @@ fn moments_are_drawn_from() {
     let one = |log_variance: f32| {
         let values = [vec![f16::from_f32(0.5); 12], vec![f16::from_f32(log_variance); 12]].concat();
         let latent = Latent { channels: 3, height: 2, width: 2, moments: true, values };
-        let plain = row(&[(Order::Neither, vec![Part::Shown(1, 1)])], 5, 0);
+        let plain = row(&[(Order::Neither, vec![Piece::Shown(1, 1)])], 5, 0);
         let layout = RowLayout { context: 5, patch: PATCH, vocabulary: VOCABULARY };
         let (tokens, spans, sources) =
             (plain.tokens().to_vec(), plain.spans().to_vec(), plain.sources().to_vec());
         let row = Row::try_new(tokens, spans, vec![latent], sources, &layout).unwrap();
-        prepare(&[row], &with_dropout(0.0), &plan(AttentionRule::default()), DRAW).unwrap().patches.values
+        prepare(&[row], &with_dropout(0.0), &plan(AttentionRule::default()), DRAW)
+            .unwrap()
+            .inputs
+            .patches
+            .values
     };
     assert!(one(-30.0).iter().all(|value| (value - 0.5).abs() < 1e-5));
     let (narrow, wide) = (one(0.0), one(2.0_f32.ln() * 2.0));
@@ -224,7 +232,7 @@ fn moments_are_drawn_from() {
 
 #[test]
 fn rows_that_do_not_fit_the_model_are_refused() {
-    let rows = [row(&[(Order::Neither, vec![Part::Text(3), Part::Image(1, 1)])], 12, 0)];
+    let rows = [row(&[(Order::Neither, vec![Piece::Text(3), Piece::Image(1, 1)])], 12, 0)];
     let message = |data: DataShape| {
         let plan = ModelConfig::default().plan(&data).unwrap();
         prepare(&rows, &with_dropout(0.0), &plan, Draw { first_row: 7, ..DRAW }).unwrap_err().to_string()

@@ -1,7 +1,8 @@
-//! Training: rows in, weights out, a checkpoint now and then.
+//! Training: rows in, weights out, a checkpoint now and then. Knows everything else of this crate but sampling; nothing below
+//! knows it.
 //!
-//! [`TrainPlan`] settles what will be done, [`train`] does it. A step reads the rows of the global batch, passes them
-//! through the model a micro-batch at a time, adds up gradients in the order of the micro-batches, clips, and updates.
+//! [`TrainPlan`] settles what will be done, [`train`] does it. The way of the rows of a step to an update is in `step`, from top to
+//! bottom.
 //!
 //! **Exact resume.** What a step computes depends on the weights, the optimizer's state, the rows, and the number of the
 //! step, which all randomness is drawn from; nothing else is carried from step to step. So a run that was killed at any
@@ -10,20 +11,20 @@
 
 mod error;
 mod folder;
+mod global_batch;
 mod init;
 mod memory;
 mod metrics;
 mod observer;
 mod plan;
+mod step;
 #[cfg(test)]
 mod tests;
 
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::module::Module;
-use schemas::Row;
 
 pub use error::TrainError;
 pub use memory::Memory;
@@ -32,12 +33,12 @@ pub use plan::{DatasetDescription, Description, TrainPlan};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, Snapshot};
 use crate::model::Transfusion;
-use crate::objective::{Counts, Draw, counts, prepare};
-use crate::optimizer::{AdamW, Gradients, MovingAverage};
-use crate::stream::{RowOrigin, Stream, StreamRow};
+use crate::objective::Arithmetic;
+use crate::optimizer::{AdamW, MovingAverage};
+use crate::stream::Stream;
 use crate::weights::{self, UnreadTensor};
 use folder::{Log, RunFolder};
-use metrics::Metrics;
+use global_batch::GlobalBatch;
 
 /// How a run ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +66,8 @@ pub fn train(plan: TrainPlan, observer: &dyn Observer, stop: &AtomicBool) -> Res
     run.sample_if_due()?;
     while run.step < plan.config.steps && !stop.load(Ordering::Relaxed) {
         run.make_step()?;
+        run.sample_if_due()?;
+        run.save_if_due(false)?;
     }
     run.save_if_due(true)?;
     let stopped = run.step < plan.config.steps;
@@ -88,7 +91,8 @@ struct Run<'a> {
     unsaved_loss: f64,
     last: Option<StepReport>,
     /// The rows of the last step, to be named if it spoilt the weights.
-    batch: Option<GlobalBatch>,
+    global_batch: Option<GlobalBatch>,
+    arithmetic: Arithmetic,
 }
 
 impl<'a> Run<'a> {
@@ -127,83 +131,13 @@ impl<'a> Run<'a> {
             saved_step: plan.start.as_ref().map(|_| step),
             unsaved_loss: 0.0,
             last: None,
-            batch: None,
+            global_batch: None,
+            arithmetic: Arithmetic::new(&plan.model),
         })
     }
 
     fn model(&self) -> &Transfusion {
         self.model.as_ref().expect("the model is there between updates")
-    }
-
-    fn make_step(&mut self) -> Result<(), TrainError> {
-        let (begin, step) = (self.observer.elapsed(), self.step + 1);
-        let batch = GlobalBatch::new(self.stream.next_rows(self.plan.config.batch)?);
-        let waited = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
-        let counts = counts(&batch.rows, self.plan.model.vocabulary());
-        let (gradients, metrics) = self.gradients(&batch, &counts, step)?;
-        let operations = metrics.operations();
-        let norm = gradients.norm();
-        if !norm.is_finite() {
-            return Err(self.not_finite(&batch, step, "the gradient", batch.all()));
-        }
-        let rate = self.plan.schedule.rate_at(step);
-        let model = self.model.take().expect("the model is there between updates");
-        self.model = Some(self.optimizer.update(model, &gradients, norm, rate, self.average.as_mut()));
-        self.step = step;
-        self.batch = Some(batch);
-        let report = metrics.report(&counts, self.plan.config.lambda);
-        self.unsaved_loss += report.loss;
-        let seconds = self.observer.elapsed().saturating_sub(begin).as_secs_f64();
-        self.tell(StepReport { step, gradient_norm: norm, rate, ..report }, operations, seconds, waited)?;
-        self.save_if_due(false)
-    }
-
-    /// Forward and backward of all micro-batches, in order.
-    fn gradients(
-        &self,
-        batch: &GlobalBatch,
-        counts: &Counts,
-        step: u64,
-    ) -> Result<(Gradients, Metrics), TrainError> {
-        let (config, model) = (&self.plan.config, self.model());
-        let size = config.micro_batch.unwrap_or(config.batch);
-        let (mut gradients, mut metrics) = (Gradients::default(), Metrics::default());
-        for first in (0..batch.rows.len()).step_by(size) {
-            let range = first..(first + size).min(batch.rows.len());
-            let draw = Draw { seed: config.seed, step, first_row: first as u64 };
-            let input = prepare(&batch.rows[range.clone()], &self.plan.objective, &self.plan.model, draw)?;
-            let losses = model.losses(&input);
-            metrics.add_operations(self.plan.model.operations(&input));
-            let finite = metrics.add(&input, &losses, config.diffusion.steps);
-            finite.map_err(|what| self.not_finite(batch, step, what, range))?;
-            if let Some(loss) = losses.total(counts, config.lambda) {
-                gradients.add(model, &mut loss.backward());
-            }
-        }
-        Ok((gradients, metrics))
-    }
-
-    fn tell(
-        &mut self,
-        mut report: StepReport,
-        operations: u64,
-        seconds: f64,
-        waited: f64,
-    ) -> Result<(), TrainError> {
-        let positions = (report.text_positions + report.patch_positions) as f64;
-        let a_second = |count: f64| if seconds > 0.0 { count / seconds } else { 0.0 };
-        report.seconds = seconds;
-        report.tokens_per_second = a_second(positions);
-        report.images_per_second = a_second(report.images as f64);
-        report.teraflops = a_second(operations as f64) / 1e12;
-        report.waiting = a_second(waited);
-        report.memory_bytes = self.observer.memory_bytes();
-        if report.step.is_multiple_of(self.plan.config.log.every) || report.step == self.plan.config.steps {
-            self.log.write(&report)?;
-        }
-        self.observer.event(&Event::Step(&report));
-        self.last = Some(report);
-        self.sample_if_due()
     }
 
     fn sample_if_due(&self) -> Result<(), TrainError> {
@@ -224,24 +158,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn not_finite(
-        &self,
-        batch: &GlobalBatch,
-        step: u64,
-        what: &'static str,
-        range: Range<usize>,
-    ) -> TrainError {
-        let run = self.saved_step.map(|_| self.plan.config.run.clone());
-        TrainError::NotFinite { step, what, rows: batch.names_of(range), run }
-    }
-
     fn save_if_due(&mut self, last: bool) -> Result<(), TrainError> {
         let due = last || self.step.is_multiple_of(self.plan.config.checkpoint.every);
         if !due || self.saved_step == Some(self.step) {
             return Ok(());
         }
         let weights = weights::unread(self.model());
-        if let (Some(batch), false) = (&self.batch, weights.values().all(UnreadTensor::is_finite)) {
+        if let (Some(batch), false) = (&self.global_batch, weights.values().all(UnreadTensor::is_finite)) {
             return Err(self.not_finite(batch, self.step, "a weight", batch.all()));
         }
         let steps = self.step - self.saved_step.unwrap_or(0);
@@ -300,37 +223,4 @@ fn restore(plan: &TrainPlan) -> Result<(Transfusion, AdamW, Option<MovingAverage
         Ok::<_, TrainError>(MovingAverage::new(tensors, decay, step))
     });
     Ok((model, optimizer, average.transpose()?))
-}
-
-/// The rows of a step, and where they came from.
-struct GlobalBatch {
-    rows: Vec<Row>,
-    names: Vec<RowOrigin>,
-}
-
-impl GlobalBatch {
-    fn new(rows: Vec<StreamRow>) -> Self {
-        let (rows, names) = rows.into_iter().map(StreamRow::split).unzip();
-        Self { rows, names }
-    }
-
-    fn all(&self) -> Range<usize> {
-        0..self.rows.len()
-    }
-
-    /// Where the rows of `range` came from, in words.
-    fn names_of(&self, range: Range<usize>) -> String {
-        const SHOWN: usize = 64;
-        let documents = range.flat_map(|index| self.names[index].documents(&self.rows[index]));
-        let mut names: Vec<String> = documents
-            .map(|(source, file, row)| format!("row {row} of `{file}` (source `{source}`)"))
-            .collect();
-        names.dedup();
-        if names.len() > SHOWN {
-            let more = names.len() - SHOWN;
-            names.truncate(SHOWN);
-            names.push(format!("{more} more"));
-        }
-        names.join(", ")
-    }
 }

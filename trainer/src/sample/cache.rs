@@ -1,7 +1,7 @@
-//! Keys and values of the sequences of a batch, and passes that append to them.
+//! Keys and values of the sequences that are continued side by side, and passes that append to them.
 //!
 //! All sequences share two tensors a layer. Each owns a stretch of their rows with room to grow, a pass writes its new rows in place behind
-//! those that the sequence holds, and attention is told by segments where they lie. Where one needs more than its room, all sequences
+//! those that the sequence holds, and segments say where they lie. Where one needs more than its room, all sequences
 //! of the pass get twice what they need and everything moves once: the rows that n tokens copy are a multiple of n, not of its square.
 //! The cost is memory for up to twice the rows.
 
@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor};
 
-use super::prompt::Input;
+use super::prompt::Appended;
 use crate::{
     kernels::{Segment, scatter_rows},
-    model::{PatchInput, Transfusion},
+    model::{Inputs, PatchInput, Transfusion},
 };
 
 /// Keys (rotated) and values of some sequences, layer by layer.
@@ -52,13 +52,13 @@ impl Cache {
     }
 
     /// Makes room behind each of these sequences for its new positions.
-    fn make_room(&mut self, inputs: &[(usize, &Input)]) {
-        let needed = |(sequence, input): &(usize, &Input)| self.stretches[*sequence].held + input.ids.len();
-        if inputs.iter().all(|one| needed(one) <= self.stretches[one.0].room) {
+    fn make_room(&mut self, appended: &[(usize, &Appended)]) {
+        let needed = |(sequence, new): &(usize, &Appended)| self.stretches[*sequence].held + new.ids.len();
+        if appended.iter().all(|one| needed(one) <= self.stretches[one.0].room) {
             return;
         }
         let mut moved = self.stretches.clone();
-        inputs.iter().for_each(|one| moved[one.0].room = moved[one.0].room.max(2 * needed(one)));
+        appended.iter().for_each(|one| moved[one.0].room = moved[one.0].room.max(2 * needed(one)));
         let mut start = 0;
         for stretch in &mut moved {
             stretch.start = start;
@@ -76,7 +76,7 @@ impl Cache {
     }
 }
 
-/// Keys or values of a layer. Taken out while they are written to, so that nobody else holds them and they are written in place.
+/// Keys or values of a layer. Moved out while they are written to, so that nobody else holds them and they are written in place.
 #[derive(Debug, Default)]
 struct Rows(Option<Tensor<2>>);
 
@@ -109,104 +109,85 @@ fn zeros(rows: usize, width: usize, device: &Device) -> Option<Tensor<2>> {
 pub(super) fn append(
     model: &Transfusion,
     cache: &mut Cache,
-    inputs: &[(usize, &Input)],
+    appended: &[(usize, &Appended)],
     keep: Keep,
 ) -> Tensor<2> {
-    cache.make_room(inputs);
-    let layout = Layout::new(cache, inputs, model.plan().rule().causal_images);
-    let input_nd = embed(model, inputs);
-    let rotary = model.rotary(&layout.positions);
+    cache.make_room(appended);
+    let (inputs, places) = side_by_side(cache, appended, model.plan().rule().causal_images);
+    let rotary = model.rotary(&inputs.positions);
     let rows = cache.rows();
     let layers = &mut cache.layers;
-    let hidden_nd = model.model.forward(input_nd, &rotary, &layout.segments, |layer, k_nhd, v_nhd| {
-        if layers.len() == layer {
-            layers.push(Default::default());
-        }
-        let [n, heads, width] = k_nhd.dims();
-        let fresh = [k_nhd, v_nhd].map(|fresh_nhd| fresh_nhd.reshape([n, heads * width]));
-        let mut fresh = layers[layer].iter_mut().zip(fresh);
-        let mut all = || {
-            let (kept, fresh_nd) = fresh.next().expect("keys and values are two");
-            kept.write(&layout.places, fresh_nd, rows).reshape([rows, heads, width])
-        };
-        (all(), all())
-    });
+    let hidden_nd =
+        model.model.forward(model.embed(&inputs), &rotary, &inputs.segments, |layer, k_nhd, v_nhd| {
+            if layers.len() == layer {
+                layers.push(Default::default());
+            }
+            let [n, heads, width] = k_nhd.dims();
+            let fresh = [k_nhd, v_nhd].map(|fresh_nhd| fresh_nhd.reshape([n, heads * width]));
+            let mut fresh = layers[layer].iter_mut().zip(fresh);
+            let mut all = || {
+                let (kept, fresh_nd) = fresh.next().expect("keys and values are two");
+                kept.write(&places, fresh_nd, rows).reshape([rows, heads, width])
+            };
+            (all(), all())
+        });
     if keep == Keep::Yes {
-        inputs.iter().for_each(|(sequence, input)| cache.stretches[*sequence].held += input.ids.len());
+        appended.iter().for_each(|(sequence, new)| cache.stretches[*sequence].held += new.ids.len());
     }
     hidden_nd
 }
 
-/// Where everything stands in a pass.
-struct Layout {
-    positions: Vec<u32>,
-    /// Rows of the new keys and values.
-    places: Arc<[u32]>,
-    segments: Arc<[Segment]>,
-}
-
-impl Layout {
-    fn new(cache: &Cache, inputs: &[(usize, &Input)], causal_images: bool) -> Self {
-        let (mut positions, mut places, mut segments) = (Vec::new(), Vec::new(), Vec::new());
-        let mut query = 0;
-        for (sequence, input) in inputs {
-            let Stretch { start, held, .. } = cache.stretches[*sequence];
-            let new = input.ids.len();
-            positions.extend((held..held + new).map(|position| position as u32));
-            places.extend((start + held..start + held + new).map(|place| place as u32));
-            let images = input.images.iter().filter(|_| !causal_images);
-            segments.push(Segment {
-                queries: query..query + new,
-                keys: start..start + held + new,
-                images: images.map(|image| held + image.start..held + image.start + image.patches).collect(),
-            });
-            query += new;
-        }
-        Self { positions, places: places.into(), segments: segments.into() }
-    }
-}
-
-fn embed(model: &Transfusion, inputs: &[(usize, &Input)]) -> Tensor<2> {
-    let inputs = || inputs.iter().map(|(_, input)| input);
-    let ids: Arc<[u32]> = inputs().flat_map(|input| input.ids.iter().copied()).collect();
-    let (mut places, mut image_of_patch, mut values, mut times) =
+/// What the network is given in a pass, and the rows of the new keys and values.
+fn side_by_side(cache: &Cache, appended: &[(usize, &Appended)], causal_images: bool) -> (Inputs, Arc<[u32]>) {
+    let (mut ids, mut positions, mut segments, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut patch_places, mut values, mut times, mut image_of_patch) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-    let mut first = 0;
-    for input in inputs() {
-        for image in &input.images {
-            let start = first + image.start;
-            places.extend((start..start + image.patches).map(|place| place as u32));
-            image_of_patch.extend(vec![times.len() as u32; image.patches]);
+    for (sequence, new) in appended {
+        let Stretch { start, held, .. } = cache.stretches[*sequence];
+        let (first, end) = (ids.len(), held + new.ids.len());
+        positions.extend(held as u32..end as u32);
+        rows.extend((start + held) as u32..(start + end) as u32);
+        for image in &new.images {
+            let place = first + image.start;
+            patch_places.extend(place as u32..(place + image.patches) as u32);
+            image_of_patch.extend(std::iter::repeat_n(times.len() as u32, image.patches));
             values.extend_from_slice(&image.values);
             times.push(image.t);
         }
-        first += input.ids.len();
+        ids.extend_from_slice(&new.ids);
+        let images = new.images.iter().filter(|_| !causal_images);
+        segments.push(Segment {
+            queries: first..ids.len(),
+            keys: start..start + end,
+            images: images.map(|image| held + image.start..held + image.start + image.patches).collect(),
+        });
     }
     let patches = PatchInput { values, times, image_of_patch: image_of_patch.into() };
-    model.embed(&ids, &places.into(), &patches)
+    let (ids, segments, patch_places) = (ids.into(), segments.into(), patch_places.into());
+    (Inputs { ids, positions, segments, patch_places, patches }, rows.into())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn input(positions: usize) -> Input {
-        Input { ids: vec![0; positions], images: Vec::new() }
+    fn new(positions: usize) -> Appended {
+        Appended { ids: vec![0; positions], images: Vec::new() }
     }
 
     /// A copy of everything for each token, as there once was, would move 500,000 rows here.
     #[test]
     fn rows_that_are_moved_are_a_multiple_of_those_that_are_held() {
-        let (mut cache, one) = (Cache::new(3), input(1));
+        let (mut cache, one) = (Cache::new(3), new(1));
         let mut moved = 0;
         for _ in 0..1000 {
-            let inputs = [(0, &one), (2, &one)];
+            let appended = [(0, &one), (2, &one)];
             let before = cache.rows();
-            cache.make_room(&inputs);
+            cache.make_room(&appended);
             if cache.rows() != before {
                 moved += cache.held(0) + cache.held(2);
             }
-            inputs.iter().for_each(|(sequence, _)| cache.stretches[*sequence].held += 1);
+            appended.iter().for_each(|(sequence, _)| cache.stretches[*sequence].held += 1);
         }
         assert_eq!((cache.held(0), cache.held(1), cache.held(2)), (1000, 0, 1000));
         assert!(moved <= 2 * 2000, "{moved} rows were moved");
@@ -217,7 +198,7 @@ mod tests {
     fn stretches_lie_behind_one_another() {
         let mut cache = Cache::new(3);
         for (sequence, positions) in [(1, 5), (0, 3), (1, 9), (2, 1)] {
-            cache.make_room(&[(sequence, &input(positions))]);
+            cache.make_room(&[(sequence, &new(positions))]);
             cache.stretches[sequence].held += positions;
         }
         let mut end = 0;

@@ -9,7 +9,7 @@ use super::{
     End, LatentImage, LatentSize, Part, Prompt, Sample, SampleError, SamplePlan,
     cache::{Cache, Keep, append},
     draw::{Canvas, draw, host},
-    prompt::Input,
+    prompt::Appended,
 };
 use crate::{kernels::gather_rows, model::Transfusion, patches::PatchGrid, random::Stream};
 
@@ -18,13 +18,13 @@ use crate::{kernels::gather_rows, model::Transfusion, patches::PatchGrid, random
 pub struct Request<'a> {
     /// The prompts.
     pub prompts: &'a [Prompt],
-    /// Number of the first prompt: draws come from these numbers, so a long list gives the same in batches of any size.
+    /// Number of the first prompt: draws come from these numbers, so a long list gives the same in pieces of any size.
     pub first: u64,
-    /// Size of the pictures that are drawn; not looked at where none can be.
+    /// Size of the pictures that are drawn; not read where none can be.
     pub size: LatentSize,
 }
 
-/// How far a batch is.
+/// How far prompts that are continued side by side have come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Progress {
     /// So many prompts got their next token.
@@ -43,7 +43,7 @@ pub enum Progress {
     },
 }
 
-/// Continues prompts, all side by side; one sample a prompt, in their order. `observe` is told of each pass, and may break off.
+/// Continues prompts, all side by side; one sample a prompt, in their order. `observe` sees each pass, and may break off.
 ///
 /// # Errors
 ///
@@ -59,13 +59,13 @@ pub fn sample(
     let grid = model.plan().image().filter(|_| may_draw).map(|image| request.size.grid(image)).transpose()?;
     // Behind the sequences of the prompts stand those of guidance, empty until something is drawn.
     let cache = Cache::new(2 * request.prompts.len());
-    let mut batch = Batch { sequences: Vec::new(), cache, model: &model, plan, grid };
-    batch.read(request)?;
-    while batch.sequences.iter().any(|sequence| sequence.state.is_open()) {
-        while batch.write(observe)? {}
-        batch.draw(observe)?;
+    let mut decoding = Decoding { sequences: Vec::new(), cache, model: &model, plan, grid };
+    decoding.read(request)?;
+    while decoding.sequences.iter().any(|sequence| sequence.state.is_open()) {
+        while decoding.write(observe)? {}
+        decoding.draw(observe)?;
     }
-    Ok(batch.sequences.into_iter().map(Sequence::finish).collect())
+    Ok(decoding.sequences.into_iter().map(Sequence::finish).collect())
 }
 
 /// What a sequence does next.
@@ -132,7 +132,8 @@ impl Sequence {
     }
 }
 
-struct Batch<'a> {
+/// Prompts that are continued side by side.
+struct Decoding<'a> {
     sequences: Vec<Sequence>,
     cache: Cache,
     model: &'a Transfusion,
@@ -141,7 +142,7 @@ struct Batch<'a> {
     grid: Option<PatchGrid>,
 }
 
-impl Batch<'_> {
+impl Decoding<'_> {
     fn vocabulary(&self) -> Vocabulary {
         self.model.plan().vocabulary()
     }
@@ -149,7 +150,7 @@ impl Batch<'_> {
     /// Reads all prompts in one pass.
     fn read(&mut self, request: &Request<'_>) -> Result<(), SampleError> {
         let numbered = || request.prompts.iter().zip(request.first..);
-        let inputs: Vec<Input> = numbered()
+        let inputs: Vec<Appended> = numbered()
             .map(|(prompt, number)| prompt.input(number, self.model.plan()))
             .collect::<Result<_, _>>()?;
         self.sequences = numbered().map(|(prompt, number)| self.sequence(prompt, number)).collect();
@@ -170,7 +171,7 @@ impl Batch<'_> {
     }
 
     /// Appends to the sequences with these indexes, and gives those in LM mode their next scores.
-    fn feed(&mut self, inputs: Vec<(usize, Input)>) -> Result<(), SampleError> {
+    fn feed(&mut self, inputs: Vec<(usize, Appended)>) -> Result<(), SampleError> {
         if inputs.is_empty() {
             return Ok(());
         }
@@ -179,7 +180,7 @@ impl Batch<'_> {
             Some(*end as u32 - 1)
         });
         let last: Vec<u32> = ends.collect();
-        let named: Vec<(usize, &Input)> = inputs.iter().map(|(index, input)| (*index, input)).collect();
+        let named: Vec<(usize, &Appended)> = inputs.iter().map(|(index, input)| (*index, input)).collect();
         let hidden_nd = append(self.model, &mut self.cache, &named, Keep::Yes);
         let writing = |index: usize| matches!(self.sequences[index].state, State::Write(_));
         let asked: Vec<(usize, u32)> =
@@ -224,7 +225,7 @@ impl Batch<'_> {
                 sequence.push(token);
             }
             if token == vocabulary.boi() || !sequence.is_full() {
-                inputs.push((index, Input::token(token)));
+                inputs.push((index, Appended::token(token)));
             }
         }
         let wrote = !inputs.is_empty();
@@ -265,7 +266,7 @@ impl Batch<'_> {
     }
 
     /// Puts a drawn image into its sample: what must be appended for the model to go on, unless the sample is done.
-    fn put_image(&mut self, index: usize, patches: Vec<f32>, grid: &PatchGrid) -> Option<Input> {
+    fn put_image(&mut self, index: usize, patches: Vec<f32>, grid: &PatchGrid) -> Option<Appended> {
         let vocabulary = self.vocabulary();
         let sequence = &mut self.sequences[index];
         let size = LatentSize { height: grid.height, width: grid.width };
@@ -276,7 +277,7 @@ impl Batch<'_> {
             return None;
         }
         sequence.state = State::Write(Vec::new());
-        let mut input = Input::default();
+        let mut input = Appended::default();
         input.push_image(patches, grid.patches(), 0, vocabulary);
         input.ids.push(vocabulary.eoi());
         Some(input)

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use super::{
     SampleError, SamplePlan,
     cache::{Cache, Keep, append},
-    prompt::Input,
+    prompt::Appended,
 };
 use crate::{
     diffusion::{Step, guide},
@@ -20,14 +20,14 @@ pub(super) struct Canvas {
     pub(super) prompt: u64,
     /// The sequence before the image, BOI included.
     pub(super) prefix: usize,
-    /// The sequence of BOI alone that guidance draws behind; not looked at without guidance.
+    /// The sequence of BOI alone that guidance draws behind; not read without guidance.
     pub(super) unguided: usize,
     /// Where its noise comes from.
     pub(super) stream: Stream,
 }
 
 /// Draws all canvases together, `grid.patches()` patches each, and gives their numbers, patch by patch. The prefixes stay as they
-/// are. `observe` is told of each step, and may break off.
+/// are. `observe` sees each step, and may break off.
 pub(super) fn draw(
     model: &Transfusion,
     cache: &mut Cache,
@@ -47,7 +47,7 @@ pub(super) fn draw(
             prediction: plan.prediction,
             sampler: plan.sampler,
         };
-        let inputs: Vec<Input> = images.iter().map(|image| patches(model, grid, image, t)).collect();
+        let inputs: Vec<Appended> = images.iter().map(|image| patches(model, grid, image, t)).collect();
         let predicted = prefixes.predict(model, cache, &inputs, count);
         for ((canvas, image), predicted) in canvases.iter_mut().zip(&mut images).zip(predicted) {
             let fresh = normals(&mut canvas.stream, count);
@@ -67,8 +67,8 @@ fn normals(stream: &mut Stream, count: usize) -> Vec<f64> {
     (0..count).map(|_| stream.normal()).collect()
 }
 
-fn patches(model: &Transfusion, grid: &PatchGrid, image: &[f64], t: u32) -> Input {
-    let mut input = Input::default();
+fn patches(model: &Transfusion, grid: &PatchGrid, image: &[f64], t: u32) -> Appended {
+    let mut input = Appended::default();
     let values = image.iter().map(|&value| value as f32).collect();
     input.push_image(values, grid.patches(), t, model.plan().vocabulary());
     input
@@ -85,10 +85,10 @@ impl Prefixes {
     fn new(model: &Transfusion, cache: &mut Cache, canvases: &[Canvas], weight: f64) -> Self {
         let mut sequences: Vec<usize> = canvases.iter().map(|canvas| canvas.prefix).collect();
         if weight != 1.0 {
-            let boi = Input::token(model.plan().vocabulary().boi());
+            let boi = Appended::token(model.plan().vocabulary().boi());
             let unguided = canvases.iter().map(|canvas| canvas.unguided);
             // A sequence that has drawn before has its BOI.
-            let fresh: Vec<(usize, &Input)> =
+            let fresh: Vec<(usize, &Appended)> =
                 unguided.clone().filter(|&one| cache.held(one) == 0).map(|one| (one, &boi)).collect();
             if !fresh.is_empty() {
                 append(model, cache, &fresh, Keep::Yes);
@@ -103,10 +103,10 @@ impl Prefixes {
         &self,
         model: &Transfusion,
         cache: &mut Cache,
-        inputs: &[Input],
+        inputs: &[Appended],
         count: usize,
     ) -> Vec<Vec<f64>> {
-        let inputs: Vec<(usize, &Input)> =
+        let inputs: Vec<(usize, &Appended)> =
             self.sequences.iter().copied().zip(inputs.iter().cycle()).collect();
         let predicted = host(model.decode(append(model, cache, &inputs, Keep::No)));
         let (with, without) = predicted.split_at(self.canvases * count);

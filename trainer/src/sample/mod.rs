@@ -1,7 +1,8 @@
-//! From a prompt to text and pictures (paper, section 3, "Inference").
+//! From a prompt to text and pictures (paper, section 3, "Inference"). Knows the model and the objective that it was trained with;
+//! nothing of datasets, files or checkpoints.
 //!
 //! [`sample`] decodes several prompts side by side. In LM mode each gets one token a pass from its hidden state. Where BOI is chosen, or
-//! ends the prompt, the prompt waits until the others of the batch wait or are done; then all that wait are drawn together: patches of pure
+//! ends the prompt, the prompt waits until the others wait or are done; then all that wait are drawn together: patches of pure
 //! noise are appended and overwritten step by step, the keys and values of what stands before them cached. The clean image then writes
 //! its keys and values at t = 0, EOI is appended, and LM mode goes on.
 //!

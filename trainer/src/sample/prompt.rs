@@ -93,7 +93,7 @@ impl Prompt {
         self
     }
 
-    /// Positions that it takes, markers included, where an image is cut into patches of `patch` x `patch`.
+    /// Its positions, markers included, where an image is cut into patches of `patch` x `patch`.
     pub fn positions(&self, patch: usize) -> usize {
         let of_part = |part: &Part| match part {
             Part::Text(ids) => ids.len(),
@@ -103,9 +103,9 @@ impl Prompt {
     }
 
     /// Checks the prompt against the model, and puts the markers in.
-    pub(super) fn input(&self, number: u64, model: &ModelPlan) -> Result<Input, SampleError> {
+    pub(super) fn input(&self, number: u64, model: &ModelPlan) -> Result<Appended, SampleError> {
         let vocabulary = model.vocabulary();
-        let mut input = Input::default();
+        let mut input = Appended::default();
         for part in &self.parts {
             match part {
                 Part::Text(ids) => {
@@ -150,16 +150,16 @@ impl LatentImage {
 
 /// What is appended to a sequence in one pass.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Input {
-    /// One id a position; at patches one that is not looked at.
+pub(super) struct Appended {
+    /// One id a position; at patches one that is not read.
     pub(super) ids: Vec<u32>,
     /// Images among these positions.
-    pub(super) images: Vec<InputImage>,
+    pub(super) images: Vec<AppendedImage>,
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct InputImage {
-    /// First position, counted from the first of this input.
+pub(super) struct AppendedImage {
+    /// First position, counted from the first that is appended.
     pub(super) start: usize,
     /// Number of patches.
     pub(super) patches: usize,
@@ -169,13 +169,13 @@ pub(super) struct InputImage {
     pub(super) t: u32,
 }
 
-impl Input {
+impl Appended {
     pub(super) fn token(id: u32) -> Self {
         Self { ids: vec![id], images: Vec::new() }
     }
 
     pub(super) fn push_image(&mut self, values: Vec<f32>, patches: usize, t: u32, vocabulary: Vocabulary) {
-        self.images.push(InputImage { start: self.ids.len(), patches, values, t });
+        self.images.push(AppendedImage { start: self.ids.len(), patches, values, t });
         self.ids.resize(self.ids.len() + patches, vocabulary.boi());
     }
 }

@@ -7,19 +7,19 @@ use schemas::Order;
 
 use super::{
     cache::{Cache, Keep, append},
-    prompt::Input,
+    prompt::Appended,
     *,
 };
 use crate::{
     diffusion::{Prediction, Sampler, Step, guide},
     golden::{assert_close, read},
     kernels::{Segment, gather_rows},
-    model::{Affine, DataShape, ImageConfig, ImageShape, ModelConfig, PatchInput, Transfusion},
+    model::{Affine, DataShape, ImageConfig, ImageShape, Inputs, ModelConfig, PatchInput, Transfusion},
     objective::{Draw, Objective, ObjectiveConfig, counts, prepare},
     optimizer::{AdamW, Gradients, OptimizerConfig},
     patches::PatchGrid,
     random::Stream,
-    sketch::{self, CHANNELS, PATCH, Part as Sketched, VOCABULARY, row},
+    sketch::{self, CHANNELS, PATCH, Piece as Sketched, VOCABULARY, row},
 };
 
 const SIZE: LatentSize = LatentSize { height: 4, width: 6 };
@@ -106,9 +106,15 @@ impl<'a> Uncached<'a> {
         let image_of_patch =
             (0..self.times.len() as u32).flat_map(|image| vec![image; GRID.patches()]).collect();
         let patches = PatchInput { values: self.values.clone(), times: self.times.clone(), image_of_patch };
-        let input_nd = self.model.embed(&self.ids.clone().into(), &places, &patches);
         let segments = [Segment { queries: 0..n, keys: 0..n, images: self.images.clone() }];
-        self.model.hidden(input_nd, &(0..n as u32).collect::<Vec<_>>(), &segments.into())
+        let inputs = Inputs {
+            ids: self.ids.clone().into(),
+            positions: (0..n as u32).collect(),
+            segments: segments.into(),
+            patch_places: places,
+            patches,
+        };
+        self.model.hidden(self.model.embed(&inputs), &inputs)
     }
 
     fn predict(&self, patches: &[f32], t: u32) -> Vec<f64> {
@@ -230,16 +236,16 @@ fn ancestral_sampling_without_guidance_equals_uncached() {
 #[test]
 fn pieces_equal_the_whole() {
     let model = model();
-    let mut whole = Input { ids: vec![BOS, 4, 5, VOCABULARY.boi()], images: Vec::new() };
+    let mut whole = Appended { ids: vec![BOS, 4, 5, VOCABULARY.boi()], images: Vec::new() };
     let image = GRID.patchify(&picture(3).values);
     whole.push_image(image.clone(), GRID.patches(), 0, VOCABULARY);
     whole.ids.extend([VOCABULARY.eoi(), 6, 7]);
     let expected = read(append(&model, &mut Cache::new(1), &[(0, &whole)], Keep::No));
 
-    let mut clean = Input::default();
+    let mut clean = Appended::default();
     clean.push_image(image, GRID.patches(), 0, VOCABULARY);
     clean.ids.push(VOCABULARY.eoi());
-    let text = |ids: &[u32]| Input { ids: ids.to_vec(), images: Vec::new() };
+    let text = |ids: &[u32]| Appended { ids: ids.to_vec(), images: Vec::new() };
     let pieces = [text(&[BOS, 4, 5]), text(&[VOCABULARY.boi()]), clean, text(&[6]), text(&[7])];
     let mut cache = Cache::new(1 + 2 * pieces.len());
     let mut found = Vec::new();
@@ -260,8 +266,8 @@ fn a_prompt_is_read_as_it_was_trained() {
         row(&[(Order::Neither, vec![Sketched::Text(3), Sketched::Shown(2, 3), Sketched::Text(2)])], 15, 4);
     let (draw, rows) = (Draw { seed: 0, step: 0, first_row: 0 }, [row]);
     let batch = prepare(&rows, &objective(), model.plan(), draw).unwrap();
-    let input_nd = model.embed(&batch.ids, &batch.patch_places, &batch.patches);
-    let expected = read(model.hidden(input_nd, &batch.positions, &batch.segments));
+    let input_nd = model.embed(&batch.inputs);
+    let expected = read(model.hidden(input_nd, &batch.inputs));
 
     let tokens = rows[0].tokens();
     let values = rows[0].images()[0].values.iter().map(|value| value.to_f32()).collect();
@@ -283,18 +289,23 @@ fn a_canvas_is_what_was_trained() {
         let objective = ObjectiveConfig { caption_dropout, ..ObjectiveConfig::default() }.plan().unwrap();
         let draw = Draw { seed: 0, step: 0, first_row: 0 };
         let batch = prepare(&rows, &objective, model.plan(), draw).unwrap();
-        let input_nd = model.embed(&batch.ids, &batch.patch_places, &batch.patches);
-        let hidden_nd = model.hidden(input_nd, &batch.positions, &batch.segments);
+        let input_nd = model.embed(&batch.inputs);
+        let hidden_nd = model.hidden(input_nd, &batch.inputs);
         let expected = read(model.decode(gather_rows(hidden_nd, &batch.learned_places)));
 
-        let mut prefix = Input { ids: rows[0].tokens()[..5].to_vec(), images: Vec::new() };
+        let mut prefix = Appended { ids: rows[0].tokens()[..5].to_vec(), images: Vec::new() };
         if batch.images[0].dropped {
-            prefix = Input::token(VOCABULARY.boi());
+            prefix = Appended::token(VOCABULARY.boi());
         }
         let mut cache = Cache::new(1);
         append(&model, &mut cache, &[(0, &prefix)], Keep::Yes);
-        let mut patches = Input::default();
-        patches.push_image(batch.patches.values.clone(), GRID.patches(), batch.images[0].t, VOCABULARY);
+        let mut patches = Appended::default();
+        patches.push_image(
+            batch.inputs.patches.values.clone(),
+            GRID.patches(),
+            batch.images[0].t,
+            VOCABULARY,
+        );
         let found = read(model.decode(append(&model, &mut cache, &[(0, &patches)], Keep::No)));
         assert_close(&found, &expected, 1e-5, "prediction");
     }
@@ -319,11 +330,11 @@ fn what_was_learned_is_drawn_and_named() {
     for step in 0..steps {
         let batch = prepare(&rows, &objective(), model.plan(), Draw { seed: 0, step, first_row: 0 }).unwrap();
         let mut gradients = Gradients::default();
-        let loss = model.losses(&batch).total(&counts, 5.0).unwrap();
+        let loss = batch.losses(&model).total(&counts, 5.0).unwrap();
         gradients.add(&model, &mut loss.backward());
-        let norm = gradients.norm();
+        let clip = optimizer.clip_scale(gradients.norm());
         let rate = 4e-3 * (1.0 - step as f64 / steps as f64);
-        model = optimizer.update(model, &gradients, norm, rate, None);
+        model = optimizer.update(model, &gradients, clip, rate, None);
     }
     let config = SampleConfig { steps: 20, guidance: 1.0, max_tokens: 8, max_images: 1, ..config() };
     let prompts: Vec<Prompt> = (0..2)

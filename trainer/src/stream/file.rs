@@ -1,4 +1,4 @@
-//! A shard on the local disk, read batch by batch into memory of its own.
+//! A shard on the local disk, read one record batch after another into memory of its own.
 //!
 //! It is not mapped: a file that somebody cuts short while it is mapped ends the process without a word, and a copied
 //! batch costs little beside decoding its rows. What is held is the file's handle and what its footer says; the batches
@@ -15,7 +15,7 @@ use schemas::shard::{ShardError, ShardIndex, TRAILER_BYTES, footer_bytes};
 
 use super::cache::InUse;
 
-/// Why a batch can't be read.
+/// Why a record batch can't be read.
 #[derive(Debug)]
 pub(super) enum FileError {
     /// The file has fewer bytes than when its checksum was compared.
@@ -93,10 +93,10 @@ impl ShardFile {
         self.bytes
     }
 
-    /// One batch.
-    pub(super) fn batch(&self, batch: usize) -> Result<RecordBatch, FileError> {
-        let (start, length) = self.index.range(batch)?;
-        Ok(self.index.batch(batch, &read(&self.file, start as u64, length)?)?)
+    /// One record batch.
+    pub(super) fn record_batch(&self, index: usize) -> Result<RecordBatch, FileError> {
+        let (start, length) = self.index.range(index)?;
+        Ok(self.index.batch(index, &read(&self.file, start as u64, length)?)?)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Rows of packed datasets, in an order that is a pure function of datasets, weights, seed and epoch.
+//! Rows of packed datasets, in an order that is a pure function of datasets, weights, seed and epoch. Knows the format of shards
+//! and manifests; nothing of what rows are for.
 //!
 //! [`Stream`] opens any number of datasets and gives their rows one after another, for ever. Where it stands is a
 //! [`StreamCursor`], a few numbers; a stream opened at a cursor goes on with exactly the row that would have come next,
@@ -92,13 +93,6 @@ pub struct StreamRow {
     pub origin: RowOrigin,
 }
 
-impl StreamRow {
-    /// Row and origin apart.
-    pub fn split(self) -> (Row, RowOrigin) {
-        (self.row, self.origin)
-    }
-}
-
 /// Where a row came from.
 #[derive(Clone, Debug)]
 pub struct RowOrigin {
@@ -122,11 +116,12 @@ impl RowOrigin {
 /// The endless sequence of rows.
 #[derive(Debug)]
 pub struct Stream {
-    parts: Vec<Part>,
+    datasets: Vec<OpenDataset>,
 }
 
+/// A dataset of the mix, read from its cursor on.
 #[derive(Debug)]
-struct Part {
+struct OpenDataset {
     weight: f64,
     epoch_rows: u64,
     cursor: DatasetCursor,
@@ -152,11 +147,11 @@ impl Stream {
             remote.then(|| Cache::open(settings.cache.as_deref(), settings.cache_bytes)).transpose()?;
         let cache = cache.map(Arc::new);
         let groups = groups_held(ingredients, settings)?;
-        let part = |(index, ingredient): (usize, &Ingredient)| {
+        let open = |(index, ingredient): (usize, &Ingredient)| {
             let start = cursor.map(|cursor| cursor.datasets[index].clone());
-            Part::open(ingredient, index, settings, groups, (&fetcher, cache.clone()), start)
+            OpenDataset::open(ingredient, index, settings, groups, (&fetcher, cache.clone()), start)
         };
-        Ok(Self { parts: ingredients.iter().enumerate().map(part).collect::<Result<_, _>>()? })
+        Ok(Self { datasets: ingredients.iter().enumerate().map(open).collect::<Result<_, _>>()? })
     }
 
     /// The next row.
@@ -165,12 +160,12 @@ impl Stream {
     ///
     /// If its shard is missing, damaged, or can't be fetched.
     pub fn next_row(&mut self) -> Result<StreamRow, StreamError> {
-        let given = |part: &Part| part.cursor.positions as f64 / part.weight;
-        let behind =
-            (0..self.parts.len()).min_by(|&a, &b| given(&self.parts[a]).total_cmp(&given(&self.parts[b])));
+        let given = |open: &OpenDataset| open.cursor.positions as f64 / open.weight;
+        let behind = (0..self.datasets.len())
+            .min_by(|&a, &b| given(&self.datasets[a]).total_cmp(&given(&self.datasets[b])));
         let dataset =
             behind.ok_or_else(|| StreamError::Cursor { what: "there are no datasets".to_owned() })?;
-        let (row, shard) = self.parts[dataset].next()?;
+        let (row, shard) = self.datasets[dataset].next()?;
         Ok(StreamRow { row, origin: RowOrigin { dataset, shard } })
     }
 
@@ -185,11 +180,11 @@ impl Stream {
 
     /// Where it stands: behind the last row that was given.
     pub fn cursor(&self) -> StreamCursor {
-        StreamCursor { datasets: self.parts.iter().map(|part| part.cursor.clone()).collect() }
+        StreamCursor { datasets: self.datasets.iter().map(|open| open.cursor.clone()).collect() }
     }
 }
 
-impl Part {
+impl OpenDataset {
     fn open(
         ingredient: &Ingredient,
         index: usize,

@@ -8,7 +8,7 @@
 //!
 //! A remote dataset thus needs a group of shards at hand, not all of them, and a reader holds one window of blocks. The
 //! cost: two rows of the same group are more likely to meet than in a full shuffle. With as many shards as a group
-//! takes, or fewer, blocks are shuffled over the whole dataset.
+//! has, or fewer, blocks are shuffled over the whole dataset.
 
 use std::collections::VecDeque;
 
@@ -30,9 +30,9 @@ pub struct Shuffle {
 pub(super) struct Address {
     /// Index of the shard among the shards that are read.
     pub(super) shard: u32,
-    /// Record batch of the shard.
-    pub(super) batch: u32,
-    /// Row of the batch.
+    /// Block of the shard: one of its record batches.
+    pub(super) block: u32,
+    /// Row of the block.
     pub(super) row: u32,
 }
 
@@ -87,9 +87,9 @@ impl Order {
         let mut blocks: Vec<Block> = Vec::new();
         for &shard in shards {
             let rows = self.shard_rows[shard as usize];
-            for batch in 0..rows.div_ceil(BATCH_ROWS as u64) {
-                let rows = (rows - batch * BATCH_ROWS as u64).min(BATCH_ROWS as u64);
-                blocks.push(Block { shard, batch: batch as u32, rows: rows as u32 });
+            for index in 0..rows.div_ceil(BATCH_ROWS as u64) {
+                let rows = (rows - index * BATCH_ROWS as u64).min(BATCH_ROWS as u64);
+                blocks.push(Block { shard, index: index as u32, rows: rows as u32 });
             }
         }
         self.generator(epoch, "blocks", group as u64).shuffle(&mut blocks);
@@ -109,7 +109,7 @@ impl Order {
 #[derive(Clone, Copy, Debug)]
 struct Block {
     shard: u32,
-    batch: u32,
+    index: u32,
     rows: u32,
 }
 
@@ -198,7 +198,7 @@ impl Addresses {
     fn next_window(&mut self) {
         let count = self.order.shuffle.blocks.min(self.blocks.len());
         let addresses = |block: Block| {
-            (0..block.rows).map(move |row| Address { shard: block.shard, batch: block.batch, row })
+            (0..block.rows).map(move |row| Address { shard: block.shard, block: block.index, row })
         };
         let mut rows: Vec<Address> = self.blocks.drain(..count).flat_map(addresses).collect();
         let index = ((self.group as u64) << 32) | self.window;
@@ -237,7 +237,7 @@ mod tests {
         let order = order(&[300, 300], Shuffle { shards: 8, blocks: 16 });
         let first: Vec<_> = order.from(0, 0).take(600).collect();
         let kept =
-            first.windows(2).filter(|pair| pair[0].row + 1 == pair[1].row && pair[0].batch == pair[1].batch);
+            first.windows(2).filter(|pair| pair[0].row + 1 == pair[1].row && pair[0].block == pair[1].block);
         // One pair in about 640 follows its neighbour by chance.
         assert!(kept.count() < 12);
         assert_ne!(first, order.from(1, 0).take(600).collect::<Vec<_>>());
@@ -245,12 +245,12 @@ mod tests {
 
     #[test]
     fn seed_and_place_of_the_dataset_change_the_order() {
-        let take = |seed, dataset| {
+        let rows = |seed, dataset| {
             Order::new(vec![200], seed, dataset, SMALL).from(0, 0).take(200).collect::<Vec<_>>()
         };
-        assert_eq!(take(1, 0), take(1, 0));
-        assert_ne!(take(1, 0), take(2, 0));
-        assert_ne!(take(1, 0), take(1, 1));
+        assert_eq!(rows(1, 0), rows(1, 0));
+        assert_ne!(rows(1, 0), rows(2, 0));
+        assert_ne!(rows(1, 0), rows(1, 1));
     }
 
     proptest! {

@@ -1,4 +1,4 @@
-//! The threads that read rows ahead. However many there are, rows come out in the one order: reader `r` of `n` takes
+//! The threads that read rows ahead. However many there are, rows come out in the one order: reader `r` of `n` reads
 //! the chunks `r`, `r + n`, `r + 2 n`, ... and the receiving side asks the readers in turn.
 
 use std::collections::VecDeque;
@@ -49,8 +49,8 @@ impl Readers {
         let spawn = |reader: usize| {
             let (sender, receiver) = sync_channel(capacity);
             let (shards, order, ahead) = (shards.clone(), order.clone(), ahead.clone());
-            let part = Part { reader, readers, ahead };
-            thread::spawn(move || read(&shards, &order, (epoch, row), &part, &sender));
+            let share = Share { reader, readers, ahead };
+            thread::spawn(move || read(&shards, &order, (epoch, row), &share, &sender));
             receiver
         };
         Self { uri, receivers: (0..readers).map(spawn).collect(), turn: 0, rows: VecDeque::new(), ahead }
@@ -70,29 +70,30 @@ impl Readers {
 }
 
 impl Drop for Readers {
-    /// Readers end when they next hand something over; those that open shards ahead are told.
+    /// Readers end when they next hand something over; those that open shards ahead end at once.
     fn drop(&mut self) {
         self.ahead.end();
     }
 }
 
-struct Part {
+/// Which chunks a reader reads.
+struct Share {
     reader: usize,
     readers: usize,
     ahead: Arc<Ahead>,
 }
 
-fn read(shards: &Shards, order: &Order, (epoch, row): (u64, u64), part: &Part, sender: &SyncSender<Chunk>) {
+fn read(shards: &Shards, order: &Order, (epoch, row): (u64, u64), share: &Share, sender: &SyncSender<Chunk>) {
     let mut addresses = order.from(epoch, row);
     let mut group = None;
     for chunk in 0.. {
         let wanted: Vec<Address> = addresses.by_ref().take(CHUNK_ROWS).collect();
-        if chunk % part.readers != part.reader {
+        if chunk % share.readers != share.reader {
             continue;
         }
         if group != Some(addresses.group()) {
             group = Some(addresses.group());
-            part.ahead.want(addresses.shards_ahead());
+            share.ahead.want(addresses.shards_ahead());
         }
         let rows: Chunk = wanted.into_iter().map(|address| shards.row(address)).collect();
         let failed = rows.is_err();

@@ -107,12 +107,12 @@ impl Shards {
     }
 
     fn block(&self, shard: &ShardFile, at: Address) -> Result<RecordBatch, StreamError> {
-        let slot = lock(&self.blocks).slot((at.shard, at.batch));
+        let slot = lock(&self.blocks).slot((at.shard, at.block));
         let mut slot = lock(&slot);
         if let Some(block) = &*slot {
             return Ok(block.clone());
         }
-        let block = shard.batch(at.batch as usize);
+        let block = shard.record_batch(at.block as usize);
         let block = block.map_err(|error| self.file_error(at.shard, shard.bytes(), error))?;
         self.check_block(at, block.num_rows())?;
         *slot = Some(block.clone());
@@ -120,12 +120,12 @@ impl Shards {
     }
 
     fn check_block(&self, at: Address, found: usize) -> Result<(), StreamError> {
-        let before = u64::from(at.batch) * BATCH_ROWS as u64;
+        let before = u64::from(at.block) * BATCH_ROWS as u64;
         let expected = (self.record(at.shard).rows - before).min(BATCH_ROWS as u64);
         if found as u64 == expected {
             return Ok(());
         }
-        self.mismatch(at.shard, format!("batch {} has {found} rows, expected {expected}", at.batch))
+        self.mismatch(at.shard, format!("batch {} has {found} rows, expected {expected}", at.block))
     }
 
     fn open_shard(&self, index: u32) -> Result<ShardFile, StreamError> {

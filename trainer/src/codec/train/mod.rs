@@ -5,17 +5,20 @@
 //! and time than a codec for small pictures is worth. Files of such codecs are read like any other.
 //!
 //! Every draw is named by seed and step (see [`crate::random`]), so a run has the same bits at any number of threads.
-//! The folder is written beside its final name and renamed when it is whole.
+//! The folder is written beside its final name and renamed when it is whole. A step is in `step`, from top to bottom.
 
-mod batches;
 mod config;
+mod draws;
 mod log;
+mod measure;
+mod staging;
+mod step;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::{fs, io, io::Write as _};
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use serde::Serialize;
 
 use super::build::Builder;
@@ -24,10 +27,9 @@ use super::kl::AutoencoderKl;
 use super::patch::PatchAutoencoder;
 use super::pixels::Pixels;
 use super::{Architecture, CONFIG_FILE, Codec, CodecConfig, CodecError, WEIGHTS_FILE, fold_of};
-use crate::optimizer::{AdamW, Gradients};
-use crate::weights::{self, WeightsError, values_of};
-use batches::Batches;
+use crate::weights::{self, WeightsError};
 use log::Log;
+use staging::Staging;
 
 pub use config::{KlReduction, ModelChoice, VaeTrainConfig};
 
@@ -48,7 +50,7 @@ pub trait Pictures: Sync {
     fn rgb(&self, index: usize) -> &[u8];
 }
 
-/// What a run tells while it goes.
+/// What happens in a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum VaeEvent {
     /// An update was made.
@@ -173,9 +175,6 @@ impl Autoencoder for PatchAutoencoder {
     }
 }
 
-/// Pixels whose latents are measured at the end, as far as the number of pictures stays within bounds.
-const MEASURED_PIXELS: usize = 1 << 24;
-
 struct Run<'a> {
     pictures: &'a dyn Pictures,
     config: &'a VaeTrainConfig,
@@ -195,7 +194,7 @@ impl Run<'_> {
         let wrong = |source| CodecError::Weights { path: weights_path.clone(), source };
         let training_device = self.device.clone().autodiff();
         let fresh = build(&mut Builder::fresh(self.config.seed, &training_device)).map_err(wrong)?;
-        let trained = self.fit(fresh, &training_device)?;
+        let trained = self.make_steps(fresh, &training_device)?;
         let bytes = weights::to_bytes(&weights::read(&trained)).map_err(wrong)?;
         drop(trained);
         let plain = Normalization { scaling: 1.0, shift: 0.0, channels: None };
@@ -216,160 +215,6 @@ impl Run<'_> {
         let fold = fold_of(&self.config.model.architecture()?);
         Ok(Pixels { height: size, width: size, channels: 3, fold })
     }
-
-    fn fit<M: Autoencoder>(&mut self, mut network: M, device: &Device) -> Result<M, CodecError> {
-        let mut batches = Batches::new(self.pictures, self.config, self.pixels()?);
-        let mut optimizer = AdamW::new(&network, self.config.optimizer());
-        let schedule = self.config.schedule();
-        for step in 1..=self.config.steps {
-            if self.observer.stop() {
-                return Err(CodecError::Stopped { step: step - 1 });
-            }
-            let losses = self.losses(&network, &mut batches, step, device);
-            let mut gradients = Gradients::default();
-            let (report, total) = losses.report(self.config);
-            gradients.add(&network, &mut total.backward());
-            let gradient_norm = gradients.norm();
-            let rate = schedule.rate_at(step);
-            let report = VaeStep { step, gradient_norm, rate, ..report };
-            if !(report.loss.is_finite() && gradient_norm.is_finite()) {
-                return Err(CodecError::Diverged { step, loss: report.loss });
-            }
-            network = optimizer.update(network, &gradients, gradient_norm, rate, None);
-            if step.is_multiple_of(self.config.log_every) || step == self.config.steps {
-                self.log.write(&report)?;
-            }
-            self.observer.event(&VaeEvent::Step(report));
-        }
-        Ok(network)
-    }
-
-    fn losses<M: Autoencoder>(
-        &self,
-        network: &M,
-        batches: &mut Batches<'_>,
-        step: u64,
-        device: &Device,
-    ) -> Losses {
-        let x = batches.pictures(step, device);
-        let moments = network.moments(x.clone());
-        let [n, _, _, channels] = moments.dims();
-        let mut halves = moments.split(channels / 2, 3).into_iter();
-        let (mean, log) = match (halves.next(), halves.next()) {
-            (Some(mean), Some(log)) => (mean, log.clamp(-30.0, 20.0)),
-            _ => unreachable!("an even number of channels has two halves"),
-        };
-        let noise = batches.noise(step, mean.dims(), device);
-        let latent = mean.clone() + (log.clone() * 0.5).exp() * noise;
-        let error = (network.reconstruct(latent) - x).reshape([n as i32, -1]);
-        let kl = (mean.square() + log.clone().exp() - log - 1.0) * 0.5;
-        let kl = kl.reshape([n as i32, -1]);
-        let kl = match self.config.kl_reduction {
-            KlReduction::Sum => kl.sum_dim(1),
-            KlReduction::Mean => kl.mean_dim(1),
-        };
-        Losses { l1: error.clone().abs().mean_dim(1), mse: error.square().mean_dim(1), kl }
-    }
-
-    /// Mean and deviation of the latents, by channel.
-    fn measure(&self, codec: &Codec) -> Result<Normalization, CodecError> {
-        let pixels = self.pixels()?;
-        let of = (MEASURED_PIXELS / (pixels.height * pixels.width)).clamp(64, 4096);
-        let sample = batches::sample(self.pictures.len(), of, self.config.seed);
-        let mut sums = vec![[0.0f64; 3]; codec.channels()];
-        let mut done = 0;
-        for indices in sample.chunks(self.config.batch) {
-            if self.observer.stop() {
-                return Err(CodecError::Stopped { step: self.config.steps });
-            }
-            let mut folded = Vec::new();
-            indices.iter().for_each(|&index| pixels.fold_rgb(self.pictures.rgb(index), false, &mut folded));
-            let moments = codec.moments(folded, indices.len(), &pixels);
-            add_moments(&mut sums, &moments);
-            done += indices.len();
-            self.observer.event(&VaeEvent::Measuring { done, of: sample.len() });
-        }
-        let channels = sums.iter().map(mean_and_deviation).collect();
-        Ok(Normalization { scaling: 1.0, shift: 0.0, channels: Some(channels) })
-    }
-}
-
-/// Adds count, sum and sum of squares of the means, which are the first half of each pixel's channels.
-fn add_moments(sums: &mut [[f64; 3]], moments: &[f32]) {
-    for pixel in moments.chunks_exact(2 * sums.len()) {
-        for ([count, sum, squares], &value) in sums.iter_mut().zip(pixel) {
-            *count += 1.0;
-            *sum += f64::from(value);
-            *squares += f64::from(value) * f64::from(value);
-        }
-    }
-}
-
-/// A channel that never changes keeps its size.
-fn mean_and_deviation(&[count, sum, squares]: &[f64; 3]) -> (f32, f32) {
-    let mean = sum / count;
-    let deviation = (squares / count - mean * mean).max(0.0).sqrt() as f32;
-    (mean as f32, if deviation.is_normal() { deviation } else { 1.0 })
-}
-
-/// One number a picture, `[n, 1]`.
-struct Losses {
-    l1: Tensor<2>,
-    mse: Tensor<2>,
-    kl: Tensor<2>,
-}
-
-impl Losses {
-    /// The numbers, and the loss to differentiate. Rate, norm and step are left for the caller.
-    fn report(self, config: &VaeTrainConfig) -> (VaeStep, Tensor<1>) {
-        let mean = |part: &Tensor<2>| {
-            let values = values_of(part.clone());
-            values.iter().map(|&value| f64::from(value)).sum::<f64>() / values.len() as f64
-        };
-        let (l1, mse, kl) = (mean(&self.l1), mean(&self.mse), mean(&self.kl));
-        let loss = config.l1 * l1 + config.mse * mse + config.kl * kl;
-        let total = self.l1 * config.l1 + self.mse * config.mse + self.kl * config.kl;
-        let report =
-            VaeStep { step: 0, steps: config.steps, loss, l1, mse, kl, gradient_norm: 0.0, rate: 0.0 };
-        (report, total.mean())
-    }
-}
-
-/// A folder beside the output, in which it is made; removed unless published.
-struct Staging {
-    folder: PathBuf,
-    output: PathBuf,
-}
-
-impl Staging {
-    fn new(output: &Path) -> Result<Self, CodecError> {
-        let mut name = output.file_name().unwrap_or_default().to_owned();
-        name.push(".partial");
-        let staging = Self { folder: output.with_file_name(name), output: output.to_owned() };
-        // What a killed run left behind.
-        staging.remove().map_err(CodecError::file(&staging.folder))?;
-        fs::create_dir_all(&staging.folder).map_err(CodecError::file(&staging.folder))?;
-        Ok(staging)
-    }
-
-    fn remove(&self) -> io::Result<()> {
-        match fs::remove_dir_all(&self.folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result,
-        }
-    }
-
-    fn publish(self) -> Result<(), CodecError> {
-        // An empty folder may stand there; anything else is refused by the system.
-        fs::rename(&self.folder, &self.output).map_err(CodecError::file(&self.output))
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        // After a failure; the error that is on its way says more than one from here would.
-        let _ = self.remove();
-    }
 }
 
 /// Writes a file and waits until the disk has it.
@@ -377,8 +222,4 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), CodecError> {
     let file = fs::File::create(path);
     let written = file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()));
     written.map_err(CodecError::file(path))
-}
-
-fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::from_data(TensorData::new(values, shape), device)
 }
