@@ -42,7 +42,7 @@ use crate::job::manifest::{Commits, compose};
 use crate::job::report::{OperatorReport, Report, RetryReport, operators};
 use crate::operators::deduplicate::Duplicates;
 use crate::operators::runtime::Runtime;
-use crate::operators::write::receipts;
+use crate::operators::shards::receipts;
 use crate::plan::identity::claim;
 use crate::plan::{Environment, PreprocessPlan};
 use crate::row::reject_table::{RejectLine, RejectTable};

@@ -30,7 +30,6 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::prelude::{SessionContext, ident};
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use rayon::ThreadPool;
 use serde_json::Value;
 
 use crate::PipelineError;
@@ -39,13 +38,11 @@ use crate::engine::session::{TEXT_ROWS, session};
 use crate::engine::stage::stage;
 use crate::host::passed_over::PassedOver;
 use crate::host::threads::blocking;
-use crate::operators::decode::Decode;
-use crate::operators::items::Captioning;
 use crate::operators::picture_rows::PictureRowsExec;
 use crate::operators::runtime::Runtime;
+use crate::operators::source_rows::{CaptionRules, RowHashes, RowReader};
 use crate::operators::sql::row_by_row;
 use crate::operators::unit_read::{UnitRead, describe, description_schema};
-use crate::picture::PictureRules;
 use crate::read::batch::PICTURE_ROWS;
 use crate::read::csv::Dialect;
 use crate::read::infer::{Extent, LOOK_BYTES, Looked};
@@ -458,8 +455,8 @@ impl SourcePlan {
     }
 
     /// What is made of the captions of its rows.
-    pub(crate) fn captioning(&self) -> Captioning {
-        Captioning {
+    pub(crate) fn captions(&self) -> CaptionRules {
+        CaptionRules {
             choice: self.config.captions.unwrap_or_default(),
             templates: self.config.template.iter().flat_map(|template| template.texts()).cloned().collect(),
         }
@@ -480,17 +477,10 @@ impl SourcePlan {
         Ok(units)
     }
 
-    pub(crate) fn decode(&self, rules: PictureRules, seed: u64, pool: Arc<ThreadPool>) -> Decode {
-        Decode {
-            source: self.config.name.clone(),
-            seed,
-            shape: self.config.shape,
-            captioning: self.captioning(),
-            rules,
-            files: self.files.clone(),
-            pixels: self.input.memory.pixels.clone(),
-            pool,
-        }
+    /// What makes rows of its batches, with these captions.
+    pub(crate) fn row_reader(&self, seed: u64, captions: CaptionRules) -> RowReader {
+        let hashes = RowHashes { seed, source: self.config.name.clone(), files: self.files.clone() };
+        RowReader { shape: self.config.shape, captions, hashes }
     }
 
     /// The plan that gives these units' rows, filtered, with the columns of the shape. A unit is a partition.
