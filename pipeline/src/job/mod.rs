@@ -40,7 +40,7 @@ use crate::host::observer::{Event, Observer};
 use crate::job::limit::Limit;
 use crate::job::manifest::{Commits, compose};
 use crate::job::report::{OperatorReport, Report, RetryReport, operators};
-use crate::operators::deduplicate::Duplicates;
+use crate::operators::duplicates::Duplicates;
 use crate::operators::runtime::Runtime;
 use crate::operators::shards::receipts;
 use crate::plan::identity::claim;

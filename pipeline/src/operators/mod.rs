@@ -19,6 +19,7 @@
 
 pub(crate) mod deduplicate;
 pub(crate) mod documents;
+pub(crate) mod duplicates;
 pub(crate) mod lookup;
 pub(crate) mod picture_rows;
 pub(crate) mod runtime;

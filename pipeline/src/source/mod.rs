@@ -52,7 +52,7 @@ use crate::read::table::{Found, IMAGES_NAMES, TEXTS_NAMES, Table};
 use crate::read::united::{Clash, United, repeated, wider};
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::row::columns::{
-    ID, KIND, Kind, SINGLE_CAPTION, pictures_type, system_fields, texts_type, visible,
+    ID, KIND, RowKind, SINGLE_CAPTION, pictures_type, system_fields, texts_type, visible,
 };
 use crate::source::clause::Clause;
 use crate::source::join::{Join, with_joined};
@@ -509,7 +509,7 @@ impl SourcePlan {
         let mut frame = context.table("source").await?;
         if let Some(condition) = filter {
             // Refused rows and the ends of units pass every filter.
-            frame = frame.filter(ident(KIND).not_eq(lit(Kind::Row as u8)).or(condition))?;
+            frame = frame.filter(ident(KIND).not_eq(lit(RowKind::Row as u8)).or(condition))?;
         }
         let own = system_fields().into_iter().map(|field| ident(field.name()));
         let frame = frame.select(own.chain(wanted).collect::<Vec<_>>())?;
