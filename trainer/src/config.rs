@@ -53,7 +53,7 @@ pub struct TrainConfig {
     pub init: Option<PathBuf>,
     /// Which weights of `init` these are.
     pub init_weights: InitWeights,
-    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB. If not set,
+    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB; if not set,
     /// `transfusion sample` draws with `--codec` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codec: Option<PathBuf>,
@@ -62,7 +62,7 @@ pub struct TrainConfig {
     /// The datasets: at least one.
     #[schemars(extend("x-required" = true))]
     pub data: Vec<DataConfig>,
-    /// AdamW.
+    /// The optimizer, AdamW.
     pub optimizer: OptimizerConfig,
     /// The learning rate.
     pub schedule: ScheduleConfig,
