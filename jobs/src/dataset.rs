@@ -1,4 +1,4 @@
-//! What a URI holds: a dataset, a lone shard, or a run. Opened here for every command that looks at one.
+//! What a URI holds: a dataset, a lone shard, or a run. Opened here for every command that reads one.
 
 use anyhow::{Context, anyhow};
 use arrow::buffer::Buffer;
@@ -136,7 +136,7 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    /// Looks at a URI: something named `.arrow` is a shard, anything else a dataset.
+    /// Opens a URI: something named `.arrow` is a shard, anything else a dataset.
     ///
     /// # Errors
     ///

@@ -1,9 +1,9 @@
-//! The machine that the program runs on, as far as the system tells it: processor and memory.
+//! The machine that the program runs on, as far as the system knows: processor and memory.
 
 use std::fs;
 use std::path::Path;
 
-/// What a training run is told of the machine.
+/// The machine as a training run needs to know it.
 pub(crate) fn this() -> trainer::device::Machine {
     trainer::device::Machine { processor: processor_model(), available_bytes: available_bytes() }
 }
