@@ -12,7 +12,6 @@
 //! arguments, environment, terminal or clock: it is handed stores, a seed and an [`Observer`].
 
 mod config;
-mod dataset;
 pub mod document;
 mod engine;
 mod host;
@@ -32,9 +31,9 @@ mod units;
 
 pub use config::{
     CaptionChoice, CodecConfig, ColumnType, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
-    PreprocessConfig, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
+    PreprocessConfig, Shape, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
 };
-pub use document::{Shape, pack};
+pub use document::pack;
 pub use host::error::{BoxError, PipelineError};
 pub use host::observer::{Event, Observer, Silent};
 pub use host::passed_over::PassedOver;
@@ -48,5 +47,5 @@ pub use plan::{Environment, PreprocessPlan, UnitSummary};
 pub use row::reject;
 pub use row::reject_table::{RejectLine, RejectTable};
 pub use source::pictures::{PictureRequest, PictureSet, pictures};
-pub use storage::commit::{Location, is_written};
-pub use units::Resolver;
+pub use storage::location::{Location, is_written};
+pub use storage::resolver::Resolver;

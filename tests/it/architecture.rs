@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::modules::{self, Graph};
 use crate::support::repository;
 
 /// Package name to the names it depends on, of the whole lock file.
@@ -142,6 +143,85 @@ fn what_stands_behind_a_test_module_is_looked_at() {
     assert_eq!(product, "use a;|fn c() {|    e();|}||fn h() {}|fn j() {}");
     assert_eq!(test_modules(&path), [folder.path().join("part/i")]);
     assert!(uses("std::time::Instant::now()", "Instant") && !uses("InstantPlan", "Instant"));
+}
+
+/// The floors of each crate: what lies at the root of its sources, each thing using only those before it. First come the
+/// few that the whole crate uses, such as its errors; `lib.rs` and `main.rs` stand above all.
+const FLOORS: &[(&str, &[&str])] = &[
+    (
+        "schemas",
+        &[
+            "address",
+            "hash",
+            "random",
+            "cursor",
+            "vocabulary",
+            "sequence",
+            "columns",
+            "manifest",
+            "shard",
+            "tokenizer",
+        ],
+    ),
+    (
+        "pipeline",
+        &[
+            "host",
+            "config",
+            "row",
+            "picture",
+            "document",
+            "storage",
+            "engine",
+            "units",
+            "read",
+            "operators",
+            "source",
+            "plan",
+            "job",
+        ],
+    ),
+];
+
+fn modules_of(library: &str) -> Graph {
+    let source = repository().join(library).join("src");
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(&source).expect("below src").to_string_lossy().replace('\\', "/");
+        (name, fs::read_to_string(&path).expect("a source file"))
+    };
+    modules::graph(&product_sources(library).into_iter().map(read).collect::<Vec<_>>())
+}
+
+#[test]
+fn no_modules_name_each_other_in_a_circle() {
+    for (library, _) in FLOORS {
+        let graph = modules_of(library);
+        for circle in modules::circles(&graph) {
+            let within = |name: &String| graph[name].intersection(&circle).cloned().collect::<Vec<_>>();
+            let lines = circle.iter().map(|name| format!("\n  {name} uses {}", within(name).join(", ")));
+            panic!("{library}: a circle of {} modules{}", circle.len(), lines.collect::<String>());
+        }
+    }
+}
+
+#[test]
+fn a_floor_uses_only_those_before_it() {
+    for (library, floors) in FLOORS {
+        let faults = modules::faults(&modules_of(library), floors);
+        assert!(faults.is_empty(), "{library}:\n  {}", faults.join("\n  "));
+    }
+}
+
+#[test]
+fn a_floor_of_the_pipeline_opens_with_what_it_knows_nothing_about() {
+    for (library, floors) in FLOORS.iter().filter(|(library, _)| *library == "pipeline") {
+        for floor in *floors {
+            let path = repository().join(library).join("src").join(floor).join("mod.rs");
+            let text = fs::read_to_string(&path).expect("a folder with a mod.rs");
+            let head: Vec<&str> = text.lines().map_while(|line| line.strip_prefix("//!")).collect();
+            assert!(head.concat().contains("knows nothing about"), "{}", path.display());
+        }
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod conformance;
 mod demo;
 mod first_run;
 mod kills;
+mod modules;
 mod preprocess;
 mod published;
 mod runs;

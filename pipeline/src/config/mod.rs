@@ -2,6 +2,8 @@
 //!
 //! Keys are kebab-case, unknown ones are refused. [`crate::PreprocessPlan::try_new`] turns a configuration into what
 //! will be done: defaults are filled in, addresses resolved, files listed.
+//!
+//! It knows nothing about stores, files or rows: only the text, and the names and ranges of its values.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -12,10 +14,9 @@ use schemas::shard::Compression;
 use serde::{Deserialize, Serialize};
 
 use crate::PipelineError;
-use crate::document::Shape;
-use crate::engine::memory::DEFAULT_BYTES;
-use crate::job::bpe::RESERVED;
-use crate::picture::PictureRules;
+
+/// Memory of a job unless the configuration says otherwise: enough for any corpus.
+pub(crate) const MEMORY_BYTES: u64 = 1 << 30;
 
 /// A preprocessing job.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -72,7 +73,7 @@ impl Default for PreprocessConfig {
             compression: Compression::None,
             deduplicate: false,
             max_reject_share: 0.1,
-            memory_bytes: DEFAULT_BYTES,
+            memory_bytes: MEMORY_BYTES,
             tokenizer: TokenizerConfig::default(),
             codec: None,
             pictures: PictureConfig::default(),
@@ -108,6 +109,9 @@ pub struct TokenizerConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eos: Option<String>,
 }
+
+/// Ids of a trained vocabulary before its first letter: unk, BOS, EOS and the bytes.
+pub(crate) const RESERVED: u32 = 3 + 256;
 
 /// Pieces of a vocabulary that is trained: the largest in use have a quarter of that.
 const MOST_VOCABULARY: u32 = 1 << 20;
@@ -242,12 +246,62 @@ impl PictureConfig {
     }
 }
 
+/// What is done to every picture of a source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
+pub struct PictureRules {
+    /// Side of the square that comes out, in pixels.
+    pub size: u32,
+    /// Pictures with a shorter side than this, in pixels as shown, are refused.
+    pub min_side: u32,
+    /// Pictures with more pixels than this are refused before they are decoded.
+    pub max_pixels: u64,
+    /// Colour behind transparent pixels: red, green, blue.
+    pub background: [u8; 3],
+    /// Whether the EXIF orientation is applied.
+    pub orientation: bool,
+}
+
+impl Default for PictureRules {
+    fn default() -> Self {
+        Self { size: 256, min_side: 1, max_pixels: 64_000_000, background: [255; 3], orientation: true }
+    }
+}
+
 /// Documents to set aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SplitConfig {
     /// Share of the documents that goes to a second dataset, `validation/` in the output. Decided by hash of the row.
     pub validation: f64,
+}
+
+/// What the rows of a source are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Shape {
+    /// One text.
+    Text,
+    /// One image and its caption.
+    Pair,
+    /// A list of texts and images.
+    Interleaved,
+}
+
+impl Shape {
+    /// The name in configs and manifests.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Text => "text",
+            Self::Pair => "pair",
+            Self::Interleaved => "interleaved",
+        }
+    }
+
+    /// Whether its rows have images.
+    pub const fn has_images(self) -> bool {
+        !matches!(self, Self::Text)
+    }
 }
 
 /// The form of a source's files.

@@ -8,6 +8,8 @@
 //! | text | BOS text EOS |
 //! | pair | BOS caption BOI patches EOI EOS, or BOS BOI patches EOI caption EOS |
 //! | interleaved | BOS, texts and BOI patches EOI in their order, EOS |
+//!
+//! It knows nothing about files, operators or batches: documents and rows are values, and all of it is pure.
 
 pub mod pack;
 
@@ -15,38 +17,10 @@ use std::ops::Range;
 
 use half::f16;
 use schemas::{Latent, Modality, Order, Provenance, RowLayout, Tokenizer, patches_of, row_hash, share};
-use serde::{Deserialize, Serialize};
 
+use crate::config::Shape;
 use crate::document::pack::Packing;
 use crate::row::reject::{Reject, RejectReason};
-
-/// What the rows of a source are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Shape {
-    /// One text.
-    Text,
-    /// One image and its caption.
-    Pair,
-    /// A list of texts and images.
-    Interleaved,
-}
-
-impl Shape {
-    /// The name in configs and manifests.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Pair => "pair",
-            Self::Interleaved => "interleaved",
-        }
-    }
-
-    /// Whether its rows have images.
-    pub const fn has_images(self) -> bool {
-        !matches!(self, Self::Text)
-    }
-}
 
 /// Where a row stands: its indexes in the dataset, and the names that its hash is drawn from.
 #[derive(Clone, Copy, Debug)]

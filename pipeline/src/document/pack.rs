@@ -21,7 +21,8 @@ use std::ops::Range;
 use schemas::{Latent, Modality, Provenance, Row, RowLayout, Span};
 use serde::{Deserialize, Serialize};
 
-use crate::document::{Document, Segment, Shape};
+use crate::config::Shape;
+use crate::document::{Document, Segment};
 
 /// Rows that are open at the same time unless the configuration says otherwise.
 pub const WINDOW: usize = 256;

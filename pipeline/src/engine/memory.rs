@@ -19,10 +19,6 @@ use datafusion::execution::memory_pool::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::PipelineError;
-use crate::read::MAX_PICTURE_BYTES;
-
-/// The limit unless the configuration says otherwise: enough for any corpus.
-pub(crate) const DEFAULT_BYTES: u64 = 1 << 30;
 
 /// One limit and its parts.
 #[derive(Debug)]
@@ -90,11 +86,6 @@ impl Memory {
             free: Arc::new(Semaphore::new(bytes)),
             reservation: Arc::new(reservation),
         })
-    }
-
-    /// Bytes of encoded pictures that a reader may fetch ahead: one of the largest, where there is memory for that.
-    pub(crate) fn picture_bytes(&self) -> usize {
-        (self.limit / 32).min(MAX_PICTURE_BYTES as usize)
     }
 
     /// How many units of `unit_bytes` may run at a time on `threads` cores; at least one.

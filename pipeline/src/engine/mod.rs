@@ -1,6 +1,6 @@
 //! What plans run in: memory, sessions, and the nodes that operators are.
 //!
-//! It knows no operator by its name, and neither files nor configurations.
+//! It knows nothing about operators by name, files or columns.
 
 pub(crate) mod memory;
 pub(crate) mod meter;

@@ -12,7 +12,9 @@ use rayon::ThreadPool;
 
 use super::memory::Memory;
 use crate::PipelineError;
-use crate::read::batch::TEXT_ROWS;
+
+/// Rows of a batch, unless they are large.
+pub(crate) const TEXT_ROWS: usize = 512;
 
 /// The one place that makes sessions. Four settings keep DataFusion from moving rows between partitions or out of their
 /// order, and one takes column names as they are written.

@@ -3,11 +3,7 @@
 use datafusion::error::DataFusionError;
 use schemas::address::shown;
 
-use crate::config::Format;
 use crate::host::passed_over::PassedOver;
-use crate::row::columns::{OWN, is_own};
-use crate::row::reject_table::RejectLine;
-use crate::units::names::extension;
 use arrow::error::ArrowError;
 use datafusion::common::SchemaError;
 
@@ -88,6 +84,8 @@ pub enum PipelineError {
         name: String,
         /// Path of the file.
         path: String,
+        /// What it is by its name, and what to do with it, where that is known.
+        foreign: Option<String>,
     },
     /// A source of which no file can be read.
     #[error("no file of source `{name}` can be read; `{path}` {what}")]
@@ -124,8 +122,8 @@ pub enum PipelineError {
         name: String,
         /// Its first file.
         path: String,
-        /// The form of that file.
-        format: Format,
+        /// Whether they are COCO files, which may lie beside those with the captions.
+        coco: bool,
     },
     /// A column that no row has as far as was looked.
     #[error("source `{name}` has no column `{column}` in the first {} MiB of its rows; its columns there are {}", bytes >> 20, quoted(available))]
@@ -349,8 +347,8 @@ pub enum PipelineError {
         unread_bytes: u64,
         /// The commonest reasons with their counts.
         top: Vec<String>,
-        /// The first of the rows.
-        first: Option<Box<RejectLine>>,
+        /// Where the first of the rows stands, and why it was refused.
+        first: Option<String>,
     },
     /// The job's memory is too small.
     #[error("memory is not enough: {what}")]
@@ -374,6 +372,9 @@ pub enum PipelineError {
     Plan(#[source] DataFusionError),
 }
 
+/// How the names of the program's own columns begin. Columns of files that begin so are not seen.
+pub(crate) const OWN: &str = "__transfusion_";
+
 fn after(done: usize, total: usize) -> String {
     if total == 0 { String::new() } else { format!(" after {done} of {total} units") }
 }
@@ -381,33 +382,6 @@ fn after(done: usize, total: usize) -> String {
 /// Whether the only column is named as if several were not told apart.
 fn is_undivided(columns: &[String]) -> bool {
     matches!(columns, [name] if name.contains([';', '|', '\t']))
-}
-
-/// What a file of a form that is not read is by its name, and what to do with it.
-fn foreign(path: &str) -> Option<(&'static str, &'static str)> {
-    const ANEW: &str = "unpack it, or compress it anew with gzip or zstd";
-    const CSV: &str = "save it as CSV or Parquet";
-    const PARQUET: &str = "write it as Parquet or JSON lines";
-    Some(match extension(path)?.name.as_str() {
-        "xz" | "lzma" => ("a file compressed with xz", ANEW),
-        "bz2" => ("a file compressed with bzip2", ANEW),
-        "lz4" => ("a file compressed with lz4", ANEW),
-        "br" => ("a file compressed with Brotli", ANEW),
-        "sz" | "snappy" => ("a file compressed with Snappy", ANEW),
-        "7z" => ("a 7z archive", ANEW),
-        "rar" => ("a RAR archive", ANEW),
-        "xlsx" | "xls" | "ods" => ("a spreadsheet", CSV),
-        "sqlite" | "sqlite3" | "db" | "mdb" | "lmdb" => ("a database", PARQUET),
-        "pkl" | "pickle" | "joblib" => ("a pickle of Python", PARQUET),
-        "npy" | "npz" | "pt" | "pth" | "h5" | "hdf5" => ("a file of arrays", PARQUET),
-        "tfrecord" | "tfrecords" | "avro" | "orc" | "msgpack" | "lance" => {
-            ("a table of another kind", PARQUET)
-        }
-        "pdf" | "docx" | "doc" | "epub" => {
-            ("a document for people", "take its text out of it into `.txt` files")
-        }
-        _ => return None,
-    })
 }
 
 fn quoted(names: &[String]) -> String {
@@ -462,11 +436,8 @@ fn unread(bytes: u64) -> String {
     }
 }
 
-fn first_row(line: Option<&RejectLine>) -> String {
-    line.map_or_else(String::new, |line| {
-        let RejectLine { source, file, row, reason, detail, .. } = line;
-        format!("; the first is row {row} of `{file}` of source `{source}`: {reason}: {detail}")
-    })
+fn first_row(first: Option<&str>) -> String {
+    first.map_or_else(String::new, |first| format!("; the first is {first}"))
 }
 
 impl PipelineError {
@@ -494,11 +465,12 @@ impl PipelineError {
                 "check the address: there is nothing below its fixed part".to_owned()
             }
             Self::NoFiles { nearby, .. } => format!("there is {}", quoted(nearby)),
-            Self::UnknownFormat { path, .. } => {
+            Self::UnknownFormat { foreign: Some(foreign), .. } => format!("that is {foreign}"),
+            Self::UnknownFormat { .. } => {
                 let known = "known are .jsonl, .json, .txt, .csv, .tsv, .warc.wet, .tar, .arrow, .arrows, .feather, .ipc, \
                              also with .gz or .zst, .jsonl.zip and the like, and .parquet; say `format = \"json-lines\"` \
                              for files that are named otherwise";
-                foreign(path).map_or_else(|| known.to_owned(), |(what, way_out)| format!("that is {what}: {way_out}"))
+                known.to_owned()
             }
             Self::Unreadable { .. } => {
                 "look at the file; if it is of another form than its name says, set `format` (`json-lines` is an object a \
@@ -506,7 +478,7 @@ impl PipelineError {
                     .to_owned()
             }
             Self::Repeated { .. } => "give each column of the file a name of its own".to_owned(),
-            Self::NoColumn { column, .. } if is_own(column) => {
+            Self::NoColumn { column, .. } if column.starts_with(OWN) => {
                 format!("names that begin with `{OWN}` are kept for columns of the program: rename the column")
             }
             Self::NoColumn { available, .. } if is_undivided(available) => {
@@ -517,7 +489,7 @@ impl PipelineError {
                  `a.b` is the field `b` of the column `a`; names are case-sensitive"
                     .to_owned()
             }
-            Self::NoCaptions { format: Format::Coco, .. } => {
+            Self::NoCaptions { coco: true, .. } => {
                 "COCO has its captions in files of their own: set `uri` to `annotations/captions_train2017.json`, not to the \
                  instances or key points"
                     .to_owned()

@@ -9,6 +9,7 @@
 //! kind let any two neighbours merge whose union is a piece; so that both give the same ids, all such pairs are
 //! written. Ids: 0 `<unk>`, 1 `<s>` (BOS), 2 `</s>` (EOS), 3 to 258 the bytes, then letters and merges.
 
+use crate::config::RESERVED;
 use std::collections::{BTreeMap, HashMap};
 
 use ahash::AHashMap;
@@ -17,9 +18,6 @@ use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::tokenizer::{NormalizedString, OffsetReferential, OffsetType, PreTokenizedString};
 use tokenizers::{AddedToken, Normalizer, NormalizerWrapper, PreTokenizer, PreTokenizerWrapper};
-
-/// Ids before the first letter: unk, BOS, EOS and the bytes.
-pub(crate) const RESERVED: u32 = 3 + 256;
 
 /// Characters of the longest piece, as SentencePiece has it.
 const LONGEST_PIECE: usize = 16;

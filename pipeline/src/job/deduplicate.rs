@@ -31,7 +31,8 @@ use rayon::ThreadPool;
 use rayon::prelude::*;
 
 use crate::PipelineError;
-use crate::document::{Shape, not_blank};
+use crate::config::Shape;
+use crate::document::not_blank;
 use crate::engine::session::sort_session;
 use crate::engine::stage::{Operator, Work, ahead, stage};
 use crate::host::threads::blocking;

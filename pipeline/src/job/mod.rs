@@ -11,12 +11,16 @@
 //! ```
 //!
 //! Whatever instant a job is killed at, the same command goes on behind the last commit and ends with the same bytes.
-//! When the dataset exists, the same command adds what is new in its input as a further version ([`crate::dataset::version`]).
+//! When the dataset exists, the same command adds what is new in its input as a further version ([`crate::storage::version`]).
+//!
+//! This is the top: it may use every other folder. It knows nothing about arguments, terminals or clocks.
 
 pub(crate) mod bpe;
 mod deduplicate;
 pub(crate) mod estimate;
+mod explain;
 mod limit;
+mod manifest;
 pub(crate) mod report;
 pub(crate) mod tokenizer_training;
 
@@ -31,19 +35,22 @@ use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{Manifest, Tokenizer, content_hash, manifest_name};
 
 use crate::PipelineError;
-use crate::dataset::version::{Commits, Version, compose};
 use crate::engine::meter::Meter;
 use crate::host::observer::{Event, Observer};
 use crate::job::limit::Limit;
+use crate::job::manifest::{Commits, compose};
 use crate::job::report::{OperatorReport, Report, RetryReport, operators};
 use crate::operators::deduplicate::Duplicates;
 use crate::operators::write::receipts;
 use crate::plan::identity::claim;
-use crate::plan::{Environment, PreprocessPlan, Tools};
+use crate::plan::physical::Tools;
+use crate::plan::{Environment, PreprocessPlan};
 use crate::row::reject_table::{RejectLine, RejectTable};
 use crate::source::SourcePlan;
-use crate::storage::commit::{Commit, Location, SPLITS};
+use crate::storage::commit::{Commit, SPLITS};
 use crate::storage::lease::Lease;
+use crate::storage::location::Location;
+use crate::storage::version::Version;
 use crate::units::Unit;
 
 /// Does what was planned.
@@ -66,21 +73,24 @@ pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Re
     lease.release().await;
     match tally.told(done) {
         Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, .. }) => {
-            let first = first_refused(&plan).await.map(Box::new);
+            let first = first_refused(&plan).await;
             Err(PipelineError::TooManyRejects { rejected, read, limit, unread_bytes, top, first })
         }
         done => done,
     }
 }
 
-/// The first row that this job refused, in the order in which units are started; `None` where no table tells.
-async fn first_refused(plan: &PreprocessPlan) -> Option<RejectLine> {
+/// Where the first row stands that this job refused, in the order in which units are started, and why; `None` where no
+/// table says so.
+async fn first_refused(plan: &PreprocessPlan) -> Option<String> {
     let output = &plan.environment.output;
     for (_, unit) in start_order(plan) {
         let table = output.read_commit(&unit.id).await.ok()?.and_then(|commit| commit.rejects);
         let Some(table) = table else { continue };
         let bytes = output.read(&table.path).await.ok()??;
-        return RejectTable::open(bytes).ok()?.next()?.ok()?.into_iter().next();
+        let RejectLine { source, file, row, reason, detail, .. } =
+            RejectTable::open(bytes).ok()?.next()?.ok()?.into_iter().next()?;
+        return Some(format!("row {row} of `{file}` of source `{source}`: {reason}: {detail}"));
     }
     None
 }

@@ -11,15 +11,14 @@ use futures::{StreamExt, TryStreamExt, stream};
 use schemas::Tokenizer;
 
 use crate::PipelineError;
-use crate::config::TrainTokenizer;
-use crate::document::Shape;
+use crate::config::{Shape, TrainTokenizer};
 use crate::host::error::BoxError;
 use crate::host::observer::{Event, Observer};
 use crate::host::threads::blocking;
 use crate::operators::items::{Choice, texts_from_columns};
 use crate::plan::PreprocessPlan;
 use crate::source::{Columns, SourcePlan};
-use crate::storage::commit::Location;
+use crate::storage::location::Location;
 
 const FILE: &str = "tokenizer.json";
 

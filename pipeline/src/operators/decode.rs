@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::items::{Captioning, Choice, Item, Part, from_columns, item_schema, to_batch};
 use crate::PipelineError;
-use crate::document::Shape;
+use crate::config::Shape;
 use crate::engine::memory::Share;
 use crate::engine::stage::{Operator, Work};
 use crate::picture::PictureRules;

@@ -14,7 +14,8 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt8Type, UInt32Type
 use schemas::{Latent, Order, Provenance, RowLayout, decode_latents, encode_latents, latents_type};
 
 use crate::PipelineError;
-use crate::document::{Document, Shape};
+use crate::config::Shape;
+use crate::document::Document;
 use crate::row::columns::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT, system_fields, texts};
 use crate::row::reject::{Reject, RejectReason};
 

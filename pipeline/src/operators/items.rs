@@ -14,8 +14,8 @@ use half::f16;
 use schemas::{Latent, row_hash};
 
 use crate::PipelineError;
-use crate::config::{CaptionChoice, Template};
-use crate::document::{Shape, numbered};
+use crate::config::{CaptionChoice, Shape, Template};
+use crate::document::numbered;
 use crate::row::columns::{
     DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, SINGLE_CAPTION, UNIT, column, texts,
 };

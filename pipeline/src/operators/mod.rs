@@ -17,6 +17,9 @@
 //!
 //! All of ours take one input, keep its order and its partitions, and know a unit by its name in the rows, never by
 //! the number of its partition. Refused rows go through all of them; a row of the kind `End` ends a unit.
+//!
+//! They hold settings and know rows. They know nothing about sources, configurations as a whole, or the plan that they
+//! stand in.
 
 pub(crate) mod decode;
 pub(crate) mod deduplicate;

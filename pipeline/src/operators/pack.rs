@@ -12,7 +12,7 @@ use schemas::{Modality, Row, RowLayout, SourceStatistics, Span, encode_rows, row
 
 use super::documents::Documents;
 use crate::PipelineError;
-use crate::document::Shape;
+use crate::config::Shape;
 use crate::document::pack::{Packer, Packing as Filling};
 use crate::engine::stage::{Operator, Work};
 use crate::host::error::BoxError;

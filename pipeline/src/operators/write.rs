@@ -23,9 +23,8 @@ use crate::engine::stage::{Operator, Work};
 use crate::host::stop::Stop;
 use crate::read::lines::Lines;
 use crate::row::reject_table::{RejectWriter, table_name};
-use crate::storage::commit::{
-    Commit, Hashing, Location, Retried, SPLITS, Temporary, UnitReport, commit_name,
-};
+use crate::storage::commit::{Commit, Retried, SPLITS, UnitReport, commit_name};
+use crate::storage::location::{Hashing, Location, Temporary};
 use crate::units::UnitFiles;
 
 /// Writes shards and commits units.

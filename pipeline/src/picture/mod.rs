@@ -8,6 +8,8 @@
 //!
 //! The picture is cropped and resized as it is stored; then its colours are brought to sRGB and it is turned, because both cost nothing for a
 //! small square. Against turning first, a value differs by rounding at most.
+//!
+//! It knows nothing about rows, files or plans: bytes in, pixels or a reason out. [`codec`] is the border to who encodes them.
 
 pub mod codec;
 mod exif;
@@ -24,9 +26,9 @@ use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 use image::metadata::Orientation;
 use image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, RgbImage};
-use serde::{Deserialize, Serialize};
 
 use self::profile::Profile;
+pub use crate::config::PictureRules;
 use crate::row::reject::{Reject, RejectReason, Warning};
 
 /// The formats that are read.
@@ -38,28 +40,6 @@ const READ: [ImageFormat; 6] = [
     ImageFormat::Bmp,
     ImageFormat::Tiff,
 ];
-
-/// What is done to every picture of a source.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
-pub struct PictureRules {
-    /// Side of the square that comes out, in pixels.
-    pub size: u32,
-    /// Pictures with a shorter side than this, in pixels as shown, are refused.
-    pub min_side: u32,
-    /// Pictures with more pixels than this are refused before they are decoded.
-    pub max_pixels: u64,
-    /// Colour behind transparent pixels: red, green, blue.
-    pub background: [u8; 3],
-    /// Whether the EXIF orientation is applied.
-    pub orientation: bool,
-}
-
-impl Default for PictureRules {
-    fn default() -> Self {
-        Self { size: 256, min_side: 1, max_pixels: 64_000_000, background: [255; 3], orientation: true }
-    }
-}
 
 /// A square crop.
 #[derive(Clone, Debug, PartialEq, Eq)]

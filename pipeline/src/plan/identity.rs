@@ -11,7 +11,7 @@ use crate::PipelineError;
 use crate::config::PreprocessConfig;
 use crate::plan::Environment;
 use crate::source::SourcePlan;
-use crate::storage::commit::Location;
+use crate::storage::location::Location;
 
 const JOB: &str = "job.json";
 

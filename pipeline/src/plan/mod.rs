@@ -1,84 +1,41 @@
 //! From a configuration to what will be done: sources with their files, columns and units, and the DataFusion plan of
 //! each source.
+//!
+//! It decides and writes nothing. It knows nothing about how a job runs: no lease, no progress, no manifest.
 
+mod check;
+mod environment;
 pub(crate) mod identity;
+pub(crate) mod physical;
 mod retry;
+mod settle;
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
-use bytes::Bytes;
-use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::SessionContext;
-use object_store::ObjectStoreExt;
 use rayon::ThreadPool;
-use schemas::shard::{BATCH_ROWS, ShardMetadata};
-use schemas::{FORMAT_VERSION, RowLayout, Tokenizer, Vocabulary};
+use schemas::{RowLayout, Tokenizer, Vocabulary};
 use serde_json::Value;
 
+use self::check::{check_codec, open_tokenizer};
+pub use self::environment::Environment;
 use crate::PipelineError;
-use crate::config::{Filling, LatentKind, PreprocessConfig, TokenizerConfig, TrainTokenizer};
-use crate::dataset::version::{Version, settle};
-use crate::document::Composer;
+use crate::config::{Filling, PreprocessConfig};
 use crate::document::pack::Packing;
 use crate::engine::memory::Memory;
 use crate::engine::session::{run_session, thread_pool};
-use crate::engine::stage::stage;
-use crate::host::observer::{Observer, Silent};
 use crate::host::passed_over::PassedOver;
-use crate::host::stop::Stop;
-use crate::job::tokenizer_training;
-use crate::operators::deduplicate::{Deduplicate, Duplicates};
-use crate::operators::encode::Encode;
-use crate::operators::pack::Pack;
-use crate::operators::tokenize::Tokenize;
-use crate::operators::write::Write;
 use crate::picture::codec::ImageCodec;
 use crate::plan::identity::{check_same, portable_config};
-use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS};
+use crate::plan::settle::settle;
 use crate::read::lines::Lines;
-use crate::source::{Columns, SourcePlan, plan_columns};
-use crate::storage::commit::{Location, Retried, SPLITS};
-use crate::units::{Planning, Resolver, Rows, Unit, plan_units, unit_id};
-
-/// Text that a tokenizer learns from when it is only to give an idea of the job.
-const SKETCH_BYTES: u64 = 2 << 20;
-
-/// Everything a job needs from outside.
-#[derive(Clone)]
-pub struct Environment {
-    /// Opens addresses.
-    pub resolver: Arc<dyn Resolver>,
-    /// Where the dataset goes.
-    pub output: Location,
-    /// The codec that `codec.path` names; needed where a source has images.
-    pub codec: Option<Arc<dyn ImageCodec>>,
-    /// Cores to use.
-    pub threads: usize,
-    /// Set it to stop the job: what is finished stays.
-    pub stop: Stop,
-    /// How often the right to write to a store is renewed.
-    pub lease_period: Duration,
-    /// Run nothing but those refused rows of a finished dataset again that may pass now.
-    pub retry_rejects: bool,
-}
-
-impl Environment {
-    /// A lease of five seconds, nothing to stop it.
-    pub fn new(resolver: Arc<dyn Resolver>, output: Location, threads: usize) -> Self {
-        Self {
-            resolver,
-            output,
-            codec: None,
-            threads: threads.max(1),
-            stop: Stop::default(),
-            lease_period: Duration::from_secs(5),
-            retry_rejects: false,
-        }
-    }
-}
+use crate::source::{Planning, SourcePlan, plan_columns};
+use crate::storage::commit::{Retried, SPLITS};
+use crate::storage::location::Location;
+use crate::storage::version::Version;
+use crate::units::{Rows, Unit, unit_id};
 
 /// What a preprocessing job will do.
 #[derive(Clone)]
@@ -110,13 +67,6 @@ impl fmt::Debug for PreprocessPlan {
             .field("sources", &self.sources)
             .finish()
     }
-}
-
-/// What all sources of a job share while it runs.
-pub(crate) struct Tools {
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) duplicates: Arc<Duplicates>,
-    pub(crate) observer: Arc<dyn Observer>,
 }
 
 /// A unit as a person is told of it.
@@ -224,9 +174,7 @@ impl PreprocessPlan {
             source.units = if retry {
                 pending.iter().map(|pending| pending.unit(source)).collect()
             } else {
-                let (name, listing) = (&source.config.name, &source.listing);
-                let (from, bytes) = (source.settled.files, self.config.unit_bytes);
-                plan_units(name, source.index, listing, from, &source.input, bytes).await?
+                source.plan_units(source.settled.files, self.config.unit_bytes).await?
             };
             for pending in pending {
                 self.refused.entry(pending.root.id).or_default().push(pending.rows);
@@ -298,80 +246,9 @@ impl PreprocessPlan {
             .collect()
     }
 
-    /// The plan of each source, as DataFusion's EXPLAIN shows it. A tokenizer that is still to be trained is trained on
-    /// a small sample for it.
-    ///
-    /// # Errors
-    ///
-    /// If the plan can't be made, or it is told to stop.
-    pub async fn explain(&self) -> Result<String, PipelineError> {
-        self.environment.stop.until(self.explained()).await
-    }
-
-    async fn explained(&self) -> Result<String, PipelineError> {
-        let tools = Tools {
-            tokenizer: self.some_tokenizer().await?,
-            duplicates: Arc::default(),
-            observer: Arc::new(Silent),
-        };
-        let mut text = String::new();
-        for source in &self.sources {
-            let plan = self.physical_plan(source, &source.units, &tools).await?;
-            text.push_str(&format!("source {}\n{}", source.config.name, displayable(&*plan).indent(false)));
-        }
-        Ok(text)
-    }
-
-    /// The job's tokenizer, or one of its size that has learned from little.
-    pub(crate) async fn some_tokenizer(&self) -> Result<Tokenizer, PipelineError> {
-        match (&self.tokenizer, self.config.tokenizer.train) {
-            (Some(tokenizer), _) => Ok(tokenizer.clone()),
-            (None, Some(settings)) => {
-                let sample_bytes = settings.sample_bytes.min(SKETCH_BYTES);
-                tokenizer_training::sketch(self, TrainTokenizer { sample_bytes, ..settings })
-                    .await
-                    .map(|(tokenizer, _)| tokenizer)
-            }
-            (None, None) => Err(PipelineError::Config {
-                key: "tokenizer".to_owned(),
-                expected: "`tokenizer.model` or `tokenizer.train`".to_owned(),
-                found: "absent".to_owned(),
-            }),
-        }
-    }
-
     /// A session to run plans of this job in.
     pub(crate) fn session(&self) -> Result<SessionContext, PipelineError> {
         run_session(&self.memory)
-    }
-
-    /// Units that may run at a time, within the cores and the memory.
-    pub(crate) fn units_at_once(&self) -> usize {
-        let bytes = self.sources.iter().map(|source| self.unit_bytes(source)).max().unwrap_or(0);
-        self.memory.units(bytes, self.environment.threads)
-    }
-
-    /// About the memory that a unit of this source holds at most.
-    fn unit_bytes(&self, source: &SourcePlan) -> usize {
-        let (context, window) = (self.config.context as usize, self.config.window);
-        // What was read, its columns and its ids are on their way at the same time; a reader is ahead by four ranges.
-        let reading = (16 << 20) + 6 * BATCH_BYTES;
-        let images = source.config.shape.has_images().then(|| self.image_bytes()).flatten();
-        let (pictures, latents) = images.unwrap_or_default();
-        let row = 4 * context + latents;
-        row.saturating_mul(window + 4 * BATCH_ROWS).saturating_add(reading + pictures)
-    }
-
-    /// Bytes of the pictures that wait in a unit, and of the latents in a full row.
-    fn image_bytes(&self) -> Option<(usize, usize)> {
-        let (config, codec) = (self.config.codec.as_ref()?, self.environment.codec.as_ref()?);
-        let side = (config.size / codec.info().downsampling.max(1)) as usize;
-        let patches = (side / config.patch as usize).pow(2);
-        let parts = if config.latent == LatentKind::Moments { 2 } else { 1 };
-        let latent = 2 * parts * usize::from(codec.info().channels) * side * side;
-        let crop = 3 * (config.size as usize).pow(2);
-        let pictures = 4 * PICTURE_ROWS * crop + 4 * config.batch * crop + (32 << 20);
-        Some((pictures, latent * (self.config.context as usize / (patches + 4))))
     }
 
     pub(crate) fn layout(&self, tokenizer: &Tokenizer) -> RowLayout {
@@ -398,153 +275,4 @@ impl PreprocessPlan {
             Filling::Sequence => Packing::Sequence,
         }
     }
-
-    fn composer(&self, tokenizer: &Tokenizer) -> Composer {
-        Composer {
-            tokenizer: tokenizer.clone(),
-            layout: self.layout(tokenizer),
-            packing: self.packing(),
-            caption_first: self.config.caption_first_share,
-            seed: self.config.seed,
-        }
-    }
-
-    fn metadata(&self, tokenizer: &Tokenizer) -> ShardMetadata {
-        let fingerprint = tokenizer.fingerprint().to_owned();
-        ShardMetadata { tokenizer: fingerprint, ..self.metadata_of(&self.layout(tokenizer)) }
-    }
-
-    /// All that shards say but the tokenizer and the files of their unit.
-    pub(crate) fn metadata_of(&self, layout: &RowLayout) -> ShardMetadata {
-        let codec = self.environment.codec.as_ref().filter(|_| self.has_images());
-        ShardMetadata {
-            format: FORMAT_VERSION,
-            context: layout.context,
-            patch: layout.patch,
-            vocabulary: layout.vocabulary,
-            tokenizer: String::new(),
-            codec: codec.map(|codec| codec.info().fingerprint.clone()),
-            sources: self.config.sources.iter().map(|source| source.name.clone()).collect(),
-            files: Vec::new(),
-        }
-    }
-
-    /// The whole plan of these units of a source, one partition a unit.
-    pub(crate) async fn physical_plan(
-        &self,
-        source: &SourcePlan,
-        units: &[Unit],
-        tools: &Tools,
-    ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-        let documents = self.documents(source, units, tools).await?;
-        let pack = Pack {
-            source: source.index,
-            name: source.config.name.clone(),
-            shape: source.config.shape,
-            layout: self.layout(&tools.tokenizer),
-            packing: self.packing(),
-            files: source.files.clone(),
-            observer: tools.observer.clone(),
-        };
-        let write = Write {
-            source: source.index,
-            outputs: self.outputs(),
-            metadata: self.metadata(&tools.tokenizer),
-            compression: self.config.compression,
-            shard_bytes: self.config.shard_bytes,
-            files: source.files.clone(),
-            retries: self.retries.clone(),
-            parts: Arc::new(source.counted_parts(units)),
-            lines: source.input.lines.clone(),
-            handle: source.input.handle.clone(),
-            stop: self.environment.stop.clone(),
-        };
-        Ok(stage(write, stage(pack, documents)))
-    }
-
-    /// The part of the plan that gives the documents of units.
-    pub(crate) async fn documents(
-        &self,
-        source: &SourcePlan,
-        units: &[Unit],
-        tools: &Tools,
-    ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-        let (seed, name) = (self.config.seed, &source.config.name);
-        let mut plan = source.rows(units, Columns::Document).await?;
-        if self.config.deduplicate {
-            let deduplicate = Deduplicate { schema: plan.schema(), duplicates: tools.duplicates.clone() };
-            plan = stage(deduplicate, plan);
-        }
-        if source.config.shape.has_images()
-            && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
-        {
-            let rules = self.config.pictures.rules(config.size);
-            plan = stage(source.decode(rules, seed, self.pool.clone()), plan);
-            let encode = Encode {
-                codec: codec.clone(),
-                size: config.size,
-                batch: config.batch,
-                latent: config.latent,
-                seed,
-                source: name.clone(),
-                files: source.files.clone(),
-                device: self.device.clone(),
-                pool: self.pool.clone(),
-            };
-            plan = stage(encode, plan);
-        }
-        let tokenize = Tokenize {
-            source: source.index,
-            name: name.clone(),
-            shape: source.config.shape,
-            weight: source.config.weight,
-            validation: self.config.split.validation,
-            composer: self.composer(&tools.tokenizer),
-            files: source.files.clone(),
-            pool: self.pool.clone(),
-        };
-        Ok(stage(tokenize, plan))
-    }
-}
-
-fn check_codec(config: &PreprocessConfig, codec: Option<&dyn ImageCodec>) -> Result<(), PipelineError> {
-    let Some(source) = config.sources.iter().find(|source| source.shape.has_images()) else { return Ok(()) };
-    let (Some(codec), Some(settings)) = (codec, &config.codec) else {
-        return Err(PipelineError::NoCodec { name: source.name.clone() });
-    };
-    let factor = codec.info().downsampling.max(1);
-    if !settings.size.is_multiple_of(factor) {
-        return Err(PipelineError::Config {
-            key: "codec.size".to_owned(),
-            found: settings.size.to_string(),
-            expected: format!(
-                "a multiple of {factor}: the codec makes one position of {factor} x {factor} pixels"
-            ),
-        });
-    }
-    let side = settings.size / factor;
-    if side == 0 || !side.is_multiple_of(settings.patch) {
-        return Err(PipelineError::CodecShape { height: side, width: side, patch: settings.patch });
-    }
-    let patches = u64::from(side / settings.patch).pow(2);
-    if patches + 4 > u64::from(config.context) {
-        return Err(PipelineError::Config {
-            key: "context".to_owned(),
-            found: config.context.to_string(),
-            expected: format!("more than the {patches} patches of an image and its markers"),
-        });
-    }
-    Ok(())
-}
-
-async fn open_tokenizer(
-    uri: &str,
-    config: &TokenizerConfig,
-    resolver: &dyn Resolver,
-) -> Result<Tokenizer, PipelineError> {
-    let failed = |source| PipelineError::Tokenizer { uri: uri.to_owned(), source };
-    let (store, path) = resolver.resolve(uri).map_err(failed)?;
-    let found = store.get(&path).await.map_err(|error| failed(Box::new(error)))?;
-    let bytes: Bytes = found.bytes().await.map_err(|error| failed(Box::new(error)))?;
-    Tokenizer::with_markers(&bytes, &config.markers()).map_err(|error| failed(Box::new(error)))
 }

@@ -13,7 +13,8 @@ use crate::PipelineError;
 use crate::row::reject::RejectReason;
 use crate::row::reject_table::RejectTable;
 use crate::source::SourcePlan;
-use crate::storage::commit::{Location, Retried};
+use crate::storage::commit::Retried;
+use crate::storage::location::Location;
 use crate::units::{Rows, Unit};
 
 /// Refused rows of a unit that may pass later.

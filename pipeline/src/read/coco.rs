@@ -14,8 +14,8 @@ use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 use super::buffer::RowBuffer;
-use super::infer::kind_name;
 use super::json::BOM;
+use super::values::kind_name;
 use super::{MAX_ROW_BYTES, RawRow, Visit, damaged};
 use crate::PipelineError;
 use crate::engine::memory::Memory;

@@ -14,7 +14,7 @@ use std::io::{BufRead, Read};
 
 use serde_json::{Map, Value};
 
-use super::columnar::repeated;
+use super::united::repeated;
 use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, stream};
 use crate::PipelineError;
 use crate::row::reject::RejectReason;

@@ -2,6 +2,7 @@
 //! objects instead ([`list`]), or objects that go on over several lines ([`objects`]).
 
 mod bounded;
+mod large;
 mod list;
 mod objects;
 
@@ -16,7 +17,7 @@ use serde_json::{Map, Value};
 pub(crate) use self::bounded::reason;
 use self::bounded::{Bounded, MOST_VALUES};
 use super::buffer::{LARGE_ROW, RowBuffer};
-use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, large, stream};
+use super::{MAX_ROW_BYTES, Pick, RawRow, Visit, damaged, stream};
 use crate::PipelineError;
 use crate::engine::memory::Memory;
 use crate::row::reject::RejectReason;

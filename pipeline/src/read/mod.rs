@@ -5,6 +5,9 @@
 //! counted. Readers block, so they run on threads of their own and see a store as a plain stream of bytes
 //! ([`stream`]); the memory that they hold is one row and a few chunks of the file, and of an archive whose rows lie
 //! scattered a window of it. Parquet and Arrow alone give whole batches, because they have columns already.
+//!
+//! Each form of files has a file here (`json.rs`, `tar.rs`, `parquet.rs`, ...), and [`read_rows`] or the reading operator
+//! calls it by [`Format`]. It knows nothing about plans, SQL or documents.
 
 pub(crate) mod ahead;
 pub(crate) mod batch;
@@ -16,18 +19,21 @@ pub(crate) mod csv;
 pub(crate) mod infer;
 pub(crate) mod ipc;
 pub(crate) mod json;
-mod large;
 pub(crate) mod lines;
 pub(crate) mod nested;
 pub(crate) mod parquet;
+pub(crate) mod parts;
 pub(crate) mod pictures;
 pub(crate) mod place;
 pub(crate) mod request;
+pub(crate) mod row_sink;
 pub(crate) mod sample;
 pub(crate) mod stream;
 pub(crate) mod table;
 pub(crate) mod tar;
 pub(crate) mod text;
+pub(crate) mod united;
+mod values;
 pub(crate) mod warc;
 mod zip;
 
@@ -48,12 +54,12 @@ use self::buffer::RowMemory;
 use self::lines::Lines;
 use self::sample::{Allowance, Sample};
 use crate::PipelineError;
-use crate::config::{Format, TextSplit};
-use crate::engine::memory::{Budget, DEFAULT_BYTES, Memory};
+use crate::config::{Format, MEMORY_BYTES, TextSplit};
+use crate::engine::memory::{Budget, Memory};
 use crate::engine::meter::Meter;
 use crate::host::stop::Stop;
 use crate::row::reject::{Reject, RejectReason};
-use crate::source::picture_folder::{POINTER, is_small};
+use crate::units::pointer::{POINTER, is_small};
 use crate::units::{FilePart, InputFile};
 
 /// A row longer than this is refused without being held in memory.
@@ -112,7 +118,7 @@ impl Input {
             folders: Arc::default(),
             beside: Arc::default(),
             whole: stream::WholeFiles::default(),
-            memory: Arc::new(Memory::new(DEFAULT_BYTES as usize)),
+            memory: Arc::new(Memory::new(MEMORY_BYTES as usize)),
             sample: None,
             allowance: None,
             lines: None,
@@ -170,10 +176,15 @@ impl Input {
     ///
     /// If the job has not so much memory.
     pub(crate) fn of_unit(&self, unit: &str, pictures: bool) -> Result<Self, PipelineError> {
-        let budget = || self.memory.budget("pictures that are fetched", self.memory.picture_bytes());
+        let budget = || self.memory.budget("pictures that are fetched", picture_bytes(&self.memory));
         let pictures = pictures.then(budget).transpose()?;
         Ok(Self { read: self.meter.start(unit), pictures, ..self.clone() })
     }
+}
+
+/// Bytes of encoded pictures that a reader may fetch ahead: one of the largest, where there is memory for that.
+pub(crate) fn picture_bytes(memory: &Memory) -> usize {
+    (memory.limit() / 32).min(MAX_PICTURE_BYTES as usize)
 }
 
 /// A folder of pictures.

@@ -10,7 +10,7 @@ use arrow::datatypes::{DataType, Field};
 use arrow::error::ArrowError;
 use serde_json::{Map, Value};
 
-use super::columnar::plain_column;
+use super::united::plain_column;
 use crate::PipelineError;
 use crate::row::columns::list_of;
 

@@ -16,12 +16,16 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, channel};
 
+use super::Input;
 use super::request::{Attempts, Task, append, joined, length};
 use super::sample::{Allowed, Counted};
-use super::{Input, zip};
 use crate::PipelineError;
 use crate::host::stop::Stop;
 use crate::units::InputFile;
+
+/// What a member of a ZIP archive begins with, and its end.
+pub(super) const ZIP_MEMBER: &[u8] = b"PK\x03\x04";
+pub(super) const ZIP_END: &[u8] = b"PK\x05\x06";
 
 const GZIP: &[u8] = &[0x1f, 0x8b];
 const ZSTD: &[u8] = &[0x28, 0xb5, 0x2f, 0xfd];
@@ -95,7 +99,7 @@ fn open_whole(input: &Input, file: &InputFile) -> Stream {
             Err(error) => decompressed(Box::new(Failed(Some(error)))),
         };
     }
-    if zip::begins(&first) {
+    if is_zip(&first) {
         return Stream { reader: raw, compressed: true, zip: true };
     }
     match foreign(&first) {
@@ -191,6 +195,11 @@ fn window(first: &[u8]) -> Option<u64> {
     (descriptor & SINGLE_SEGMENT == 0).then(|| base + base / 8 * u64::from(window & 7))
 }
 
+/// Whether the first bytes are those of a ZIP archive. One without members has nothing but its end.
+fn is_zip(first: &[u8]) -> bool {
+    first.starts_with(ZIP_MEMBER) || first.starts_with(ZIP_END)
+}
+
 fn is_zstd(first: &[u8]) -> bool {
     let skippable = |first: &[u8]| matches!(first, [0x50..=0x5f, rest @ ..] if rest.starts_with(SKIPPABLE));
     first.starts_with(ZSTD) || skippable(first)
@@ -217,7 +226,7 @@ pub(crate) fn beginning(
 
 /// Whether the first bytes are those of a compressed stream.
 pub(crate) fn is_compressed(first: &[u8]) -> bool {
-    first.starts_with(GZIP) || is_zstd(first) || zip::begins(first)
+    first.starts_with(GZIP) || is_zstd(first) || is_zip(first)
 }
 
 /// Ends of lines in a range of a file.

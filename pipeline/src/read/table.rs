@@ -9,13 +9,15 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 
-use super::columnar::Clash;
 use super::nested::ColumnPath;
 use super::place::MATCHED;
+use super::united::Clash;
 use crate::PipelineError;
-use crate::config::{ColumnType, SourceConfig};
-use crate::document::Shape;
+use crate::config::{ColumnType, Shape, SourceConfig};
 use crate::row::columns::{ID, SINGLE_CAPTION, is_own, pictures_type, system_fields, texts_type, visible};
+
+/// The fields of a struct that name a picture's file, in the order in which they are looked for.
+pub(crate) const PATHS: [&str; 3] = ["path", "file_name", "image_name"];
 
 /// Where a row's images are.
 #[derive(Clone, Debug, PartialEq, Eq)]

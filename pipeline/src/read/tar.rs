@@ -33,14 +33,7 @@ use crate::PipelineError;
 use crate::engine::memory::Memory;
 use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
-use crate::units::names::is_about;
-
-const PICTURES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img"];
-
-/// Whether a file of this extension, in small letters, is a picture.
-pub(crate) fn is_picture(extension: &str) -> bool {
-    PICTURES.contains(&extension)
-}
+use crate::units::names::{is_about, is_picture};
 
 const CAPTIONS: [&str; 3] = ["txt", "text", "caption"];
 
@@ -421,7 +414,7 @@ enum Kind {
 
 impl Kind {
     fn of(extension: &str) -> Option<Self> {
-        if PICTURES.contains(&extension) {
+        if is_picture(extension) {
             return Some(Self::Picture);
         }
         if extension == "json" {

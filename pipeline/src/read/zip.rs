@@ -8,15 +8,14 @@
 use std::io::{BufRead, BufReader, Error, Read};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::stream::{ZIP_END as END, ZIP_MEMBER as MEMBER};
 use super::{Input, RawRow, Visit, damage, stream};
 use crate::PipelineError;
 use crate::config::Format;
 use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
-const MEMBER: &[u8] = b"PK\x03\x04";
 const ENTRY: &[u8] = b"PK\x01\x02";
-const END: &[u8] = b"PK\x05\x06";
 /// Bytes of these without names and comments.
 const MEMBER_BYTES: usize = 30;
 const ENTRY_BYTES: usize = 46;
@@ -25,11 +24,6 @@ const END_BYTES: usize = 22;
 const COMMENT_BYTES: u64 = 0xffff;
 /// Bytes of a directory, at most: the names of 65,535 members have some megabytes.
 const DIRECTORY_BYTES: u64 = 64 << 20;
-
-/// Whether the first bytes are those of such an archive. One without members has nothing but its end.
-pub(super) fn begins(first: &[u8]) -> bool {
-    first.starts_with(MEMBER) || first.starts_with(END)
-}
 
 /// What reads the content of a member.
 pub(super) type Each<'a> =

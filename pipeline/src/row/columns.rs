@@ -9,9 +9,8 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field};
 
 use crate::PipelineError;
+pub(crate) use crate::host::error::OWN;
 
-/// How the names of our own columns begin. Columns of files that begin so are not seen.
-pub(crate) const OWN: &str = "__transfusion_";
 /// Name of the unit.
 pub(crate) const UNIT: &str = "__transfusion_unit";
 /// Index of the file in the unit.

@@ -23,20 +23,19 @@ use futures::StreamExt;
 
 use crate::PipelineError;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
-use crate::engine::session::session;
+use crate::engine::session::{TEXT_ROWS, session};
 use crate::engine::stage::stage;
 use crate::host::error::root_cause;
 use crate::host::passed_over::PassedOver;
 use crate::operators::lookup::{Lookup, key_of};
 use crate::operators::unit_read::describe;
-use crate::read::batch::TEXT_ROWS;
 use crate::read::csv::Dialect;
 use crate::read::infer::Extent;
 use crate::read::table::{Found, Table};
 use crate::read::{Input, stream};
 use crate::row::columns::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, visible};
-use crate::source::{SourceTable, Wanted, find};
-use crate::units::{Listing, Planning, Unit, list};
+use crate::source::{Planning, SourceTable, Wanted, find};
+use crate::units::{Listing, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
 const CHUNK_BYTES: u64 = 4 << 20;

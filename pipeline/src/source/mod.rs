@@ -3,10 +3,12 @@
 //! What a person's SQL asks for is planned by DataFusion over a table whose scan is [`UnitRead`], so only the columns that
 //! it names are read; the columns of a joined table belong to it like the source's own. Refused rows and the ends of
 //! units pass every filter. Once planned, the nodes of the SQL are replaced by ours, which refuse the rows it fails on.
+//!
+//! It knows nothing about outputs, codecs, tokenizers or packing.
 
 mod clause;
 mod join;
-pub(crate) mod picture_folder;
+mod picture_folder;
 pub(crate) mod pictures;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -32,12 +34,12 @@ use rayon::ThreadPool;
 use serde_json::Value;
 
 use crate::PipelineError;
-use crate::config::{ColumnType, Format, SourceConfig};
-use crate::dataset::version::Settled;
-use crate::document::Shape;
-use crate::engine::session::session;
+use crate::config::{ColumnType, Format, Shape, SourceConfig};
+use crate::engine::memory::Memory;
+use crate::engine::session::{TEXT_ROWS, session};
 use crate::engine::stage::stage;
 use crate::host::passed_over::PassedOver;
+use crate::host::stop::Stop;
 use crate::host::threads::blocking;
 use crate::operators::decode::Decode;
 use crate::operators::items::Captioning;
@@ -45,20 +47,23 @@ use crate::operators::picture_rows::PictureRowsExec;
 use crate::operators::sql::row_by_row;
 use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
-use crate::read::batch::{PICTURE_ROWS, TEXT_ROWS};
-use crate::read::columnar::{Clash, United, repeated, wider};
+use crate::read::batch::PICTURE_ROWS;
 use crate::read::csv::Dialect;
 use crate::read::infer::{Extent, LOOK_BYTES, Looked};
+use crate::read::parts::parts;
 use crate::read::place::MATCHED;
 use crate::read::table::{Found, IMAGES_NAMES, TEXTS_NAMES, Table};
+use crate::read::united::{Clash, United, repeated, wider};
 use crate::read::{Folder, Input, infer, ipc, parquet};
 use crate::row::columns::{
     ID, KIND, Kind, SINGLE_CAPTION, pictures_type, system_fields, texts_type, visible,
 };
 use crate::source::clause::Clause;
 use crate::source::join::{Join, with_joined};
-use crate::source::picture_folder::refuse_pointers;
-use crate::units::{InputFile, Listing, Planning, Resolver, Unit, UnitFiles, list, plan_units};
+use crate::storage::location::Location;
+use crate::storage::resolver::Resolver;
+use crate::units::pointer::refuse_pointers;
+use crate::units::{InputFile, Listing, Unit, UnitFiles, group, list};
 
 /// A source with its files, columns and units.
 #[derive(Clone, Debug)]
@@ -80,6 +85,26 @@ pub(crate) struct SourcePlan {
     pub(crate) input: Input,
 }
 
+/// What a base version has of a source: its files stand first in the listing, unit by unit.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Settled {
+    /// Units that read files, rows that were run again left out.
+    pub(crate) units: Vec<Unit>,
+    /// How many files of the listing they have.
+    pub(crate) files: usize,
+}
+
+/// What sources are planned with.
+#[derive(Clone, Copy)]
+pub(crate) struct Planning<'a> {
+    /// Shared by all that the job reads.
+    pub(crate) memory: &'a Arc<Memory>,
+    pub(crate) resolver: &'a dyn Resolver,
+    /// Where the job writes, if it writes.
+    pub(crate) output: Option<&'a Location>,
+    pub(crate) stop: &'a Stop,
+}
+
 /// Lists a source, finds its columns and its units.
 pub(crate) async fn plan_source(
     index: u16,
@@ -88,8 +113,7 @@ pub(crate) async fn plan_source(
     planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
     let mut source = plan_columns(index, config, planning).await?;
-    let (listing, input) = (&source.listing, &source.input);
-    source.units = plan_units(&config.name, index, listing, 0, input, unit_bytes).await?;
+    source.units = source.plan_units(0, unit_bytes).await?;
     source.name_files();
     Ok(source)
 }
@@ -437,6 +461,21 @@ impl SourcePlan {
         }
     }
 
+    /// Groups its files into units, from the file `from` on, and cuts large ones.
+    pub(crate) async fn plan_units(&self, from: usize, unit_bytes: u64) -> Result<Vec<Unit>, PipelineError> {
+        let (name, files) = (&self.config.name, &self.listing.files);
+        let mut units = Vec::new();
+        for whole in group(name, self.index, files, from, unit_bytes) {
+            let file = &files[whole.files.start];
+            let parts = match whole.bytes <= unit_bytes || whole.files.len() > 1 {
+                true => Vec::new(),
+                false => parts(&self.input, file, unit_bytes).await?,
+            };
+            units.extend(whole.cut(name, file, parts));
+        }
+        Ok(units)
+    }
+
     pub(crate) fn decode(&self, rules: PictureRules, seed: u64, pool: Arc<ThreadPool>) -> Decode {
         Decode {
             source: self.config.name.clone(),
@@ -580,7 +619,7 @@ impl SourcePlan {
                     && let Some(file) = self.uncaptioned()
                 {
                     let (name, path) = (self.config.name.clone(), file.below.clone());
-                    return Err(PipelineError::NoCaptions { name, path, format: file.format });
+                    return Err(PipelineError::NoCaptions { name, path, coco: file.format == Format::Coco });
                 }
                 // The image of a pair is always there: the table has been made around it.
                 return Err(self.no_column(column, name));

@@ -10,17 +10,17 @@ use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::StreamExt;
 
 use crate::PipelineError;
-use crate::config::{PictureConfig, SourceConfig, check_sources};
-use crate::engine::memory::{DEFAULT_BYTES, Memory};
+use crate::config::{MEMORY_BYTES, PictureConfig, SourceConfig, check_sources};
+use crate::engine::memory::Memory;
 use crate::engine::session::{run_session, thread_pool};
 use crate::engine::stage::stage;
 use crate::host::observer::{Event, Observer};
 use crate::host::stop::Stop;
 use crate::operators::items::{Part, from_batch};
 use crate::row::columns::Kind;
-use crate::source::{Columns, plan_source};
+use crate::source::{Columns, Planning, plan_source};
 use crate::storage::disk::read_at;
-use crate::units::{Planning, Resolver};
+use crate::storage::resolver::Resolver;
 
 /// Bytes of a unit: small ones make a better sample of a large corpus.
 const UNIT_BYTES: u64 = 32 << 20;
@@ -137,7 +137,7 @@ async fn read_pictures(
 ) -> Result<PictureSet, PipelineError> {
     check_sources(request.sources)?;
     let pool = thread_pool(request.threads)?;
-    let memory = Arc::new(Memory::new(DEFAULT_BYTES as usize));
+    let memory = Arc::new(Memory::new(MEMORY_BYTES as usize));
     let planning = Planning { memory: &memory, resolver, output: None, stop: &request.stop };
     let size = request.size as usize;
     let mut set =

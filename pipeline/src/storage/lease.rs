@@ -23,7 +23,7 @@ use tokio::task::AbortHandle;
 use crate::PipelineError;
 use crate::host::observer::{Event, Observer};
 use crate::host::threads::blocking;
-use crate::storage::commit::Location;
+use crate::storage::location::Location;
 
 /// Periods that a counter may stand still.
 const PATIENCE: u32 = 3;

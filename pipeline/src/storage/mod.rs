@@ -5,3 +5,6 @@
 pub(crate) mod commit;
 pub(crate) mod disk;
 pub(crate) mod lease;
+pub(crate) mod location;
+pub(crate) mod resolver;
+pub(crate) mod version;

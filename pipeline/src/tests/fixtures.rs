@@ -22,8 +22,8 @@ use object_store::{
 use schemas::shard::Shard;
 use schemas::{Manifest, Row, Tokenizer, content_hash};
 
-use crate::dataset::version::Version;
 use crate::picture::codec::{CodecInfo, CodecMemory, ImageCodec, LatentBatch, RgbBatch};
+use crate::storage::version::Version;
 use crate::{
     BoxError, CodecConfig, Environment, Location, PipelineError, PreprocessConfig, PreprocessPlan,
     RejectLine, RejectTable, Report, Resolver, Shape, Silent, SourceConfig, TokenizerConfig, preprocess,

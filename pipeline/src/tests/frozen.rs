@@ -9,8 +9,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use schemas::{Manifest, SourceRecord, manifest_name};
 
 use super::fixtures::{AveragePool, OneStore, files, memory_output, rows};
-use crate::dataset::version::Version;
 use crate::picture::codec::CodecInfo;
+use crate::storage::version::Version;
 use crate::{Environment, Location, PreprocessConfig, PreprocessPlan, Silent, preprocess};
 
 fn frozen() -> Vec<PathBuf> {

@@ -210,8 +210,11 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     let source = SourceConfig { document: TextSplit::File, ..texts("book", "in/a.txt") };
     let plan = Job::new(&inputs).plan(with_bpe(vec![source])).await.expect("a plan");
     let tokenizer = plan.some_tokenizer().await.expect("a tokenizer");
-    let tools =
-        crate::plan::Tools { tokenizer, duplicates: Arc::default(), observer: Arc::new(crate::Silent) };
+    let tools = crate::plan::physical::Tools {
+        tokenizer,
+        duplicates: Arc::default(),
+        observer: Arc::new(crate::Silent),
+    };
     let physical = plan.documents(&plan.sources[0], &plan.sources[0].units, &tools).await.expect("a plan");
     let mut batches = physical.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
     let first = batches.next().await.expect("a batch").expect("reads");

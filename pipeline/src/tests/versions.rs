@@ -9,7 +9,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::fixtures::{Faults, FaultyStore, Job, config, corpus, documents, files, manifest, rows, texts};
-use crate::dataset::version::Version;
+use crate::storage::version::Version;
 use crate::{Location, PipelineError, PreprocessConfig, SplitConfig};
 
 fn lines(name: &str, count: usize) -> String {

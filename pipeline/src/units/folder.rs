@@ -9,14 +9,13 @@ use std::collections::{BTreeMap, HashSet};
 
 use object_store::ObjectMeta;
 
-use crate::config::{Format, SourceConfig};
-use crate::document::Shape;
-use crate::read::tar::is_picture;
+use crate::config::{Format, Shape, SourceConfig};
+use crate::units::aside::{Aside, Passed};
+use crate::units::form::{form_of, format_of};
 use crate::units::names::{
-    Split, extension, file_name, has_extension, is_about, is_description, is_hidden, is_unfinished, stem,
+    Split, extension, file_name, has_extension, is_about, is_description, is_hidden, is_picture,
+    is_unfinished, stem,
 };
-use crate::units::passed::{Aside, Passed};
-use crate::units::{form_of, format_of};
 
 /// The tables that describe the pictures of a folder, the first that is there.
 pub(crate) const TABLES: [&str; 6] = [

@@ -100,6 +100,14 @@ pub(crate) fn is_description(path: &str) -> bool {
     NAMES.contains(&name.as_str()) || name.ends_with("_stats.json")
 }
 
+/// The extensions of pictures.
+const PICTURES: [&str; 9] = ["jpg", "jpeg", "png", "webp", "gif", "bmp", "tif", "tiff", "img"];
+
+/// Whether a file of this extension, in small letters, is a picture.
+pub(crate) fn is_picture(extension: &str) -> bool {
+    PICTURES.contains(&extension)
+}
+
 /// A part of a corpus that is set apart for a use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Split {
@@ -146,6 +154,33 @@ impl Split {
         let (folders, _) = path.rsplit_once('/')?;
         folders.split('/').find_map(Self::of_folder)
     }
+}
+
+/// What a file of a form that is not read is by its name, and what to do with it.
+pub(crate) fn foreign(path: &str) -> Option<(&'static str, &'static str)> {
+    const ANEW: &str = "unpack it, or compress it anew with gzip or zstd";
+    const CSV: &str = "save it as CSV or Parquet";
+    const PARQUET: &str = "write it as Parquet or JSON lines";
+    Some(match extension(path)?.name.as_str() {
+        "xz" | "lzma" => ("a file compressed with xz", ANEW),
+        "bz2" => ("a file compressed with bzip2", ANEW),
+        "lz4" => ("a file compressed with lz4", ANEW),
+        "br" => ("a file compressed with Brotli", ANEW),
+        "sz" | "snappy" => ("a file compressed with Snappy", ANEW),
+        "7z" => ("a 7z archive", ANEW),
+        "rar" => ("a RAR archive", ANEW),
+        "xlsx" | "xls" | "ods" => ("a spreadsheet", CSV),
+        "sqlite" | "sqlite3" | "db" | "mdb" | "lmdb" => ("a database", PARQUET),
+        "pkl" | "pickle" | "joblib" => ("a pickle of Python", PARQUET),
+        "npy" | "npz" | "pt" | "pth" | "h5" | "hdf5" => ("a file of arrays", PARQUET),
+        "tfrecord" | "tfrecords" | "avro" | "orc" | "msgpack" | "lance" => {
+            ("a table of another kind", PARQUET)
+        }
+        "pdf" | "docx" | "doc" | "epub" => {
+            ("a document for people", "take its text out of it into `.txt` files")
+        }
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

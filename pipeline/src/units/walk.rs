@@ -15,7 +15,7 @@ use object_store::path::{Error as PathError, Path};
 use object_store::{Error, ObjectMeta, ObjectStore};
 
 use crate::host::threads::blocking;
-use crate::units::passed::Aside;
+use crate::units::aside::Aside;
 
 /// What a place holds.
 #[derive(Debug, Default)]

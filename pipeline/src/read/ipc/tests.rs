@@ -16,8 +16,8 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Format, TextSplit};
-use crate::read::columnar::United;
 use crate::read::table::{Found, Table};
+use crate::read::united::United;
 use crate::row::columns::{KIND, REASON, ROW, system_fields};
 
 fn batch(start: i64, rows: i64) -> RecordBatch {

@@ -22,7 +22,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use super::{Kind, Member, Sample, Wanted};
 use crate::PipelineError;
 use crate::engine::memory::{Memory, Taken};
-use crate::read::{ImageRef, RawRow, Visit};
+use crate::read::{ImageRef, RawRow, Visit, picture_bytes};
 use crate::row::reject::{Reject, RejectReason};
 use crate::units::InputFile;
 
@@ -88,7 +88,7 @@ impl<'a> Window<'a> {
     /// and bounded by what a row may have. Blocks.
     pub(super) fn make_room(&mut self, bytes: usize) {
         let held = self.bytes.saturating_add(bytes);
-        let free = FREE_BYTES + if self.wanted.images { self.memory.picture_bytes() } else { 0 };
+        let free = FREE_BYTES + if self.wanted.images { picture_bytes(&self.memory) } else { 0 };
         if held <= free {
             return;
         }

@@ -6,10 +6,10 @@ use std::ops::Range;
 use memchr::{memchr, memchr2};
 use serde_json::{Map, Value};
 
-use super::buffer::RowBuffer;
-use super::json::parse_object;
-use super::{Pick, RawRow};
+use super::parse_object;
 use crate::PipelineError;
+use crate::read::buffer::RowBuffer;
+use crate::read::{Pick, RawRow};
 
 /// The row of a line, `None` where the line is of another kind or broken; it is untouched then.
 pub(crate) fn parse(line: &mut RowBuffer, row: u64, pick: &Pick) -> Result<Option<RawRow>, PipelineError> {

@@ -1,3 +1,0 @@
-//! The dataset that a job adds to: its versions.
-
-pub(crate) mod version;
