@@ -61,18 +61,6 @@ impl std::error::Error for Hinted {
     }
 }
 
-/// Adds hints to results.
-pub(crate) trait Hint<T> {
-    /// Says what to do about the error.
-    fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T>;
-}
-
-impl<T, E: Into<anyhow::Error>> Hint<T> for Result<T, E> {
-    fn hint(self, hint: impl FnOnce() -> String) -> anyhow::Result<T> {
-        self.map_err(|error| hinted(error, hint()))
-    }
-}
-
 /// An error with a hint.
 pub(crate) fn hinted(error: impl Into<anyhow::Error>, hint: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Hinted { error: error.into(), hint: hint.into() })

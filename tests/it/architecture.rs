@@ -181,6 +181,32 @@ const FLOORS: &[(&str, &[&str])] = &[
             "job",
         ],
     ),
+    (
+        "jobs",
+        &[
+            "shapes",
+            "page",
+            "errors",
+            "terminal",
+            "machine",
+            "store",
+            "settings",
+            "signals",
+            "failure",
+            "cli",
+            "session",
+            "dataset",
+            "codec",
+            "completions",
+            "inspect",
+            "verify",
+            "preprocess",
+            "sample",
+            "train",
+            "vae",
+            "demo",
+        ],
+    ),
 ];
 
 fn modules_of(library: &str) -> Graph {

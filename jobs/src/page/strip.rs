@@ -29,6 +29,8 @@ impl Kind {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Strip {
     blocks: String,
+    /// Positions so far.
+    end: usize,
     kinds: Vec<Kind>,
 }
 
@@ -36,8 +38,12 @@ impl Strip {
     /// Adds a run of positions.
     pub(crate) fn add(&mut self, kind: Kind, positions: usize) {
         if positions > 0 {
-            let name = kind.name();
-            self.blocks.push_str(&format!("<span class=\"{name}\" style=\"flex:{positions}\"></span>"));
+            let (name, start) = (kind.name(), self.end);
+            self.end += positions;
+            let title = format!("{name}, positions {start} to {}", self.end - 1);
+            self.blocks.push_str(&format!(
+                "<span class=\"{name}\" style=\"flex:{positions}\" title=\"{title}\"></span>"
+            ));
             if !self.kinds.contains(&kind) {
                 self.kinds.push(kind);
             }

@@ -71,3 +71,18 @@ impl Palette {
         if self.colour { rgb.chunks_exact(6 * width).map(line).collect() } else { vec![] }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_rows_of_pixels_are_a_line() {
+        let rgb = [[255, 0, 0], [0, 0, 0], [0, 0, 255], [255, 255, 255]].concat();
+        assert_eq!(
+            Palette::new(true).pixels(&rgb, 2),
+            ["\x1b[38;5;196;48;5;21m▀\x1b[38;5;16;48;5;231m▀\x1b[0m"]
+        );
+        assert!(Palette::new(false).pixels(&rgb, 2).is_empty());
+    }
+}
