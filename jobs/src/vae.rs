@@ -104,35 +104,23 @@ fn read_pictures(config: &VaeConfig, session: &Session, stop: &Stop) -> anyhow::
     if refused > 0 {
         session.printer.note(&format!("{} could not be used", count(refused, "row")));
     }
-    crops(&set)
+    Ok(Crops(set))
 }
 
-/// All crops in memory: rows of red, green, blue bytes of squares of this side.
-pub(crate) struct Crops {
-    pub(crate) size: usize,
-    pub(crate) bytes: Vec<u8>,
-}
-
-fn crops(set: &PictureSet) -> anyhow::Result<Crops> {
-    let mut bytes = Vec::with_capacity(set.len() * set.size() * set.size() * 3);
-    for index in 0..set.len() {
-        bytes.extend_from_slice(&set.rgb(index).context("cannot read the pictures back")?);
-    }
-    Ok(Crops { size: set.size(), bytes })
-}
+/// What the codec learns from.
+struct Crops(PictureSet);
 
 impl Pictures for Crops {
     fn len(&self) -> usize {
-        self.bytes.len() / (self.size * self.size * 3).max(1)
+        self.0.len()
     }
 
     fn size(&self) -> usize {
-        self.size
+        self.0.size()
     }
 
     fn rgb(&self, index: usize) -> &[u8] {
-        let bytes = self.size * self.size * 3;
-        &self.bytes[index * bytes..][..bytes]
+        self.0.rgb(index)
     }
 }
 

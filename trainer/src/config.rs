@@ -1,4 +1,5 @@
-//! The configuration of `transfusion train`: what a person writes, and how what is left out is settled.
+//! The configuration of `transfusion train`: the keys that a person writes, their ranges, and which of them may change when a run
+//! goes on. It knows the settings of everything that a run is made of, and knows nothing about runs and checkpoints.
 
 use std::path::PathBuf;
 
@@ -25,7 +26,7 @@ pub struct TrainConfig {
     pub steps: u64,
     /// Rows an update.
     pub batch: usize,
-    /// Rows a forward and backward pass; `batch` if not set. Less takes less memory for the same update.
+    /// Rows a forward and backward pass; `batch` if not set. Less needs less memory for the same update.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub micro_batch: Option<usize>,
     /// Weight of the diffusion loss beside the next-token loss (paper, equation 4).
@@ -258,7 +259,7 @@ pub struct SamplingConfig {
     /// New tokens at most: behind a picture that was asked for none if not set, elsewhere 256 or what fits a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
-    /// Temperature of text; 0 takes the likeliest token.
+    /// Temperature of text; at 0 the likeliest token is chosen.
     pub temperature: f64,
     /// Share of the probability that text is drawn from.
     pub top_p: f64,

@@ -8,7 +8,7 @@ use anyhow::Context;
 use half::f16;
 use rayon::prelude::*;
 use schemas::{Latent, Modality, Order, Provenance, Row, RowLayout, Span, Vocabulary};
-use trainer::codec::{Codec, VaeEvent, VaeObserver, VaeTrainConfig};
+use trainer::codec::{Codec, Pictures, VaeEvent, VaeObserver, VaeTrainConfig};
 use trainer::device::device;
 use trainer::model::{DataShape, ImageShape, ModelConfig, Transfusion};
 use trainer::objective::{Draw, ObjectiveConfig, counts, prepare};
@@ -17,7 +17,6 @@ use trainer::optimizer::{AdamW, Gradients, OptimizerConfig};
 use super::recipe::{BATCH, CODEC_BATCH, CODEC_STEPS, CONTEXT, Recipe, VOCABULARY};
 use crate::session::Session;
 use crate::shapes::{Corpus, SIDE, Subset};
-use crate::vae::Crops;
 
 /// Steps that are timed, after one that warms up.
 const TIMED: usize = 12;
@@ -61,7 +60,7 @@ impl Speed {
     /// Times a moment of each kind of work. Nothing of it is kept.
     pub(super) fn measure(session: &Session) -> anyhow::Result<Self> {
         let begin = Instant::now();
-        let drawings = drawings();
+        let drawings = Drawings::new();
         let draw = begin.elapsed().as_secs_f64() / PICTURES as f64;
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let (codec_step, encode) = time_codec(&drawings, folder.path(), session)?;
@@ -92,17 +91,37 @@ impl Speed {
     }
 }
 
-/// Pictures to train a codec on.
-fn drawings() -> Crops {
-    let corpus = Corpus { seed: 0, subset: Subset::Training };
-    let draw = |index: u64| {
-        let picture = corpus.example(index).picture;
-        // A file is made of each, too.
-        let _ = picture.png();
-        picture.bytes()
-    };
-    let drawn: Vec<Vec<u8>> = (0..PICTURES as u64).into_par_iter().map(draw).collect();
-    Crops { size: SIDE, bytes: drawn.concat() }
+/// Bytes of a picture.
+const BYTES: usize = 3 * SIDE * SIDE;
+
+/// Drawings to train a codec on: rows of red, green, blue bytes.
+struct Drawings(Vec<u8>);
+
+impl Drawings {
+    fn new() -> Self {
+        let corpus = Corpus { seed: 0, subset: Subset::Training };
+        let draw = |index: u64| {
+            let picture = corpus.example(index).picture;
+            // A file is made of each, too.
+            let _ = picture.png();
+            picture.bytes()
+        };
+        Self((0..PICTURES as u64).into_par_iter().flat_map_iter(draw).collect())
+    }
+}
+
+impl Pictures for Drawings {
+    fn len(&self) -> usize {
+        self.0.len() / BYTES
+    }
+
+    fn size(&self) -> usize {
+        SIDE
+    }
+
+    fn rgb(&self, index: usize) -> &[u8] {
+        &self.0[index * BYTES..][..BYTES]
+    }
 }
 
 /// The time of each step.
@@ -117,7 +136,7 @@ impl VaeObserver for Clock {
 }
 
 /// Seconds of an update of the codec, and of encoding a picture.
-fn time_codec(pictures: &Crops, folder: &Path, session: &Session) -> anyhow::Result<(f64, f64)> {
+fn time_codec(pictures: &Drawings, folder: &Path, session: &Session) -> anyhow::Result<(f64, f64)> {
     let config = VaeTrainConfig {
         output: folder.join("codec"),
         steps: TIMED as u64 + 1,
@@ -128,7 +147,7 @@ fn time_codec(pictures: &Crops, folder: &Path, session: &Session) -> anyhow::Res
     let codec: Codec = trainer::codec::train(pictures, &config, &device(&session.device)?, &clock)?;
     let times = clock.0.into_inner().expect("no holder of this lock panics");
     let step = times[TIMED].duration_since(times[0]).as_secs_f64() / TIMED as f64;
-    let rgb: Vec<f32> = pictures.bytes.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let rgb: Vec<f32> = pictures.0.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
     let begin = Instant::now();
     codec.encode(&rgb, PICTURES, SIDE).context("the codec failed")?;
     Ok((step, begin.elapsed().as_secs_f64() / PICTURES as f64))
