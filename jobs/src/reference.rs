@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::cli::{ReferenceArgs, Topic};
 use crate::errors::Outcome;
-use crate::printer::Printer;
 use crate::settings::{self, Kind};
+use crate::terminal::Printer;
 
 /// Runs the command.
 pub(crate) fn run(args: &ReferenceArgs, printer: &Printer) -> anyhow::Result<Outcome> {

@@ -185,9 +185,9 @@ fn text(schema: &Value, word: &str) -> String {
 /// A number as a person reads it: thousands apart, no hundreds of zeros.
 fn number(value: &Value) -> String {
     match (value.as_u64(), value.as_f64()) {
-        (Some(whole), _) => crate::draw::thousands(whole),
+        (Some(whole), _) => crate::terminal::thousands(whole),
         (None, Some(real)) if real.fract() == 0.0 && (0.0..1e15).contains(&real) => {
-            crate::draw::thousands(real as u64)
+            crate::terminal::thousands(real as u64)
         }
         (None, Some(real)) if real != 0.0 && !(1e-4..1e15).contains(&real.abs()) => format!("{real:e}"),
         _ => value.to_string(),
