@@ -175,7 +175,7 @@ fn every_event_and_field_is_described() {
     expect_described("`verify`", &printed(&["verify", "data"]));
     expect_described("`train`", &printed(&["train", "train.toml"]));
     expect_described("`train`", &fs::read_to_string(folder.path().join("run/log.jsonl")).expect("a log"));
-    let sample = ["sample", "run", "--prompt", "a word", "--steps", "2", "--output", "samples"];
+    let sample = ["sample", "run", "--prompt", "a word", "--steps", "2", "--output", "drawn"];
     expect_described("`sample`", &printed(&sample));
     expect_described("`demo`", &printed(&["demo", "--samples"]));
     expect_described("`reference`", &printed(&["reference", "commands"]));
