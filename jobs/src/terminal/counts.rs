@@ -2,7 +2,7 @@
 
 use schemas::SourceStatistics;
 
-use super::{percent, thousands, visible};
+use super::text::{percent, thousands, visible};
 
 /// A source's name and counts.
 pub(crate) type Counted<'a> = (&'a str, &'a SourceStatistics);
@@ -74,8 +74,9 @@ pub(crate) fn refused(sources: &[Counted<'_>]) -> Vec<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::palette::Palette;
+    use super::super::table::table;
     use super::*;
-    use crate::draw::{Palette, table};
 
     fn statistics() -> SourceStatistics {
         SourceStatistics {

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::draw;
-use crate::printer::Printer;
+use super::printer::Printer;
+use super::text::{NARROW, bytes, columns_of, thousands};
 
 const LINE_EVERY: Duration = Duration::from_secs(10);
 
@@ -91,7 +91,7 @@ impl Progress {
         self.lock().message = message;
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(crate) fn finish(&self) {
         self.bar.iter().for_each(ProgressBar::finish_and_clear);
     }
@@ -137,8 +137,8 @@ fn style(unit: Unit) -> ProgressStyle {
 
 fn line(label: &str, unit: Unit, state: &State, elapsed: Duration) -> String {
     let amount = |value: u64| match unit {
-        Unit::Bytes => draw::bytes(value),
-        Unit::Things(_) => draw::thousands(value),
+        Unit::Bytes => bytes(value),
+        Unit::Things(_) => thousands(value),
     };
     let name = match unit {
         Unit::Bytes => String::new(),
@@ -161,7 +161,7 @@ fn line(label: &str, unit: Unit, state: &State, elapsed: Duration) -> String {
     }
     if !state.message.is_empty() {
         // As with the bar: a terminal of 80 columns has no room for both in one line.
-        let fits = draw::columns_of(&text) + 2 + draw::columns_of(&state.message) <= draw::NARROW;
+        let fits = columns_of(&text) + 2 + columns_of(&state.message) <= NARROW;
         text.push_str(&format!("{}{}", if fits { ", " } else { "\n  " }, state.message));
     }
     text
@@ -178,6 +178,11 @@ pub(crate) fn duration(duration: Duration) -> String {
         (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
         (hours, minutes, _) => format!("{hours} h {minutes} min"),
     }
+}
+
+/// A duration given in seconds.
+pub(crate) fn time(seconds: f64) -> String {
+    duration(Duration::from_secs_f64(seconds))
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a demo picture shows, and the captions that say so.
+//! What a picture of shapes shows, and the captions that say so.
 //!
 //! A [`Scene`] is one shape of a size, or two shapes and how they lie to each other. Captions and scenes translate
 //! into each other exactly ([`Scene::caption`], [`Scene::parse`]); a pair has two true wordings ("a red circle above
@@ -6,24 +6,18 @@
 
 use std::fmt;
 
-/// The colours of the demo.
+/// The colours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Colour {
-    /// .86 .12 .12
     Red,
-    /// .12 .63 .22
     Green,
-    /// .12 .30 .88
     Blue,
-    /// .95 .82 .10
     Yellow,
-    /// .55 .15 .70
     Purple,
-    /// .97 .52 .08
     Orange,
 }
 
-/// The shapes of the demo.
+/// The shapes, of radius r.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Shape {
     /// Of radius r.
@@ -39,53 +33,31 @@ pub(crate) enum Shape {
 /// The sizes of a shape that stands alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Size {
-    /// Radius 5 pixels.
     Small,
-    /// Radius 8 pixels.
     Big,
 }
 
 /// How the first thing of a pair lies to the second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum Relation {
-    /// Nearer to the upper edge.
     Above,
-    /// Nearer to the lower edge.
     Below,
-    /// Nearer to the left edge.
     LeftOf,
-    /// Nearer to the right edge.
     RightOf,
 }
 
 /// A coloured shape.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Thing {
-    /// Its colour.
     pub(crate) colour: Colour,
-    /// Its shape.
     pub(crate) shape: Shape,
 }
 
-/// What a picture shows.
+/// What a picture shows: one thing of a size, or two things, `first` being `relation` `second`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Scene {
-    /// One thing of a size.
-    Single {
-        /// Its size.
-        size: Size,
-        /// What it is.
-        thing: Thing,
-    },
-    /// Two things, `first` being `relation` `second`.
-    Pair {
-        /// The thing named first.
-        first: Thing,
-        /// How the first lies to the second.
-        relation: Relation,
-        /// The thing named second.
-        second: Thing,
-    },
+    Single { size: Size, thing: Thing },
+    Pair { first: Thing, relation: Relation, second: Thing },
 }
 
 /// Background of every picture, 0..1.
@@ -107,31 +79,11 @@ impl Colour {
             Self::Orange => [0.97, 0.52, 0.08],
         }
     }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Red => "red",
-            Self::Green => "green",
-            Self::Blue => "blue",
-            Self::Yellow => "yellow",
-            Self::Purple => "purple",
-            Self::Orange => "orange",
-        }
-    }
 }
 
 impl Shape {
     /// All shapes.
     pub(crate) const ALL: [Self; 4] = [Self::Circle, Self::Square, Self::Triangle, Self::Star];
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Circle => "circle",
-            Self::Square => "square",
-            Self::Triangle => "triangle",
-            Self::Star => "star",
-        }
-    }
 }
 
 impl Size {
@@ -143,13 +95,6 @@ impl Size {
         match self {
             Self::Small => 5.0,
             Self::Big => 8.0,
-        }
-    }
-
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Small => "small",
-            Self::Big => "big",
         }
     }
 }
@@ -206,12 +151,13 @@ impl Scene {
         let words: Vec<&str> = caption.split_whitespace().collect();
         match words[..] {
             [article, size, colour, shape] => {
-                let size = named(&Size::ALL, size, |size| size.word())?;
+                let size = named(&Size::ALL, size)?;
                 (article == "a").then_some(Self::Single { size, thing: thing(colour, shape)? })
             }
             [a, colour, shape, ref between @ .., b, other_colour, other_shape] => {
                 let (first, second) = (thing(colour, shape)?, thing(other_colour, other_shape)?);
-                let relation = named(&Relation::ALL, &between.join(" "), |relation| relation.words())?;
+                let relation =
+                    Relation::ALL.into_iter().find(|relation| relation.words() == between.join(" "))?;
                 (a == article_of(first) && b == article_of(second)).then_some(Self::Pair {
                     first,
                     relation,
@@ -277,7 +223,7 @@ pub(crate) const HELD_OUT_PAIRS: [[(Colour, Shape); 2]; 12] = [
 impl fmt::Display for Scene {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
-            Self::Single { size, thing } => write!(out, "a {} {thing}", size.word()),
+            Self::Single { size, thing } => write!(out, "a {} {thing}", word(size)),
             Self::Pair { first, relation, second } => write!(
                 out,
                 "{} {first} {} {} {second}",
@@ -291,7 +237,7 @@ impl fmt::Display for Scene {
 
 impl fmt::Display for Thing {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} {}", self.colour.word(), self.shape.word())
+        write!(out, "{} {}", word(self.colour), word(self.shape))
     }
 }
 
@@ -308,13 +254,18 @@ fn article_of(thing: Thing) -> &'static str {
 }
 
 fn thing(colour: &str, shape: &str) -> Option<Thing> {
-    let colour = named(&Colour::ALL, colour, |colour| colour.word())?;
-    let shape = named(&Shape::ALL, shape, |shape| shape.word())?;
+    let colour = named(&Colour::ALL, colour)?;
+    let shape = named(&Shape::ALL, shape)?;
     Some(Thing { colour, shape })
 }
 
-fn named<T: Copy>(all: &[T], word: &str, name: impl Fn(T) -> &'static str) -> Option<T> {
-    all.iter().copied().find(|&one| name(one) == word)
+fn named<T: Copy + fmt::Debug>(all: &[T], name: &str) -> Option<T> {
+    all.iter().copied().find(|&one| word(one) == name)
+}
+
+/// A colour, shape or size as captions name it.
+fn word(of: impl fmt::Debug) -> String {
+    format!("{of:?}").to_lowercase()
 }
 
 #[cfg(test)]

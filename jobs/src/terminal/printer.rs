@@ -1,17 +1,40 @@
-//! The only place that prints: stdout is data, stderr is for people. What is told to people and what is told of a job
-//! passes [`without_secrets`]; what was asked for of a dataset is printed as it is.
+//! The only place that prints: stdout is data, stderr is for people. Lines for people and events of a job pass
+//! [`without_secrets`]; the content of a dataset is printed as it is.
 
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressDrawTarget};
 use schemas::address::without_secrets;
 use serde::Serialize;
 
-use crate::cli::{Global, When};
-use crate::draw::Palette;
-use crate::errors::Account;
+use super::palette::Palette;
+use super::text::folded;
+
+/// When to use colour.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum When {
+    // In a terminal.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// How much is printed, and how.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Style {
+    /// Data and events as JSON.
+    pub(crate) json: bool,
+    /// Errors only.
+    pub(crate) quiet: bool,
+    /// The log stands between the lines, so no bar moves in place.
+    pub(crate) verbose: bool,
+    /// When to use colour.
+    pub(crate) colour: When,
+}
 
 /// What may be printed where. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -34,18 +57,18 @@ struct Settings {
 }
 
 impl Printer {
-    /// Reads flags, `NO_COLOR` and what stdout and stderr are.
-    pub(crate) fn new(global: &Global) -> Self {
-        let colour = |terminal: bool| match global.color {
+    /// By a style, `NO_COLOR` and what stdout and stderr are.
+    pub(crate) fn new(style: Style) -> Self {
+        let colour = |terminal: bool| match style.colour {
             When::Always => true,
             When::Never => false,
             When::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         };
-        let live = io::stderr().is_terminal() && !global.quiet && !global.json && global.verbose == 0;
+        let live = io::stderr().is_terminal() && !style.quiet && !style.json && !style.verbose;
         let target = if live { ProgressDrawTarget::stderr_with_hz(8) } else { ProgressDrawTarget::hidden() };
         let settings = Settings {
-            json: global.json,
-            quiet: global.quiet,
+            json: style.json,
+            quiet: style.quiet,
             colour_out: colour(io::stdout().is_terminal()),
             colour_err: colour(io::stderr().is_terminal()),
             live,
@@ -114,22 +137,27 @@ impl Printer {
         }
     }
 
+    /// A sentence for people, broken at spaces where it is longer than the narrowest terminal.
+    pub(crate) fn paragraph(&self, line: &str) {
+        folded(line).iter().for_each(|line| self.note(line));
+    }
+
     /// A warning for people.
     pub(crate) fn warn(&self, line: &str) {
         let label = Palette::new(self.settings.colour_err).warning("warning:");
         self.note(&format!("{label} {line}"));
     }
 
-    /// An error, its causes and its hints.
-    pub(crate) fn error(&self, account: &Account) {
+    /// An error: what failed and its causes, then what to do.
+    pub(crate) fn error(&self, lines: &[String], hints: &[String]) {
         let palette = Palette::new(self.settings.colour_err);
-        for (index, line) in account.lines.iter().enumerate() {
+        for (index, line) in lines.iter().enumerate() {
             match index {
                 0 => self.say(&format!("{} {line}", palette.error("error:"))),
                 _ => self.say(&format!("  caused by: {line}")),
             }
         }
-        account.hints.iter().for_each(|hint| self.say(&format!("{} {hint}", palette.hint("hint:"))));
+        hints.iter().for_each(|hint| self.say(&format!("{} {hint}", palette.hint("hint:"))));
     }
 
     fn say(&self, line: &str) {

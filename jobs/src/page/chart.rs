@@ -1,21 +1,43 @@
-//! Loss curves as SVG.
+//! Curves over steps as SVG, and bars.
 //!
-//! Each chart shows the values as they were, averaged to at most [`COLUMNS`] points, pale, and a running mean over
-//! them, whose end is the number beside the chart. The value axis is logarithmic where the values span more than a factor of four, as losses do.
+//! Each curve shows the values as they were, averaged to at most [`COLUMNS`] points, pale, and a running mean over them,
+//! whose end is the number beside the chart. The value axis is logarithmic where the values span more than a factor of
+//! four, as losses do.
 
 use std::fmt::Write;
 
-use super::escape;
+use super::element::{escape, share_bar};
+use super::table::Table;
 
-/// A loss over the steps.
+/// A value over the steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Curve {
-    /// What is lost.
+    /// What is measured.
     pub(crate) title: String,
     /// In what it is measured.
     pub(crate) unit: String,
     /// (step, value) in order of steps.
     pub(crate) points: Vec<(f64, f64)>,
+}
+
+/// Charts side by side, each with its last value; nothing without curves.
+pub(crate) fn charts(curves: &[Curve]) -> String {
+    if curves.is_empty() {
+        return String::new();
+    }
+    let charts: String = curves.iter().map(Curve::figure).collect();
+    format!("<div class=\"charts\">\n{charts}</div>\n")
+}
+
+/// One bar a line: label, number, bar.
+pub(crate) fn bars(entries: &[(String, u64)], number: impl Fn(u64) -> String) -> String {
+    let most = entries.iter().map(|(_, value)| *value).max().unwrap_or(0).max(1);
+    let mut table = Table::new("bars");
+    for (label, value) in entries {
+        let bar = share_bar("", 100.0 * *value as f64 / most as f64, &[]);
+        table.row([escape(label), number(*value), bar]);
+    }
+    table.finish()
 }
 
 /// Points drawn at most.
@@ -82,11 +104,22 @@ fn linear_ticks(axis: &Axis) -> Vec<f64> {
 }
 
 impl Curve {
+    fn figure(&self) -> String {
+        let last = self.last().map_or(String::new(), |last| format!("{last:.3}"));
+        format!(
+            "<figure class=\"chart\"><figcaption><b>{}</b> <small>{} over steps</small>\
+             <span class=\"number\">{last}</span></figcaption>{}</figure>\n",
+            escape(&self.title),
+            escape(&self.unit),
+            self.svg()
+        )
+    }
+
     /// The chart as an SVG element.
-    pub(super) fn svg(&self) -> String {
+    fn svg(&self) -> String {
         let points = thinned(&self.points);
         let mut svg = format!(
-            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{} loss over steps\">",
+            "<svg viewBox=\"0 0 {WIDTH} {HEIGHT}\" role=\"img\" aria-label=\"{} over steps\">",
             escape(&self.title)
         );
         if points.len() < 2 {
@@ -130,7 +163,7 @@ impl Curve {
     }
 
     /// The value at which the line ends.
-    pub(super) fn last(&self) -> Option<f64> {
+    fn last(&self) -> Option<f64> {
         running_mean(&thinned(&self.points)).last().map(|point| point.1)
     }
 }

@@ -9,7 +9,7 @@
 //! 4. How two components lie to each other follows from their centres.
 //!
 //! The price of its simplicity: it looks at covers, not at edges, so a circle with slightly flat sides is still a
-//! circle. It is validated on true drawings by the tests, and by each demo before it is used.
+//! circle. It is validated on true drawings by the tests, and by [`super::questions::scorer_check`] before it is used.
 
 use serde::Serialize;
 
@@ -214,7 +214,7 @@ fn overlap(cover: &[f32], template: &Outline, centre: [f32; 2]) -> f32 {
     let (mut both, mut either) = (0.0, 0.0);
     for (pixel, &found) in cover.iter().enumerate() {
         let (x, y) = ((pixel % SIDE) as f32 + 0.5, (pixel / SIDE) as f32 + 0.5);
-        let drawn = template.coverage([x - centre[0], y - centre[1]]);
+        let drawn = template.coverage([x - centre[0], y - centre[1]], 1.0);
         both += found.min(drawn);
         either += found.max(drawn);
     }
@@ -223,16 +223,17 @@ fn overlap(cover: &[f32], template: &Outline, centre: [f32; 2]) -> f32 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::drawing::{Corpus, Placed, Sample, Subset, draw};
+    use super::super::corpus::{Corpus, Example, Subset};
+    use super::super::drawing::{Placed, draw};
     use super::super::scene::Thing;
     use super::*;
 
-    fn samples(subset: Subset, count: u64) -> impl Iterator<Item = Sample> {
-        (0..count).map(move |index| Corpus { seed: 3, subset }.sample(index))
+    fn examples(subset: Subset, count: u64) -> impl Iterator<Item = Example> {
+        (0..count).map(move |index| Corpus { seed: 3, subset }.example(index))
     }
 
-    fn share(subset: Subset, count: u64, right: impl Fn(Sample) -> bool) -> f64 {
-        samples(subset, count).filter(|sample| right(sample.clone())).count() as f64 / count as f64
+    fn share(subset: Subset, count: u64, right: impl Fn(Example) -> bool) -> f64 {
+        examples(subset, count).filter(|example| right(example.clone())).count() as f64 / count as f64
     }
 
     /// A picture with a value of -amount..amount added everywhere.
@@ -270,7 +271,7 @@ mod tests {
         for (subset, count) in
             [(Subset::Training, 1000), (Subset::HeldOutSingles, 200), (Subset::HeldOutPairs, 200)]
         {
-            let right = share(subset, count, |sample| judge(&sample.picture, &sample.scene).wholly);
+            let right = share(subset, count, |example| judge(&example.picture, &example.scene).wholly);
             assert!(right >= 0.99, "{subset:?}: {right}");
         }
     }
@@ -284,7 +285,7 @@ mod tests {
 
     #[test]
     fn a_wrong_shape_size_or_colour_is_wrong() {
-        for Sample { scene, picture } in samples(Subset::Training, 300) {
+        for Example { scene, picture } in examples(Subset::Training, 300) {
             let found = things(&picture);
             for other in changed(&scene) {
                 let verdict = compare(&found, &other);
@@ -346,12 +347,12 @@ mod tests {
 
     #[test]
     fn colours_right_and_shape_wrong_is_said_apart() {
-        let sample = Corpus { seed: 0, subset: Subset::Pairs }.sample(5);
-        let Scene::Pair { first, relation, second } = sample.scene else { unreachable!() };
+        let example = Corpus { seed: 0, subset: Subset::Pairs }.example(5);
+        let Scene::Pair { first, relation, second } = example.scene else { unreachable!() };
         let shape = Shape::ALL.into_iter().find(|&shape| shape != first.shape).unwrap();
         let scene = Scene::Pair { first: Thing { shape, ..first }, relation, second };
-        assert_eq!(judge(&sample.picture, &scene), Verdict { count: true, colour: true, wholly: false });
-        assert!(judge(&sample.picture, &sample.scene.other_wording()).wholly);
+        assert_eq!(judge(&example.picture, &scene), Verdict { count: true, colour: true, wholly: false });
+        assert!(judge(&example.picture, &example.scene.other_wording()).wholly);
     }
 
     #[test]

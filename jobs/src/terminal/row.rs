@@ -4,7 +4,8 @@ use schemas::shard::ShardMetadata;
 use schemas::{Latent, Modality, Order, Row, Span, Tokenizer};
 use serde_json::{Value, json};
 
-use super::{Palette, columns_of, count, percent, thousands, visible};
+use super::palette::Palette;
+use super::text::{columns_of, count, percent, thousands, visible, wrap};
 
 /// A row and what is needed to read it.
 pub(crate) struct RowView<'a> {
@@ -194,24 +195,6 @@ fn plain_text(view: &RowView<'_>, ids: &[u32]) -> String {
         }
         Some(tokenizer) => visible(&tokenizer.decode(ids)),
     }
-}
-
-/// Lines of at most `room` columns, broken at spaces where there is one.
-pub(crate) fn wrap(text: &str, room: usize) -> Vec<String> {
-    let (mut lines, mut line) = (Vec::new(), String::new());
-    for word in text.split_inclusive(' ') {
-        if !line.is_empty() && columns_of(&line) + columns_of(word.trim_end()) > room {
-            lines.push(std::mem::take(&mut line));
-        }
-        for character in word.chars() {
-            if columns_of(&line) + columns_of(character.encode_utf8(&mut [0; 4])) > room && character != ' ' {
-                lines.push(std::mem::take(&mut line));
-            }
-            line.push(character);
-        }
-    }
-    lines.push(line);
-    lines.iter().map(|line| line.trim_end().to_owned()).collect()
 }
 
 /// Beginning and end of a long text.

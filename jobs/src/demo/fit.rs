@@ -1,6 +1,7 @@
-//! How long the demo will take here: a moment of each kind of work is done and timed.
+//! How long a demo takes on this machine, and how many steps fill a time: a moment of each kind of work is done and timed.
 
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::Context;
@@ -13,79 +14,105 @@ use trainer::model::{DataShape, ImageShape, ModelConfig, Transfusion};
 use trainer::objective::{Draw, ObjectiveConfig, counts, prepare};
 use trainer::optimizer::{AdamW, Gradients, OptimizerConfig};
 
-use super::drawing::{Corpus, SIDE, Subset};
-use super::recipe::{BATCH, CODEC_BATCH, CONTEXT, Recipe, VOCABULARY};
+use super::recipe::{BATCH, CODEC_BATCH, CODEC_STEPS, CONTEXT, Recipe, VOCABULARY};
 use crate::session::Session;
+use crate::shapes::{Corpus, SIDE, Subset};
 
 /// Steps that are timed, after one that warms up.
-const TIMED: usize = 4;
-/// Pictures drawn and encoded for the estimate.
-const SAMPLE: usize = 128;
-/// What the questions at the end and the samples on the way take, in steps of the training: all positions of a denoising
-/// step pass once forward, a third of what a training step does with them.
+const TIMED: usize = 12;
+/// Pictures drawn and encoded.
+const PICTURES: usize = 256;
+/// What a question at the end or a sample on the way costs, in steps of the training.
 const QUESTION_STEPS: f64 = 0.75;
+/// Share of the time that the codec may have: a better one is of no use to a model that had no time to learn.
+const CODEC_SHARE: f64 = 0.25;
+/// Fitted steps of the model are a multiple of this.
+const ROUND: u64 = 100;
 
-/// Seconds of each part.
+/// Seconds that each kind of work takes on this machine.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Estimate {
-    /// Drawing and packing.
-    pub(crate) data: f64,
-    /// Training the codec.
-    pub(crate) codec: f64,
-    /// Training the model.
-    pub(crate) train: f64,
-    /// Drawing and describing.
-    pub(crate) questions: f64,
+pub(super) struct Speed {
+    /// Drawing, writing, reading and encoding a picture.
+    picture: f64,
+    /// An update of the codec.
+    pub(super) codec_step: f64,
+    /// An update of the model.
+    pub(super) step: f64,
+}
+
+/// Seconds of each part of a demo.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Estimate {
+    pub(super) data: f64,
+    pub(super) codec: f64,
+    pub(super) model: f64,
+    pub(super) questions: f64,
 }
 
 impl Estimate {
     /// All of it.
-    pub(crate) fn total(&self) -> f64 {
-        self.data + self.codec + self.train + self.questions
+    pub(super) fn total(&self) -> f64 {
+        self.data + self.codec + self.model + self.questions
     }
 }
 
-/// Times a moment of each kind of work. Nothing of it is kept.
-///
-/// # Errors
-///
-/// If there is no room for temporary files.
-pub(crate) fn estimate(recipe: &Recipe, session: &Session) -> anyhow::Result<Estimate> {
-    let corpus = Corpus { seed: recipe.seed, subset: Subset::Training };
-    let begin = Instant::now();
-    let drawn = Drawn::new(&corpus);
-    let draw = begin.elapsed().as_secs_f64() / SAMPLE as f64;
-    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let (codec_step, encode) = time_codec(&drawn, folder.path(), session)?;
-    let step = time_step(session)?;
-    let pictures = recipe.pictures as f64;
-    let questions = 2.0 * (recipe.seen + recipe.held_out) as f64 + recipe.moments as f64 * 6.0;
-    Ok(Estimate {
+impl Speed {
+    /// Times a moment of each kind of work. Nothing of it is kept.
+    pub(super) fn measure(session: &Session) -> anyhow::Result<Self> {
+        let begin = Instant::now();
+        let drawings = Drawings::new();
+        let draw = begin.elapsed().as_secs_f64() / PICTURES as f64;
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let (codec_step, encode) = time_codec(&drawings, folder.path(), session)?;
         // Reading a picture back costs about what drawing it did.
-        data: pictures * (2.0 * draw + encode),
-        codec: recipe.codec_steps as f64 * codec_step,
-        train: recipe.steps as f64 * step,
-        questions: questions * QUESTION_STEPS * step,
-    })
+        Ok(Self { picture: 2.0 * draw + encode, codec_step, step: time_step(session)? })
+    }
+
+    /// How long a recipe takes.
+    pub(super) fn estimate(&self, recipe: &Recipe) -> Estimate {
+        let questions = 2 * (recipe.seen + recipe.held_out);
+        let on_the_way = recipe.moments * 6;
+        Estimate {
+            data: recipe.pictures as f64 * self.picture,
+            codec: recipe.codec_steps as f64 * self.codec_step,
+            model: recipe.steps as f64 * self.step + on_the_way as f64 * QUESTION_STEPS * self.step,
+            questions: questions as f64 * QUESTION_STEPS * self.step,
+        }
+    }
+
+    /// The recipe of most steps that takes no more than so many minutes, and [`ROUND`] steps at least.
+    pub(super) fn fit(&self, seed: u64, minutes: u32) -> Recipe {
+        let seconds = 60.0 * f64::from(minutes);
+        let codec_steps = (CODEC_SHARE * seconds / self.codec_step) as u64 / 10 * 10;
+        let codec_steps = codec_steps.clamp(100, CODEC_STEPS);
+        let recipe = |rounds| Recipe::of_steps(seed, rounds * ROUND, codec_steps);
+        let fits = |recipe: &Recipe| self.estimate(recipe).total() <= seconds;
+        (1..).map(recipe).take_while(fits).last().unwrap_or(recipe(1))
+    }
 }
 
-struct Drawn(Vec<Vec<u8>>);
+/// Bytes of a picture.
+const BYTES: usize = 3 * SIDE * SIDE;
 
-impl Drawn {
-    fn new(corpus: &Corpus) -> Self {
+/// Drawings to train a codec on: rows of red, green, blue bytes.
+struct Drawings(Vec<u8>);
+
+impl Drawings {
+    fn new() -> Self {
+        let corpus = Corpus { seed: 0, subset: Subset::Training };
         let draw = |index: u64| {
-            let picture = corpus.sample(index).picture;
+            let picture = corpus.example(index).picture;
             // A file is made of each, too.
             let _ = picture.png();
             picture.bytes()
         };
-        Self((0..SAMPLE as u64).into_par_iter().map(draw).collect())
+        Self((0..PICTURES as u64).into_par_iter().flat_map_iter(draw).collect())
     }
 }
 
-impl Pictures for Drawn {
+impl Pictures for Drawings {
     fn len(&self) -> usize {
-        self.0.len()
+        self.0.len() / BYTES
     }
 
     fn size(&self) -> usize {
@@ -93,12 +120,12 @@ impl Pictures for Drawn {
     }
 
     fn rgb(&self, index: usize) -> &[u8] {
-        &self.0[index]
+        &self.0[index * BYTES..][..BYTES]
     }
 }
 
-/// The time of each event.
-struct Clock(std::sync::Mutex<Vec<Instant>>);
+/// The time of each step.
+struct Clock(Mutex<Vec<Instant>>);
 
 impl VaeObserver for Clock {
     fn event(&self, event: &VaeEvent) {
@@ -109,21 +136,21 @@ impl VaeObserver for Clock {
 }
 
 /// Seconds of an update of the codec, and of encoding a picture.
-fn time_codec(pictures: &Drawn, folder: &Path, session: &Session) -> anyhow::Result<(f64, f64)> {
+fn time_codec(pictures: &Drawings, folder: &Path, session: &Session) -> anyhow::Result<(f64, f64)> {
     let config = VaeTrainConfig {
         output: folder.join("codec"),
         steps: TIMED as u64 + 1,
         batch: CODEC_BATCH as usize,
         ..VaeTrainConfig::demo()
     };
-    let clock = Clock(std::sync::Mutex::default());
+    let clock = Clock(Mutex::default());
     let codec: Codec = trainer::codec::train(pictures, &config, &device(&session.device)?, &clock)?;
     let times = clock.0.into_inner().expect("no holder of this lock panics");
     let step = times[TIMED].duration_since(times[0]).as_secs_f64() / TIMED as f64;
-    let rgb: Vec<f32> = pictures.0.iter().flatten().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
+    let rgb: Vec<f32> = pictures.0.iter().map(|&byte| f32::from(byte) / 127.5 - 1.0).collect();
     let begin = Instant::now();
-    codec.encode(&rgb, SAMPLE, SIDE).context("the codec failed")?;
-    Ok((step, begin.elapsed().as_secs_f64() / SAMPLE as f64))
+    codec.encode(&rgb, PICTURES, SIDE).context("the codec failed")?;
+    Ok((step, begin.elapsed().as_secs_f64() / PICTURES as f64))
 }
 
 /// Seconds of an update of the model.
@@ -195,6 +222,20 @@ fn row(vocabulary: Vocabulary) -> Result<Row, schemas::RowError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fitted_recipe_fills_the_time() {
+        let speed = Speed { picture: 1e-4, codec_step: 0.027, step: 0.035 };
+        for minutes in [3, 10, 60] {
+            let recipe = speed.fit(5, minutes);
+            let (seconds, estimate) = (60.0 * f64::from(minutes), speed.estimate(&recipe));
+            assert!(estimate.total() <= seconds && estimate.total() > 0.97 * seconds, "{recipe:?}");
+            assert!(estimate.codec <= CODEC_SHARE * seconds && recipe.codec_steps <= CODEC_STEPS);
+            assert_eq!(recipe, Recipe::of_steps(5, recipe.steps, recipe.codec_steps));
+        }
+        // A machine that is too slow for the time does the least that there is.
+        assert_eq!(Speed { step: 10.0, ..speed }.fit(0, 1).steps, ROUND);
+    }
 
     #[test]
     fn the_row_is_one() {

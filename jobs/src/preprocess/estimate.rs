@@ -10,9 +10,7 @@ use serde_json::json;
 
 use super::say_passed_over;
 use crate::cli::PreprocessArgs;
-use crate::draw::{Palette, bytes, count, percent, table, thousands};
-use crate::printer::Printer;
-use crate::progress::duration;
+use crate::terminal::{Palette, Printer, bytes, count, duration, percent, table, thousands};
 
 /// Says how the job would run, and what would come of it.
 pub(super) async fn show(
@@ -24,20 +22,20 @@ pub(super) async fn show(
         return nothing_left(plan, args, printer);
     }
     let explained = if args.explain { Some(plan.explain().await?) } else { None };
-    let foreseen = if args.dry_run { Some(Foreseen::of(plan).await?) } else { None };
+    let predicted = if args.dry_run { Some(Prediction::of(plan).await?) } else { None };
     if printer.json() {
         let units: Vec<_> = plan
             .units()
             .into_iter()
             .map(|unit| json!({ "unit": unit.unit, "source": unit.source, "files": unit.files, "bytes": unit.bytes }))
             .collect();
-        let (estimate, seconds) = foreseen.map(|foreseen| (foreseen.estimate, foreseen.seconds)).unzip();
+        let (estimate, seconds) = predicted.map(|predicted| (predicted.estimate, predicted.seconds)).unzip();
         return printer.document(&json!({
             "units": units, "plan": explained, "estimate": estimate, "seconds": seconds,
             "passed-over": plan.passed_over(), "config": plan.config(),
         }));
     }
-    let predicted = foreseen.map(|foreseen| prediction(&foreseen, printer.palette(), printer.width()));
+    let predicted = predicted.map(|predicted| prediction(&predicted, printer.palette(), printer.width()));
     printer.data(&[predicted, explained].into_iter().flatten().collect::<Vec<_>>().join("\n"))?;
     plan.passed_over().iter().for_each(|passed| say_passed_over(passed, printer));
     printer.note("nothing was written; leave `--dry-run` and `--explain` out to start");
@@ -63,12 +61,12 @@ fn nothing_left(plan: &PreprocessPlan, args: &PreprocessArgs, printer: &Printer)
 }
 
 /// A prediction, and how long the job would take at the speed of the sample.
-struct Foreseen {
+struct Prediction {
     estimate: Estimate,
     seconds: f64,
 }
 
-impl Foreseen {
+impl Prediction {
     async fn of(plan: &PreprocessPlan) -> anyhow::Result<Self> {
         let start = Instant::now();
         let estimate = plan.estimate().await?;
@@ -97,8 +95,8 @@ async fn seconds_a_picture(codec: Arc<dyn ImageCodec>, size: usize, count: usize
 }
 
 /// The prediction for a person.
-fn prediction(foreseen: &Foreseen, palette: Palette, width: usize) -> String {
-    let Foreseen { estimate, seconds } = foreseen;
+fn prediction(predicted: &Prediction, palette: Palette, width: usize) -> String {
+    let Prediction { estimate, seconds } = predicted;
     let of = match estimate.exact {
         true => format!("all {} of input", bytes(estimate.bytes)),
         false => format!("{} of {} of input", bytes(estimate.sampled_bytes), bytes(estimate.bytes)),
