@@ -30,14 +30,16 @@ mod tests;
 mod units;
 
 pub use config::{
-    CaptionChoice, CodecConfig, ColumnType, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
-    PreprocessConfig, Shape, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
+    CaptionChoice, CodecConfig, ColumnType, Format, JoinConfig, JoinKeys, LatentKind, PackingMethod,
+    PictureConfig, PreprocessConfig, Shape, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig,
+    TrainTokenizer,
 };
 pub use document::pack;
 pub use host::error::{BoxError, PipelineError};
 pub use host::observer::{Event, Observer, Silent};
 pub use host::passed_over::PassedOver;
 pub use host::stop::Stop;
+pub use job::bpe::{BpeError, train as train_tokenizer};
 pub use job::estimate::{Estimate, SourceEstimate};
 pub use job::preprocess;
 pub use job::report::{OperatorReport, Report, RetryReport, SourceReport};

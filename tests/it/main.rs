@@ -8,6 +8,7 @@ mod closing;
 mod compat;
 mod conformance;
 mod demo;
+mod first_run;
 mod kills;
 mod modules;
 mod preprocess;

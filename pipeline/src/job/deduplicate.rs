@@ -32,16 +32,17 @@ use rayon::prelude::*;
 
 use crate::PipelineError;
 use crate::config::Shape;
-use crate::document::not_blank;
+use crate::document::{Part, not_blank};
 use crate::engine::session::sort_session;
-use crate::engine::stage::{Operator, Work, ahead, stage};
+use crate::engine::stage::{Operator, Partition, Work, ahead, stage};
 use crate::host::threads::blocking;
-use crate::operators::deduplicate::{Duplicates, PLACE_BYTES, io_error};
-use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
+use crate::operators::duplicates::{Duplicates, PLACE_BYTES, io_error};
+use crate::operators::runtime::Runtime;
+use crate::operators::source_rows::{CaptionRules, Image, RowReader, SourceRow};
 use crate::plan::PreprocessPlan;
-use crate::row::columns::{FILE, KIND, Kind, ROW, texts};
+use crate::row::columns::{FILE, KIND, ROW, RowKind, texts};
 use crate::source::{Columns, SourcePlan};
-use crate::units::{Rows, Unit, UnitFiles};
+use crate::units::{Rows, Unit};
 
 /// Rows of a batch of hashes.
 const HASH_ROWS: usize = 8192;
@@ -49,11 +50,7 @@ const HASH_ROWS: usize = 8192;
 /// Hashes the rows of a source.
 #[derive(Clone, Debug)]
 struct HashRows {
-    source: String,
-    seed: u64,
-    shape: Shape,
-    files: Arc<UnitFiles>,
-    pool: Arc<ThreadPool>,
+    rows: RowReader,
 }
 
 /// The columns of hashes: the content's, then the place, all of which a copy differs in from the first.
@@ -76,29 +73,31 @@ impl Operator for HashRows {
     }
 
     fn describe(&self) -> String {
-        format!("shape={}", self.shape.name())
+        format!("shape={}", self.rows.shape.name())
     }
 
     fn schema(&self) -> SchemaRef {
         hash_schema()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Hashing { operator: self.clone(), rows: Vec::new() })
+    fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        let pool = Runtime::of(partition.task)?.pool.clone();
+        Ok(Box::new(HashingRows { operator: self.clone(), pool, rows: Vec::new() }))
     }
 }
 
-struct Hashing {
+struct HashingRows {
     operator: HashRows,
+    pool: Arc<ThreadPool>,
     /// Hash, file and row.
     rows: Vec<([u64; 2], u32, u64)>,
 }
 
-impl Work for Hashing {
+impl Work for HashingRows {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let kinds = batch[KIND].as_primitive::<UInt8Type>().values().clone();
-        self.rows.extend(self.operator.hashes(&batch)?);
-        let ends = kinds.iter().any(|&kind| Kind::of(kind) == Kind::End);
+        self.rows.extend(self.operator.hashes(&batch, &self.pool)?);
+        let ends = kinds.iter().any(|&kind| RowKind::of(kind) == RowKind::End);
         if self.rows.len() < HASH_ROWS && !ends || self.rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -122,36 +121,40 @@ impl Work for Hashing {
 }
 
 impl HashRows {
-    fn hashes(&self, batch: &RecordBatch) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
-        if self.shape == Shape::Text {
-            return self.text_hashes(batch);
+    fn hashes(
+        &self,
+        batch: &RecordBatch,
+        pool: &ThreadPool,
+    ) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
+        if self.rows.shape == Shape::Text {
+            return self.text_hashes(batch, pool);
         }
-        let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
-        // Rows are compared by what they say, not by what chance makes of it.
-        let captioning = Captioning::content();
-        let choice = Choice { seed: self.seed, source: &self.source, path: &path, captioning: &captioning };
-        let mut items = from_columns(batch, self.shape, &choice)?;
-        items.retain(|item| item.kind == Kind::Row);
-        let hash = |item: &Item| (content(item.parts.iter().map(part_bytes)), item.file, item.row);
-        Ok(self.pool.install(|| items.par_iter().map(hash).collect()))
+        let mut rows = self.rows.rows(batch)?;
+        rows.retain(|row| row.kind == RowKind::Row);
+        let hash = |row: &SourceRow| (content(row.parts.iter().map(part_bytes)), row.file, row.row);
+        Ok(pool.install(|| rows.par_iter().map(hash).collect()))
     }
 
     /// The same for texts, which are hashed where they lie.
-    fn text_hashes(&self, batch: &RecordBatch) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
+    fn text_hashes(
+        &self,
+        batch: &RecordBatch,
+        pool: &ThreadPool,
+    ) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
         let Some(column) = texts(batch, "text")? else { return Ok(Vec::new()) };
         let files = batch[FILE].as_primitive::<UInt32Type>().values();
         let rows = batch[ROW].as_primitive::<UInt64Type>().values();
         let kinds = batch[KIND].as_primitive::<UInt8Type>().values();
         let hash = |column: &StringArray, row: usize| {
             // What is blank is refused, however often it comes.
-            let is_text = Kind::of(kinds[row]) == Kind::Row
+            let is_text = RowKind::of(kinds[row]) == RowKind::Row
                 && column.is_valid(row)
                 && not_blank(column.value(row)).is_ok();
             let text = || content(std::iter::once((0, column.value(row).as_bytes())));
             is_text.then(|| (text(), files[row], rows[row]))
         };
         let all = (0..batch.num_rows()).into_par_iter();
-        Ok(self.pool.install(|| all.filter_map(|row| hash(&column, row)).collect()))
+        Ok(pool.install(|| all.filter_map(|row| hash(&column, row)).collect()))
     }
 }
 
@@ -159,11 +162,11 @@ fn arrow_error(error: arrow::error::ArrowError) -> PipelineError {
     PipelineError::Plan(error.into())
 }
 
-fn part_bytes(part: &Part) -> (u8, &[u8]) {
+fn part_bytes(part: &Part<Image>) -> (u8, &[u8]) {
     match part {
         Part::Text(text) => (0, text.as_bytes()),
-        Part::Image(bytes) => (1, bytes),
-        Part::Latent(_) => (2, &[]),
+        Part::Image(Image::File(bytes)) => (1, bytes),
+        Part::Image(_) => (2, &[]),
     }
 }
 
@@ -181,7 +184,7 @@ fn content<'a>(parts: impl Iterator<Item = (u8, &'a [u8])>) -> [u64; 2] {
 
 /// Reads all sources and finds the copies among what is to be done: first what earlier versions hold is read, then that.
 pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineError> {
-    let context = plan.session()?.task_ctx();
+    let context = plan.runtime.session()?.task_ctx();
     let mut readers = Vec::new();
     for source in &plan.sources {
         add_readers(plan, source, &source.settled.units, &mut readers).await?;
@@ -195,8 +198,8 @@ pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineEr
     let rows = stream::iter(readers).map(open).flatten_unordered(plan.units_at_once());
     let rows = Box::pin(RecordBatchStreamAdapter::new(hash_schema(), rows));
     // A quarter together: the units that are read may hold a half, and a large row the last quarter.
-    let sixteenth = plan.memory.limit() / 16;
-    let session = |parts: usize| sort_session(&plan.memory, parts * sixteenth);
+    let sixteenth = plan.runtime.memory.limit() / 16;
+    let session = |parts: usize| sort_session(&plan.runtime.memory, parts * sixteenth);
     let sorted = sort(rows, &[0, 1, 2, 3, 4], session(3)?.task_ctx())?;
     let places = sort(copies(sorted, settled as u32), &PLACE, session(1)?.task_ctx())?;
     let units = plan.units().into_iter().map(|unit| unit.unit).collect();
@@ -267,13 +270,8 @@ async fn hashes(
     source: &SourcePlan,
     units: &[Unit],
 ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-    let operator = HashRows {
-        source: source.config.name.clone(),
-        seed: plan.config.seed,
-        shape: source.config.shape,
-        files: source.files.clone(),
-        pool: plan.pool.clone(),
-    };
+    // Rows are compared by what they say, not by what chance makes of it.
+    let operator = HashRows { rows: source.row_reader(plan.config.seed, CaptionRules::content()) };
     Ok(stage(operator, source.rows(units, Columns::Document).await?))
 }
 
@@ -372,7 +370,7 @@ async fn write(
 mod tests {
     use super::*;
     use crate::engine::memory::Memory;
-    use crate::operators::deduplicate::UnitDuplicates;
+    use crate::operators::duplicates::UnitDuplicates;
 
     /// Hashes of 60 units of 1,000 rows each, in the order of an unlucky day; every third row of a unit has the content of
     /// the same row in the unit before.

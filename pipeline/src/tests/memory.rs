@@ -10,7 +10,8 @@ use proptest::prelude::*;
 
 use super::fixtures::{Job, byte_tokenizer, config, corpus, files, manifest, rows, texts};
 use crate::job::bpe;
-use crate::{Filling, PipelineError, PreprocessConfig, SourceConfig, TextSplit};
+use crate::operators::runtime::Runtime;
+use crate::{PackingMethod, PipelineError, PreprocessConfig, SourceConfig, TextSplit};
 
 /// Words of changing length, with escapes where they stand in JSON.
 fn book(bytes: usize) -> String {
@@ -84,9 +85,11 @@ async fn a_long_text_is_whole_wherever_it_goes() {
     let text = book(3 << 20);
     let inputs = corpus_with_words(&[("in/a.txt", text.as_bytes()), ("in/b.txt", b"short")]).await;
     let mut counts = Vec::new();
-    for (packing, weight, validation) in
-        [(Filling::BestFit, 1.0, 0.0), (Filling::Sequence, 3.0, 0.0), (Filling::BestFit, 1.0, 1.0)]
-    {
+    for (packing, weight, validation) in [
+        (PackingMethod::BestFit, 1.0, 0.0),
+        (PackingMethod::Sequence, 3.0, 0.0),
+        (PackingMethod::BestFit, 1.0, 1.0),
+    ] {
         let source = SourceConfig { weight, document: TextSplit::File, ..texts("book", "in/*.txt") };
         let mut config = PreprocessConfig { packing, ..with_bpe(vec![source]) };
         config.split.validation = validation;
@@ -160,7 +163,7 @@ proptest! {
             let lines: Vec<String> = lengths.iter().enumerate().map(line).collect();
             let inputs = corpus(&[("in/a.jsonl", lines.concat().as_bytes())]).await;
             let job = Job::new(&inputs);
-            let packing = if sequence { Filling::Sequence } else { Filling::BestFit };
+            let packing = if sequence { PackingMethod::Sequence } else { PackingMethod::BestFit };
             let config = PreprocessConfig { context, window, packing, ..config(vec![texts("web", "in/a.jsonl")]) };
             let report = job.run(config).await.unwrap();
             let tokenizer = schemas::Tokenizer::from_bytes(&byte_tokenizer()).unwrap();
@@ -210,18 +213,15 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     let source = SourceConfig { document: TextSplit::File, ..texts("book", "in/a.txt") };
     let plan = Job::new(&inputs).plan(with_bpe(vec![source])).await.expect("a plan");
     let tokenizer = plan.some_tokenizer().await.expect("a tokenizer");
-    let tools = crate::plan::physical::Tools {
-        tokenizer,
-        duplicates: Arc::default(),
-        observer: Arc::new(crate::Silent),
-    };
-    let physical = plan.documents(&plan.sources[0], &plan.sources[0].units, &tools).await.expect("a plan");
-    let mut batches = physical.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
+    let physical =
+        plan.documents(&plan.sources[0], &plan.sources[0].units, &tokenizer).await.expect("a plan");
+    let runtime = Runtime { tokenizer: Some(tokenizer), ..plan.runtime.clone() };
+    let mut batches = physical.execute(0, runtime.session().expect("a session").task_ctx()).expect("starts");
     let first = batches.next().await.expect("a batch").expect("reads");
-    assert!(plan.memory.pool().reserved() >= text.len(), "the text is held while its parts come");
+    assert!(plan.runtime.memory.pool().reserved() >= text.len(), "the text is held while its parts come");
     drop((first, batches));
     // The whole share can be had again: this waits until it is given back.
-    let share = plan.memory.rows.clone();
+    let share = plan.runtime.memory.rows.clone();
     let all = crate::host::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
     drop(all);
 }
