@@ -29,7 +29,7 @@ pub struct PreprocessConfig {
     /// Positions of a row.
     pub context: u32,
     /// How documents fill rows.
-    pub packing: Filling,
+    pub packing: PackingMethod,
     /// Rows that best-fit packing keeps open.
     pub window: usize,
     /// Share of the pairs with the caption before the image; the others have the image first.
@@ -65,7 +65,7 @@ impl Default for PreprocessConfig {
             output: String::new(),
             seed: 0,
             context: 4096,
-            packing: Filling::BestFit,
+            packing: PackingMethod::BestFit,
             window: 256,
             caption_first_share: 0.8,
             unit_bytes: 128 << 20,
@@ -86,7 +86,7 @@ impl Default for PreprocessConfig {
 /// How documents fill rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Filling {
+pub enum PackingMethod {
     /// Each document goes to the open row with the least space that fits; one that fits a row is never cut.
     #[default]
     BestFit,
