@@ -156,7 +156,7 @@ impl PreprocessPlan {
         sample: &mut Sample,
     ) -> Result<(), PipelineError> {
         let rows = if source.config.shape.has_images() { PICTURE_ROWS } else { u64::MAX };
-        let limit = Arc::new(sample::Sample::new(UNIT_BYTES, rows));
+        let limit = Arc::new(sample::SampleLimit::new(UNIT_BYTES, rows));
         let mut source = source.clone();
         source.input.sample = Some(limit.clone());
         if !is_small(&source) {

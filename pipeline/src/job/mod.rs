@@ -62,7 +62,7 @@ use crate::units::Unit;
 pub async fn preprocess(plan: PreprocessPlan, observer: Arc<dyn Observer>) -> Result<Report, PipelineError> {
     let Environment { output, lease_period, stop, .. } = &plan.environment;
     let tally = Tally::default();
-    let lease = tally.told(stop.until(Lease::take(output, *lease_period, &observer)).await)?;
+    let lease = tally.told(stop.until(Lease::acquire(output, *lease_period, &observer)).await)?;
     let work = async {
         tokio::select! {
             done = run(&plan, &observer, &tally) => done,
@@ -247,12 +247,12 @@ async fn number_parts(plan: &PreprocessPlan, done: &mut HashMap<String, Done>) -
 }
 
 /// Takes over what earlier starts have counted.
-fn know_lines(plan: &PreprocessPlan, done: &HashMap<String, Done>) {
+fn set_first_rows(plan: &PreprocessPlan, done: &HashMap<String, Done>) {
     for source in &plan.sources {
         for (unit, (path, start)) in source.counted_parts(&source.units) {
             let first_row = done.get(&unit).and_then(|done| done.commit.first_row);
             if let (Some(lines), Some(first_row)) = (&source.input.lines, first_row) {
-                lines.know(&path, start, first_row);
+                lines.set_first_row(&path, start, first_row);
             }
         }
     }
@@ -322,7 +322,7 @@ async fn run_units(
     tally: &Tally,
 ) -> Result<(HashMap<String, Done>, Vec<OperatorReport>), PipelineError> {
     let mut done = committed(plan).await?;
-    know_lines(plan, &done);
+    set_first_rows(plan, &done);
     tally.is(done.len(), plan.unit_count());
     let mut watch = Watch::new(plan);
     watch.look(&done)?;

@@ -224,7 +224,7 @@ impl Write {
     /// The number of a unit's first row, where lines were counted for it.
     fn first_row(&self, unit: &str) -> Option<u64> {
         let (path, start) = self.parts.get(unit)?;
-        self.lines.as_ref()?.known(path, *start)
+        self.lines.as_ref()?.known_first_row(path, *start)
     }
 
     /// Puts a commit, and gives the one that counts: where one is there already, a process wrote it that died or was

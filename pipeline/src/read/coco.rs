@@ -43,7 +43,7 @@ enum Annotation {
 
 impl Annotation {
     /// The image and the caption, `None` without a caption; or what is wrong.
-    fn take(self) -> Result<Option<(String, String)>, String> {
+    fn into_caption(self) -> Result<Option<(String, String)>, String> {
         let (image_id, caption) = match self {
             Self::Fields { image_id, caption } => (image_id, caption),
             Self::Other(_) => return Err("an annotation is no object".to_owned()),

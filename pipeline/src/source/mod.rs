@@ -49,12 +49,12 @@ use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
 use crate::read::batch::PICTURE_ROWS;
 use crate::read::csv::Dialect;
-use crate::read::infer::{Extent, LOOK_BYTES, Looked};
+use crate::read::infer::{Extent, Inferred, SCAN_BYTES};
 use crate::read::parts::parts;
 use crate::read::place::MATCHED;
 use crate::read::table::{Found, IMAGES_NAMES, TEXTS_NAMES, Table};
 use crate::read::united::{Clash, United, repeated, wider};
-use crate::read::{Folder, Input, infer, ipc, parquet};
+use crate::read::{Input, PictureFolder, infer, ipc, parquet};
 use crate::row::columns::{
     ID, KIND, Kind, SINGLE_CAPTION, pictures_type, system_fields, texts_type, visible,
 };
@@ -164,19 +164,19 @@ pub(crate) async fn plan_columns(
     }
     match found {
         Err(PipelineError::NoColumn { name, column, available }) if source.is_cut => {
-            Err(PipelineError::NotMet { name, column, available, bytes: LOOK_BYTES })
+            Err(PipelineError::NotMet { name, column, available, bytes: SCAN_BYTES })
         }
         found => found.map(|()| source),
     }
 }
 
-fn folder(config: &SourceConfig, uri: &str, resolver: &dyn Resolver) -> Result<Folder, PipelineError> {
+fn folder(config: &SourceConfig, uri: &str, resolver: &dyn Resolver) -> Result<PictureFolder, PipelineError> {
     let (store, path) = resolver.resolve(uri).map_err(|source| PipelineError::Address {
         name: config.name.clone(),
         uri: uri.to_owned(),
         source,
     })?;
-    Ok(Folder { store, path })
+    Ok(PictureFolder { store, path })
 }
 
 /// What somebody wants of the columns of files.
@@ -214,7 +214,7 @@ pub(crate) async fn find(
     let others: Vec<InputFile> = others.into_iter().cloned().collect();
     let beside = others.iter().any(|file| matches!(file.format, Format::Tar | Format::Pictures));
     let looked = if others.is_empty() {
-        Looked::default()
+        Inferred::default()
     } else {
         let input = input.clone();
         let given = types.keys().cloned().collect();
@@ -384,7 +384,7 @@ impl SourcePlan {
             self.join.iter().flat_map(|join| join.own_keys()).map(str::to_owned).collect();
         self.table = Arc::new(Table::try_new(config, found, &keys)?);
         if let Some(column) = unknown.into_iter().find(|column| self.needs_type(column)) {
-            return Err(PipelineError::UnknownType { name: config.name.clone(), column, bytes: LOOK_BYTES });
+            return Err(PipelineError::UnknownType { name: config.name.clone(), column, bytes: SCAN_BYTES });
         }
         if let Some(join) = &self.join {
             join.check(&self.table)?;
