@@ -16,18 +16,18 @@ use crate::PipelineError;
 /// Rows of a batch, unless they are large.
 pub(crate) const TEXT_ROWS: usize = 512;
 
-/// The one place that makes sessions. Four settings keep DataFusion from moving rows between partitions or out of their
-/// order, and one takes column names as they are written.
-pub(crate) fn session(
-    batch_rows: usize,
-    pool: Option<Arc<dyn MemoryPool>>,
-) -> Result<SessionContext, PipelineError> {
-    make_session(SessionConfig::new().with_batch_size(batch_rows), pool)
+/// A session to make plans in.
+pub(crate) fn session(batch_rows: usize) -> Result<SessionContext, PipelineError> {
+    make_session(SessionConfig::new().with_batch_size(batch_rows), None)
 }
 
-/// A session to run plans in.
-pub(crate) fn run_session(memory: &Memory) -> Result<SessionContext, PipelineError> {
-    session(TEXT_ROWS, Some(memory.pool()))
+/// A session to run plans in. Their operators find `runtime` in it.
+pub(crate) fn run_session<R: Send + Sync + 'static>(
+    memory: &Memory,
+    runtime: Arc<R>,
+) -> Result<SessionContext, PipelineError> {
+    let config = SessionConfig::new().with_batch_size(TEXT_ROWS).with_extension(runtime);
+    make_session(config, Some(memory.pool()))
 }
 
 /// A session to sort in, with so much of the memory: a sort takes all it gets before it spills.
@@ -36,6 +36,8 @@ pub(crate) fn sort_session(memory: &Memory, bytes: usize) -> Result<SessionConte
     make_session(config, Some(memory.part(bytes)))
 }
 
+/// The one place that makes sessions. Four settings keep DataFusion from moving rows between partitions or out of their
+/// order, and one takes column names as they are written.
 fn make_session(
     config: SessionConfig,
     pool: Option<Arc<dyn MemoryPool>>,

@@ -12,7 +12,9 @@ use arrow::datatypes::SchemaRef;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::TaskContext;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricBuilder, MetricsSet, Time,
+};
 use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, SendableRecordBatchStream,
@@ -40,7 +42,25 @@ pub(crate) trait Operator: fmt::Debug + Send + Sync + 'static {
     }
 
     /// Its work on one partition.
-    fn start(&self) -> Box<dyn Work>;
+    ///
+    /// # Errors
+    ///
+    /// If the session lacks what the work needs.
+    fn start(&self, partition: &Partition<'_>) -> std::result::Result<Box<dyn Work>, PipelineError>;
+}
+
+/// A partition of a plan that runs.
+pub(crate) struct Partition<'a> {
+    pub(crate) task: &'a Arc<TaskContext>,
+    metrics: &'a ExecutionPlanMetricsSet,
+    number: usize,
+}
+
+impl Partition<'_> {
+    /// A measure of time beside that of the whole work.
+    pub(crate) fn time(&self, name: &'static str) -> Time {
+        MetricBuilder::new(self.metrics).subset_time(name, self.number)
+    }
 }
 
 /// The work on one partition. Blocks.
@@ -108,10 +128,12 @@ impl ExecutionPlan for StageExec {
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
         let consumer = MemoryConsumer::new(format!("{}[{partition}]", self.operator.name()));
+        let started = Partition { task: &context, metrics: &self.metrics, number: partition };
+        let work = self.operator.start(&started).map_err(PipelineError::into_plan)?;
         let input = self.input.execute(partition, context.clone())?;
         let run = Run {
             input: if self.operator.ahead() > 0 { ahead(input, self.operator.ahead()) } else { input },
-            work: Some(self.operator.start()),
+            work: Some(work),
             ready: VecDeque::new(),
             reservation: consumer.register(context.memory_pool()),
             metrics: BaselineMetrics::new(&self.metrics, partition),

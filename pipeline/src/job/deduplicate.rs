@@ -34,10 +34,11 @@ use crate::PipelineError;
 use crate::config::Shape;
 use crate::document::not_blank;
 use crate::engine::session::sort_session;
-use crate::engine::stage::{Operator, Work, ahead, stage};
+use crate::engine::stage::{Operator, Partition, Work, ahead, stage};
 use crate::host::threads::blocking;
 use crate::operators::deduplicate::{Duplicates, PLACE_BYTES, io_error};
 use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
+use crate::operators::runtime::Runtime;
 use crate::plan::PreprocessPlan;
 use crate::row::columns::{FILE, KIND, Kind, ROW, texts};
 use crate::source::{Columns, SourcePlan};
@@ -53,7 +54,6 @@ struct HashRows {
     seed: u64,
     shape: Shape,
     files: Arc<UnitFiles>,
-    pool: Arc<ThreadPool>,
 }
 
 /// The columns of hashes: the content's, then the place, all of which a copy differs in from the first.
@@ -83,13 +83,15 @@ impl Operator for HashRows {
         hash_schema()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Hashing { operator: self.clone(), rows: Vec::new() })
+    fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        let pool = Runtime::of(partition.task)?.pool.clone();
+        Ok(Box::new(Hashing { operator: self.clone(), pool, rows: Vec::new() }))
     }
 }
 
 struct Hashing {
     operator: HashRows,
+    pool: Arc<ThreadPool>,
     /// Hash, file and row.
     rows: Vec<([u64; 2], u32, u64)>,
 }
@@ -97,7 +99,7 @@ struct Hashing {
 impl Work for Hashing {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let kinds = batch[KIND].as_primitive::<UInt8Type>().values().clone();
-        self.rows.extend(self.operator.hashes(&batch)?);
+        self.rows.extend(self.operator.hashes(&batch, &self.pool)?);
         let ends = kinds.iter().any(|&kind| Kind::of(kind) == Kind::End);
         if self.rows.len() < HASH_ROWS && !ends || self.rows.is_empty() {
             return Ok(Vec::new());
@@ -122,9 +124,13 @@ impl Work for Hashing {
 }
 
 impl HashRows {
-    fn hashes(&self, batch: &RecordBatch) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
+    fn hashes(
+        &self,
+        batch: &RecordBatch,
+        pool: &ThreadPool,
+    ) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
         if self.shape == Shape::Text {
-            return self.text_hashes(batch);
+            return self.text_hashes(batch, pool);
         }
         let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
         // Rows are compared by what they say, not by what chance makes of it.
@@ -133,11 +139,15 @@ impl HashRows {
         let mut items = from_columns(batch, self.shape, &choice)?;
         items.retain(|item| item.kind == Kind::Row);
         let hash = |item: &Item| (content(item.parts.iter().map(part_bytes)), item.file, item.row);
-        Ok(self.pool.install(|| items.par_iter().map(hash).collect()))
+        Ok(pool.install(|| items.par_iter().map(hash).collect()))
     }
 
     /// The same for texts, which are hashed where they lie.
-    fn text_hashes(&self, batch: &RecordBatch) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
+    fn text_hashes(
+        &self,
+        batch: &RecordBatch,
+        pool: &ThreadPool,
+    ) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
         let Some(column) = texts(batch, "text")? else { return Ok(Vec::new()) };
         let files = batch[FILE].as_primitive::<UInt32Type>().values();
         let rows = batch[ROW].as_primitive::<UInt64Type>().values();
@@ -151,7 +161,7 @@ impl HashRows {
             is_text.then(|| (text(), files[row], rows[row]))
         };
         let all = (0..batch.num_rows()).into_par_iter();
-        Ok(self.pool.install(|| all.filter_map(|row| hash(&column, row)).collect()))
+        Ok(pool.install(|| all.filter_map(|row| hash(&column, row)).collect()))
     }
 }
 
@@ -181,7 +191,7 @@ fn content<'a>(parts: impl Iterator<Item = (u8, &'a [u8])>) -> [u64; 2] {
 
 /// Reads all sources and finds the copies among what is to be done: first what earlier versions hold is read, then that.
 pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineError> {
-    let context = plan.session()?.task_ctx();
+    let context = plan.runtime.session()?.task_ctx();
     let mut readers = Vec::new();
     for source in &plan.sources {
         add_readers(plan, source, &source.settled.units, &mut readers).await?;
@@ -195,8 +205,8 @@ pub(crate) async fn find(plan: &PreprocessPlan) -> Result<Duplicates, PipelineEr
     let rows = stream::iter(readers).map(open).flatten_unordered(plan.units_at_once());
     let rows = Box::pin(RecordBatchStreamAdapter::new(hash_schema(), rows));
     // A quarter together: the units that are read may hold a half, and a large row the last quarter.
-    let sixteenth = plan.memory.limit() / 16;
-    let session = |parts: usize| sort_session(&plan.memory, parts * sixteenth);
+    let sixteenth = plan.runtime.memory.limit() / 16;
+    let session = |parts: usize| sort_session(&plan.runtime.memory, parts * sixteenth);
     let sorted = sort(rows, &[0, 1, 2, 3, 4], session(3)?.task_ctx())?;
     let places = sort(copies(sorted, settled as u32), &PLACE, session(1)?.task_ctx())?;
     let units = plan.units().into_iter().map(|unit| unit.unit).collect();
@@ -272,7 +282,6 @@ async fn hashes(
         seed: plan.config.seed,
         shape: source.config.shape,
         files: source.files.clone(),
-        pool: plan.pool.clone(),
     };
     Ok(stage(operator, source.rows(units, Columns::Document).await?))
 }

@@ -10,18 +10,17 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use schemas::shard::{BATCH_ROWS, ShardWriter};
-use schemas::{Row, RowLayout, row_bytes};
+use schemas::{Row, RowLayout, Tokenizer, row_bytes};
 use serde::Serialize;
 
 use crate::PipelineError;
 use crate::document::pack::Packer;
 use crate::host::error::BoxError;
-use crate::host::observer::Silent;
 use crate::operators::documents::Documents;
+use crate::operators::runtime::Runtime;
 use crate::picture::codec::{CodecInfo, CodecMemory, ImageCodec, LatentBatch, RgbBatch};
 use crate::plan::PreprocessPlan;
-use crate::plan::physical::Tools;
-use crate::read::sample;
+use crate::read::{Input, sample};
 use crate::row::columns::Kind;
 use crate::source::SourcePlan;
 use crate::units::Unit;
@@ -111,24 +110,20 @@ impl PreprocessPlan {
     }
 
     async fn estimated(&self) -> Result<Estimate, PipelineError> {
-        let mut sketch = self.clone();
-        sketch.environment.codec = self
-            .environment
-            .codec
-            .as_ref()
-            .map(|codec| Arc::new(Blank(codec.clone())) as Arc<dyn ImageCodec>);
-        let tools = Tools {
-            tokenizer: self.some_tokenizer().await?,
-            duplicates: Arc::default(),
-            observer: Arc::new(Silent),
+        let tokenizer = self.some_tokenizer().await?;
+        let blank = |codec: &Arc<dyn ImageCodec>| Arc::new(Blank(codec.clone())) as Arc<dyn ImageCodec>;
+        let runtime = Runtime {
+            codec: self.environment.codec.as_ref().map(blank),
+            tokenizer: Some(tokenizer.clone()),
+            ..self.runtime.clone()
         };
         let mut sources = Vec::with_capacity(self.sources.len());
         for source in &self.sources {
             let mut sample = Sample::default();
             for unit in spread(source) {
-                sketch.sample(source, unit, &tools, &mut sample).await?;
+                self.sample(source, unit, &tokenizer, &runtime, &mut sample).await?;
             }
-            sources.push(self.extrapolate(source, sample, &self.layout(&tools.tokenizer)));
+            sources.push(self.extrapolate(source, sample, &self.layout(&tokenizer)));
         }
         let sum = |of: fn(&SourceEstimate) -> u64| sources.iter().map(of).sum();
         let (bytes, sampled_bytes) = (sum(|source| source.bytes), sum(|source| source.sampled_bytes));
@@ -152,25 +147,27 @@ impl PreprocessPlan {
         &self,
         source: &SourcePlan,
         unit: &Unit,
-        tools: &Tools,
+        tokenizer: &Tokenizer,
+        runtime: &Runtime,
         sample: &mut Sample,
     ) -> Result<(), PipelineError> {
         let rows = if source.config.shape.has_images() { PICTURE_ROWS } else { u64::MAX };
         let limit = Arc::new(sample::SampleLimit::new(UNIT_BYTES, rows));
-        let mut source = source.clone();
-        source.input.sample = Some(limit.clone());
-        if !is_small(&source) {
-            // What hangs on the numbers of lines is the same on average.
-            source.input.lines = None;
+        let mut input = Input { sample: Some(limit.clone()), ..source.input.clone() };
+        if !is_small(source) {
+            // Choices by the numbers of lines are the same on average.
+            input.lines = None;
         }
-        let layout = self.layout(&tools.tokenizer);
-        let plan = self.documents(&source, std::slice::from_ref(unit), tools).await?;
-        let mut batches = plan.execute(0, self.session()?.task_ctx())?;
+        let mut runtime = runtime.clone();
+        runtime.inputs.insert(source.config.name.clone(), input);
+        let layout = self.layout(tokenizer);
+        let plan = self.documents(source, std::slice::from_ref(unit), tokenizer).await?;
+        let mut batches = plan.execute(0, runtime.session()?.task_ctx())?;
         let mut packers = [0, 1].map(|_| Packer::new(layout, self.packing()));
         while let Some(batch) = batches.next().await.transpose()? {
             let documents = Documents::of(&batch);
             for row in 0..documents.len() {
-                sample.add(&documents, row, &source, &layout, &mut packers)?;
+                sample.add(&documents, row, source, &layout, &mut packers)?;
             }
         }
         for packer in &mut packers {

@@ -1,16 +1,12 @@
 //! What a job would run, as DataFusion's EXPLAIN shows it.
 
-use std::sync::Arc;
-
 use datafusion::physical_plan::displayable;
 use schemas::Tokenizer;
 
 use super::tokenizer_training;
 use crate::PipelineError;
 use crate::config::TrainTokenizer;
-use crate::host::observer::Silent;
 use crate::plan::PreprocessPlan;
-use crate::plan::physical::Tools;
 
 /// Text that a tokenizer learns from when it is only to give an idea of the job.
 const SKETCH_BYTES: u64 = 2 << 20;
@@ -27,14 +23,10 @@ impl PreprocessPlan {
     }
 
     async fn explained(&self) -> Result<String, PipelineError> {
-        let tools = Tools {
-            tokenizer: self.some_tokenizer().await?,
-            duplicates: Arc::default(),
-            observer: Arc::new(Silent),
-        };
+        let tokenizer = self.some_tokenizer().await?;
         let mut text = String::new();
         for source in &self.sources {
-            let plan = self.physical_plan(source, &source.units, &tools).await?;
+            let plan = self.physical_plan(source, &source.units, &tokenizer).await?;
             text.push_str(&format!("source {}\n{}", source.config.name, displayable(&*plan).indent(false)));
         }
         Ok(text)

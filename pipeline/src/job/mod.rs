@@ -41,9 +41,9 @@ use crate::job::limit::Limit;
 use crate::job::manifest::{Commits, compose};
 use crate::job::report::{OperatorReport, Report, RetryReport, operators};
 use crate::operators::deduplicate::Duplicates;
+use crate::operators::runtime::Runtime;
 use crate::operators::write::receipts;
 use crate::plan::identity::claim;
-use crate::plan::physical::Tools;
 use crate::plan::{Environment, PreprocessPlan};
 use crate::row::reject_table::{RejectLine, RejectTable};
 use crate::source::SourcePlan;
@@ -149,7 +149,7 @@ async fn run(
     report.reused_units = done.values().filter(|done| done.reused).count();
     report.retried = plan.environment.retry_rejects.then_some(retried);
     report.operators = operators;
-    report.peak_memory = plan.memory.peak() as u64;
+    report.peak_memory = plan.runtime.memory.peak() as u64;
     observer.event(Event::Finished);
     Ok(report)
 }
@@ -326,7 +326,6 @@ async fn run_units(
     tally.is(done.len(), plan.unit_count());
     let mut watch = Watch::new(plan);
     watch.look(&done)?;
-    let context = plan.session()?.task_ctx();
     let total = plan.unit_count();
     let duplicates = if plan.config.deduplicate && done.len() < total {
         deduplicate::find(plan).await?
@@ -334,9 +333,14 @@ async fn run_units(
         Duplicates::default()
     };
     let progress = Arc::new(Progress::new(plan, observer.clone()));
-    let observing: Arc<dyn Observer> = progress.clone();
-    let tools = Tools { tokenizer: tokenizer.clone(), duplicates: Arc::new(duplicates), observer: observing };
-    let (plans, pending) = pending(plan, &done, &tools).await?;
+    let runtime = Runtime {
+        observer: progress.clone(),
+        duplicates: Arc::new(duplicates),
+        tokenizer: Some(tokenizer.clone()),
+        ..plan.runtime.clone()
+    };
+    let context = runtime.session()?.task_ctx();
+    let (plans, pending) = pending(plan, &done, tokenizer).await?;
     let bytes = pending.iter().map(|(_, _, unit)| unit.bytes).sum();
     let version = plan.base.as_ref().map_or(1, |base| base.number + 1);
     observer.event(Event::Planned { version, units: total, reused: done.len(), bytes });
@@ -362,7 +366,7 @@ type Pending<'a> = (Arc<dyn ExecutionPlan>, usize, &'a Unit);
 async fn pending<'a>(
     plan: &'a PreprocessPlan,
     done: &HashMap<String, Done>,
-    tools: &Tools,
+    tokenizer: &Tokenizer,
 ) -> Result<(Vec<Arc<dyn ExecutionPlan>>, Vec<Pending<'a>>), PipelineError> {
     let (mut plans, mut places) = (Vec::new(), HashMap::new());
     for source in &plan.sources {
@@ -371,7 +375,7 @@ async fn pending<'a>(
         if units.is_empty() {
             continue;
         }
-        let physical = plan.physical_plan(source, &units, tools).await?;
+        let physical = plan.physical_plan(source, &units, tokenizer).await?;
         for (partition, unit) in units.into_iter().enumerate() {
             places.insert(unit.id, (physical.clone(), partition));
         }

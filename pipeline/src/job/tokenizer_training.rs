@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::SendableRecordBatchStream;
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::Tokenizer;
 
@@ -17,6 +17,7 @@ use crate::host::observer::{Event, Observer};
 use crate::host::threads::blocking;
 use crate::operators::items::{Choice, texts_from_columns};
 use crate::plan::PreprocessPlan;
+use crate::read::Input;
 use crate::source::{Columns, SourcePlan};
 use crate::storage::location::Location;
 
@@ -90,29 +91,31 @@ async fn learn(
     sample: &Spread,
 ) -> Result<(Tokenizer, u64), PipelineError> {
     let (mut units, mut number) = (Vec::new(), 0);
+    let mut runtime = plan.runtime.clone();
     for source in &plan.sources {
-        let mut source = source.clone();
         if sample.sketch || source.config.shape != Shape::Pair {
-            // Only which of several captions is taken hangs on the numbers of rows.
-            source.input.lines = None;
+            // Only the choice of one of several captions depends on the numbers of rows.
+            let input = Input { lines: None, ..source.input.clone() };
+            runtime.inputs.insert(source.config.name.clone(), input);
         }
         let physical = source.rows(&source.units, Columns::Texts).await?;
-        let source = Arc::new(source);
         for partition in 0..source.units.len() {
             if sample.includes(number) {
-                units.push((source.clone(), physical.clone(), partition));
+                units.push((source, physical.clone(), partition));
             }
             number += 1;
         }
     }
+    let context = runtime.session()?.task_ctx();
     let samples = stream::iter(units)
-        .map(|(source, physical, partition)| async move {
-            sample_unit(plan, &source, &physical, partition, sample.each).await
+        .map(|(source, physical, partition)| {
+            let rows = physical.execute(partition, context.clone());
+            async move { sample_unit(plan, source, rows?, sample.each).await }
         })
         .buffered(plan.units_at_once());
     let texts = samples.try_concat().await?;
     let bytes = texts.iter().map(String::len).sum::<usize>() as u64;
-    let pool = plan.pool.clone();
+    let pool = plan.runtime.pool.clone();
     let trained = blocking(move || {
         pool.install(|| crate::job::bpe::train(&texts, settings.vocabulary)).map_err(failed)
     })
@@ -124,12 +127,9 @@ async fn learn(
 async fn sample_unit(
     plan: &PreprocessPlan,
     source: &SourcePlan,
-    physical: &Arc<dyn ExecutionPlan>,
-    partition: usize,
+    mut batches: SendableRecordBatchStream,
     each: u64,
 ) -> Result<Vec<String>, PipelineError> {
-    let context = plan.session()?.task_ctx();
-    let mut batches = physical.execute(partition, context)?;
     let (mut texts, mut bytes) = (Vec::new(), 0);
     let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
     let captioning = source.captioning();

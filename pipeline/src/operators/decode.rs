@@ -11,7 +11,7 @@ use super::items::{Captioning, Choice, Item, Part, from_columns, item_schema, to
 use crate::PipelineError;
 use crate::config::Shape;
 use crate::engine::memory::Share;
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::picture::PictureRules;
 use crate::row::columns::Kind;
 use crate::row::reject::Reject;
@@ -47,8 +47,8 @@ impl Operator for Decode {
         item_schema()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(self.clone())
+    fn start(&self, _: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(self.clone()))
     }
 }
 

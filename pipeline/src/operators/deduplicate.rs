@@ -11,8 +11,9 @@ use arrow::datatypes::{SchemaRef, UInt8Type, UInt32Type, UInt64Type};
 
 use datafusion::error::DataFusionError;
 
+use super::runtime::Runtime;
 use crate::PipelineError;
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::row::columns::{FILE, KIND, Kind, ROW, UNIT};
 use crate::storage::disk::read_at;
 
@@ -94,7 +95,6 @@ impl UnitDuplicates {
 #[derive(Clone, Debug)]
 pub(crate) struct Deduplicate {
     pub(crate) schema: SchemaRef,
-    pub(crate) duplicates: Arc<Duplicates>,
 }
 
 impl Operator for Deduplicate {
@@ -110,33 +110,36 @@ impl Operator for Deduplicate {
         self.schema.clone()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Deduplicating { operator: self.clone(), copies: UnitDuplicates::default() })
+    fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        let duplicates = Runtime::of(partition.task)?.duplicates.clone();
+        let schema = self.schema.clone();
+        Ok(Box::new(Deduplicating { schema, duplicates, copies: UnitDuplicates::default() }))
     }
 }
 
 struct Deduplicating {
-    operator: Deduplicate,
+    schema: SchemaRef,
+    duplicates: Arc<Duplicates>,
     /// The copies of the unit that is read.
     copies: UnitDuplicates,
 }
 
 impl Work for Deduplicating {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
-        let Self { operator, copies } = self;
+        let Self { schema, duplicates, copies } = self;
         let units = batch[UNIT].as_string::<i32>();
         let files = batch[FILE].as_primitive::<UInt32Type>().values();
         let rows = batch[ROW].as_primitive::<UInt64Type>().values();
         let mut kinds = batch[KIND].as_primitive::<UInt8Type>().values().to_vec();
         for (row, kind) in kinds.iter_mut().enumerate().filter(|(_, kind)| Kind::of(**kind) == Kind::Row) {
-            if operator.duplicates.contains(copies, units.value(row), files[row], rows[row])? {
+            if duplicates.contains(copies, units.value(row), files[row], rows[row])? {
                 *kind = Kind::Duplicate as u8;
             }
         }
         let place = batch.schema().index_of(KIND)?;
         let mut columns = batch.columns().to_vec();
         columns[place] = Arc::new(UInt8Array::from(kinds));
-        Ok(vec![RecordBatch::try_new(operator.schema.clone(), columns)?])
+        Ok(vec![RecordBatch::try_new(schema.clone(), columns)?])
     }
 }
 

@@ -17,7 +17,7 @@ use super::items::{Item, Part, from_batch, item_schema, to_batch};
 use crate::PipelineError;
 use crate::config::LatentKind;
 use crate::document::latent;
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::picture::codec::{ImageCodec, LatentBatch, RgbBatch};
 use crate::row::columns::Kind;
 use crate::row::reject::Reject;
@@ -61,8 +61,8 @@ impl Operator for Encode {
         1
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Encoding { operator: self.clone(), waiting: VecDeque::new(), pictures: 0, held: 0 })
+    fn start(&self, _: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(Encoding { operator: self.clone(), waiting: VecDeque::new(), pictures: 0, held: 0 }))
     }
 }
 
@@ -218,7 +218,7 @@ mod tests {
             device: Arc::default(),
             pool,
         };
-        let mut work = encode.start();
+        let mut work = Encoding { operator: encode, waiting: VecDeque::new(), pictures: 0, held: 0 };
         let picture = |value: u8| Part::Image(vec![value; 8 * 8 * 3]);
         let text = || Part::Text("t".to_owned());
         let mut push = |items: &[Item]| work.push(to_batch(items).expect("a batch")).expect("works");

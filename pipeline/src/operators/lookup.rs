@@ -18,10 +18,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::TryStreamExt;
 use tokio::runtime::Handle;
 
+use super::runtime::Runtime;
 use crate::PipelineError;
-use crate::engine::memory::Memory;
-use crate::engine::session::run_session;
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 
 /// Looks rows up.
 #[derive(Clone)]
@@ -35,10 +34,9 @@ pub(crate) struct Lookup {
     floats: [Vec<bool>; 2],
     /// The table in one partition: as many columns of keys, then those that are asked for.
     pub(crate) table: Arc<dyn ExecutionPlan>,
-    pub(crate) memory: Arc<Memory>,
-    pub(crate) handle: Handle,
     /// The columns of the source, then those of the table.
     schema: SchemaRef,
+    /// Of this process, for all partitions.
     loaded: Arc<Mutex<Option<Arc<Loaded>>>>,
 }
 
@@ -63,31 +61,29 @@ impl Lookup {
         (own, source): (Vec<Arc<dyn PhysicalExpr>>, SchemaRef),
         floats: [Vec<bool>; 2],
         table: Arc<dyn ExecutionPlan>,
-        memory: Arc<Memory>,
-        handle: Handle,
     ) -> Self {
         let given = table.schema();
         let further =
             given.fields()[own.len()..].iter().map(|field| field.as_ref().clone().with_nullable(true));
         let fields = source.fields().iter().map(|field| field.as_ref().clone()).chain(further);
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
-        Self { name, keys, own, floats, table, memory, handle, schema, loaded: Arc::default() }
+        Self { name, keys, own, floats, table, schema, loaded: Arc::default() }
     }
 
     /// The table, which whoever comes first loads. Blocks.
-    fn table(&self) -> Result<Arc<Loaded>, PipelineError> {
+    fn table(&self, runtime: &Runtime) -> Result<Arc<Loaded>, PipelineError> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = &*loaded {
             return Ok(table.clone());
         }
-        let table = Arc::new(self.handle.block_on(self.load())?);
+        let table = Arc::new(Handle::current().block_on(self.load(runtime))?);
         *loaded = Some(table.clone());
         Ok(table)
     }
 
-    async fn load(&self) -> Result<Loaded, PipelineError> {
-        let context = run_session(&self.memory)?.task_ctx();
-        let memory = MemoryConsumer::new("LookupExec").register(&self.memory.pool());
+    async fn load(&self, runtime: &Runtime) -> Result<Loaded, PipelineError> {
+        let context = runtime.session()?.task_ctx();
+        let memory = MemoryConsumer::new("LookupExec").register(&runtime.memory.pool());
         let mut stream = self.table.execute(0, context)?;
         let (mut batches, mut places, mut row) = (Vec::new(), HashMap::new(), 0);
         while let Some(batch) = stream.try_next().await? {
@@ -152,23 +148,30 @@ impl Operator for Lookup {
         self.schema.clone()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(self.clone())
+    fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(LookingUp { operator: self.clone(), runtime: Runtime::of(partition.task)? }))
     }
 }
 
-impl Work for Lookup {
+struct LookingUp {
+    operator: Lookup,
+    runtime: Arc<Runtime>,
+}
+
+impl Work for LookingUp {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
-        let table = self.table()?;
-        let own = self.own.iter().map(|key| key.evaluate(&batch)?.into_array(batch.num_rows()));
+        let Self { operator, runtime } = self;
+        let table = operator.table(runtime)?;
+        let own = operator.own.iter().map(|key| key.evaluate(&batch)?.into_array(batch.num_rows()));
         let own = own.collect::<datafusion::error::Result<Vec<_>>>()?;
         let own: Vec<&StringArray> = own.iter().map(|key| key.as_string::<i32>()).collect();
-        let place = |row| key_of(&own, &self.floats[0], row).and_then(|key| table.places.get(&key).copied());
+        let place =
+            |row| key_of(&own, &operator.floats[0], row).and_then(|key| table.places.get(&key).copied());
         let places: UInt32Array = (0..batch.num_rows()).map(place).collect();
         let mut columns = batch.columns().to_vec();
         for column in table.rows.columns() {
             columns.push(take(column, &places, None)?);
         }
-        Ok(vec![RecordBatch::try_new(self.schema.clone(), columns)?])
+        Ok(vec![RecordBatch::try_new(operator.schema.clone(), columns)?])
     }
 }

@@ -29,6 +29,7 @@ pub(crate) mod items;
 pub(crate) mod lookup;
 pub(crate) mod pack;
 pub(crate) mod picture_rows;
+pub(crate) mod runtime;
 pub(crate) mod sql;
 pub(crate) mod tokenize;
 pub(crate) mod unit_read;

@@ -11,10 +11,11 @@ use schemas::shard::BATCH_ROWS;
 use schemas::{Modality, Row, RowLayout, SourceStatistics, Span, encode_rows, row_bytes, shard_schema};
 
 use super::documents::Documents;
+use super::runtime::Runtime;
 use crate::PipelineError;
 use crate::config::Shape;
 use crate::document::pack::{Packer, Packing as Filling};
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::host::error::BoxError;
 use crate::host::observer::{Event, Observer};
 use crate::row::columns::Kind;
@@ -50,7 +51,7 @@ pub(crate) fn packed_schema(layout: &RowLayout) -> SchemaRef {
 }
 
 /// Packs a source.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Pack {
     pub(crate) source: u16,
     pub(crate) name: String,
@@ -58,13 +59,6 @@ pub(crate) struct Pack {
     pub(crate) layout: RowLayout,
     pub(crate) packing: Filling,
     pub(crate) files: Arc<UnitFiles>,
-    pub(crate) observer: Arc<dyn Observer>,
-}
-
-impl std::fmt::Debug for Pack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pack").field("name", &self.name).finish_non_exhaustive()
-    }
 }
 
 impl Operator for Pack {
@@ -85,13 +79,15 @@ impl Operator for Pack {
         1
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Packing { operator: self.clone(), unit: None })
+    fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        let observer = Runtime::of(partition.task)?.observer.clone();
+        Ok(Box::new(Packing { operator: self.clone(), observer, unit: None }))
     }
 }
 
 struct Packing {
     operator: Pack,
+    observer: Arc<dyn Observer>,
     unit: Option<UnitState>,
 }
 
@@ -119,7 +115,7 @@ impl Work for Packing {
             progress.count(&documents, row, &self.operator.layout);
             self.take(&documents, row, &mut ready)?;
         }
-        self.operator.observer.event(progress.into());
+        self.observer.event(progress.into());
         Ok(ready)
     }
 

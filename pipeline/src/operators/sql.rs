@@ -23,7 +23,7 @@ use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
 
 use crate::PipelineError;
-use crate::engine::stage::{Operator, Work, stage};
+use crate::engine::stage::{Operator, Partition, Work, stage};
 use crate::host::error::root_cause;
 use crate::row::columns::{DETAIL, KIND, Kind, REASON, is_own, texts};
 use crate::row::reject::{RejectReason, excerpt};
@@ -86,8 +86,8 @@ impl Operator for Where {
         self.schema.clone()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Filtering { operator: self.clone() })
+    fn start(&self, _: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(Filtering { operator: self.clone() }))
     }
 }
 
@@ -151,8 +151,8 @@ impl Operator for Select {
         self.schema.clone()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Selecting { operator: self.clone(), computed: 0 })
+    fn start(&self, _: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(Selecting { operator: self.clone(), computed: 0 }))
     }
 }
 

@@ -20,7 +20,7 @@ use super::items::{Item, Part, first_text, from_batch};
 use crate::PipelineError;
 use crate::config::Shape;
 use crate::document::{Composer, Document, Origin, Part as DocumentPart, not_blank};
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::row::columns::{FILE, KIND, Kind, ROW, UNIT, texts};
 use crate::row::reject::{Reject, RejectReason, excerpt};
 use crate::units::UnitFiles;
@@ -59,8 +59,8 @@ impl Operator for Tokenize {
         document_schema()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Tokenizing { operator: self.clone(), texts: None })
+    fn start(&self, _: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(Tokenizing { operator: self.clone(), texts: None }))
     }
 }
 

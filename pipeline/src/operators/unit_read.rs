@@ -15,9 +15,10 @@ use datafusion::execution::memory_pool::MemoryConsumer;
 use object_store::path::Path;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use super::runtime::Runtime;
 use crate::PipelineError;
 use crate::config::Format;
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::host::threads;
 use crate::read::ahead::{AHEAD_BYTES, Ahead};
 use crate::read::batch::{BATCH_BYTES, Target};
@@ -145,9 +146,9 @@ fn files(files: &StructArray) -> PlanResult<Vec<Described>> {
 /// Reads units. A reader calls whoever wants its rows, so it has a thread of its own that is one batch ahead.
 #[derive(Clone, Debug)]
 pub(crate) struct UnitRead {
+    /// Name of the source, whose input the runtime has.
     pub(crate) source: String,
     pub(crate) table: Arc<Table>,
-    pub(crate) store: Input,
     /// The columns of `table` that are asked for.
     pub(crate) schema: SchemaRef,
 }
@@ -172,13 +173,15 @@ impl Operator for UnitRead {
         self.schema.clone()
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Readers { operator: self.clone(), running: None })
+    fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        let input = Runtime::of(partition.task)?.input(&self.source)?.clone();
+        Ok(Box::new(Readers { operator: self.clone(), input, running: None }))
     }
 }
 
 struct Readers {
     operator: UnitRead,
+    input: Input,
     running: Option<Running>,
 }
 
@@ -191,7 +194,7 @@ impl Work for Readers {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let units = units(&batch)?;
         let (sender, batches) = channel(1);
-        let reading = Reading { operator: self.operator.clone(), sender };
+        let reading = Reading { operator: self.operator.clone(), input: self.input.clone(), sender };
         let reader = threads::spawn(move || reading.units(units))?;
         self.running = Some(Running { batches, reader });
         Ok(Vec::new())
@@ -217,6 +220,7 @@ impl Work for Readers {
 
 struct Reading {
     operator: UnitRead,
+    input: Input,
     sender: Sender<RecordBatch>,
 }
 
@@ -232,8 +236,8 @@ impl Reading {
 
     fn unit(&self, unit: &str, files: &[Described]) -> Result<bool, PipelineError> {
         let Some(last) = files.last() else { return Ok(true) };
-        let UnitRead { table, schema, store, .. } = &self.operator;
-        let input = store.of_unit(unit, table.wants_images(schema))?;
+        let UnitRead { table, schema, .. } = &self.operator;
+        let input = self.input.of_unit(unit, table.wants_images(schema))?;
         let budget = input.memory.budget("files that are fetched", AHEAD_BYTES)?;
         let wanted = |described: &Described| described.only.as_ref().is_none_or(|only| !only.is_empty());
         // Of a sample nobody knows how many files it needs.
@@ -265,7 +269,7 @@ impl Reading {
             schema: self.operator.schema.clone(),
             unit: unit.to_owned(),
             file: index as u32,
-            folder: self.operator.store.folder_of(&described.file),
+            folder: self.input.folder_of(&described.file),
             only: described.only.clone(),
         }
     }

@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use super::pack::Content;
 use crate::PipelineError;
-use crate::engine::stage::{Operator, Work};
+use crate::engine::stage::{Operator, Partition, Work};
 use crate::host::stop::Stop;
 use crate::read::lines::Lines;
 use crate::row::reject_table::{RejectWriter, table_name};
@@ -81,13 +81,13 @@ impl Operator for Write {
         1
     }
 
-    fn start(&self) -> Box<dyn Work> {
-        Box::new(Writing {
+    fn start(&self, _: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
+        Ok(Box::new(Writing {
             operator: self.clone(),
             open: [None, None],
             shards: Default::default(),
             rejects: None,
-        })
+        }))
     }
 }
 

@@ -12,10 +12,8 @@ mod settle;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use datafusion::prelude::SessionContext;
-use rayon::ThreadPool;
 use schemas::{RowLayout, Tokenizer, Vocabulary};
 use serde_json::Value;
 
@@ -25,8 +23,9 @@ use crate::PipelineError;
 use crate::config::{Filling, PreprocessConfig};
 use crate::document::pack::Packing;
 use crate::engine::memory::Memory;
-use crate::engine::session::{run_session, thread_pool};
+use crate::engine::session::thread_pool;
 use crate::host::passed_over::PassedOver;
+use crate::operators::runtime::Runtime;
 use crate::picture::codec::ImageCodec;
 use crate::plan::identity::{check_same, portable_config};
 use crate::plan::settle::settle;
@@ -45,11 +44,9 @@ pub struct PreprocessPlan {
     pub(crate) sources: Vec<SourcePlan>,
     /// The tokenizer, unless it is to be trained.
     pub(crate) tokenizer: Option<Tokenizer>,
-    pub(crate) pool: Arc<ThreadPool>,
-    /// Shared by everything that the job reads and does.
-    pub(crate) memory: Arc<Memory>,
-    /// Held by the unit whose pictures are encoded.
-    pub(crate) device: Arc<Mutex<()>>,
+    /// What its plans find where they run; whoever runs one adds what comes later: a tokenizer, copies, who is told of
+    /// progress.
+    pub(crate) runtime: Runtime,
     /// What makes the dataset this one.
     pub(crate) portable: Value,
     /// The version that is built on.
@@ -101,15 +98,18 @@ impl PreprocessPlan {
             Some(uri) => Some(open_tokenizer(uri, &config.tokenizer, &*environment.resolver).await?),
             None => None,
         };
-        let pool = thread_pool(environment.threads)?;
-        let memory = Arc::new(Memory::new(usize::try_from(config.memory_bytes).unwrap_or(usize::MAX)));
+        let memory = Memory::new(usize::try_from(config.memory_bytes).unwrap_or(usize::MAX));
+        let runtime = Runtime {
+            codec: environment.codec.clone(),
+            outputs: Some(outputs(&environment.output)),
+            ..Runtime::new(memory, thread_pool(environment.threads)?, environment.stop.clone())
+        };
         let mut sources = Vec::with_capacity(config.sources.len());
         for (index, source) in config.sources.iter().enumerate() {
             let planning = Planning {
-                memory: &memory,
+                runtime: &runtime,
                 resolver: &*environment.resolver,
                 output: Some(&environment.output),
-                stop: &environment.stop,
             };
             sources.push(plan_columns(index as u16, source, planning).await?);
         }
@@ -123,9 +123,7 @@ impl PreprocessPlan {
             environment,
             sources,
             tokenizer,
-            pool,
-            memory,
-            device: Arc::default(),
+            runtime,
             portable,
             base,
             retries: Arc::default(),
@@ -133,6 +131,7 @@ impl PreprocessPlan {
         };
         plan.settle()?;
         plan.plan_units().await?;
+        plan.runtime.inputs = plan.sources.iter().flat_map(SourcePlan::inputs).collect();
         Ok(plan)
     }
 
@@ -246,11 +245,6 @@ impl PreprocessPlan {
             .collect()
     }
 
-    /// A session to run plans of this job in.
-    pub(crate) fn session(&self) -> Result<SessionContext, PipelineError> {
-        run_session(&self.memory)
-    }
-
     pub(crate) fn layout(&self, tokenizer: &Tokenizer) -> RowLayout {
         let vocabulary = Vocabulary::text(tokenizer.vocabulary_size());
         RowLayout { context: self.config.context, patch: self.patch(), vocabulary }
@@ -266,7 +260,7 @@ impl PreprocessPlan {
 
     /// The dataset and its validation dataset.
     pub(crate) fn outputs(&self) -> [Location; SPLITS] {
-        [self.environment.output.clone(), self.environment.output.child("validation")]
+        outputs(&self.environment.output)
     }
 
     pub(crate) fn packing(&self) -> Packing {
@@ -275,4 +269,8 @@ impl PreprocessPlan {
             Filling::Sequence => Packing::Sequence,
         }
     }
+}
+
+fn outputs(output: &Location) -> [Location; SPLITS] {
+    [output.clone(), output.child("validation")]
 }

@@ -11,8 +11,7 @@ use crate::PipelineError;
 use crate::config::LatentKind;
 use crate::document::Composer;
 use crate::engine::stage::stage;
-use crate::host::observer::Observer;
-use crate::operators::deduplicate::{Deduplicate, Duplicates};
+use crate::operators::deduplicate::Deduplicate;
 use crate::operators::encode::Encode;
 use crate::operators::pack::Pack;
 use crate::operators::tokenize::Tokenize;
@@ -21,18 +20,11 @@ use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS};
 use crate::source::{Columns, SourcePlan};
 use crate::units::Unit;
 
-/// What all sources of a job share while it runs.
-pub(crate) struct Tools {
-    pub(crate) tokenizer: Tokenizer,
-    pub(crate) duplicates: Arc<Duplicates>,
-    pub(crate) observer: Arc<dyn Observer>,
-}
-
 impl PreprocessPlan {
     /// Units that may run at a time, within the cores and the memory.
     pub(crate) fn units_at_once(&self) -> usize {
         let bytes = self.sources.iter().map(|source| self.unit_bytes(source)).max().unwrap_or(0);
-        self.memory.units(bytes, self.environment.threads)
+        self.runtime.memory.units(bytes, self.environment.threads)
     }
 
     /// About the memory that a unit of this source holds at most.
@@ -93,22 +85,21 @@ impl PreprocessPlan {
         &self,
         source: &SourcePlan,
         units: &[Unit],
-        tools: &Tools,
+        tokenizer: &Tokenizer,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-        let documents = self.documents(source, units, tools).await?;
+        let documents = self.documents(source, units, tokenizer).await?;
         let pack = Pack {
             source: source.index,
             name: source.config.name.clone(),
             shape: source.config.shape,
-            layout: self.layout(&tools.tokenizer),
+            layout: self.layout(tokenizer),
             packing: self.packing(),
             files: source.files.clone(),
-            observer: tools.observer.clone(),
         };
         let write = Write {
             source: source.index,
             outputs: self.outputs(),
-            metadata: self.metadata(&tools.tokenizer),
+            metadata: self.metadata(tokenizer),
             compression: self.config.compression,
             shard_bytes: self.config.shard_bytes,
             files: source.files.clone(),
@@ -126,19 +117,18 @@ impl PreprocessPlan {
         &self,
         source: &SourcePlan,
         units: &[Unit],
-        tools: &Tools,
+        tokenizer: &Tokenizer,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let (seed, name) = (self.config.seed, &source.config.name);
         let mut plan = source.rows(units, Columns::Document).await?;
         if self.config.deduplicate {
-            let deduplicate = Deduplicate { schema: plan.schema(), duplicates: tools.duplicates.clone() };
-            plan = stage(deduplicate, plan);
+            plan = stage(Deduplicate { schema: plan.schema() }, plan);
         }
         if source.config.shape.has_images()
             && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
         {
             let rules = self.config.pictures.rules(config.size);
-            plan = stage(source.decode(rules, seed, self.pool.clone()), plan);
+            plan = stage(source.decode(rules, seed, self.runtime.pool.clone()), plan);
             let encode = Encode {
                 codec: codec.clone(),
                 size: config.size,
@@ -147,8 +137,8 @@ impl PreprocessPlan {
                 seed,
                 source: name.clone(),
                 files: source.files.clone(),
-                device: self.device.clone(),
-                pool: self.pool.clone(),
+                device: self.runtime.device.clone(),
+                pool: self.runtime.pool.clone(),
             };
             plan = stage(encode, plan);
         }
@@ -158,9 +148,9 @@ impl PreprocessPlan {
             shape: source.config.shape,
             weight: source.config.weight,
             validation: self.config.split.validation,
-            composer: self.composer(&tools.tokenizer),
+            composer: self.composer(tokenizer),
             files: source.files.clone(),
-            pool: self.pool.clone(),
+            pool: self.runtime.pool.clone(),
         };
         Ok(stage(tokenize, plan))
     }

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
 use datafusion::error::DataFusionError;
+use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, cast, lit};
 use datafusion::physical_expr::expressions::{col, try_cast};
 use datafusion::physical_plan::ExecutionPlan;
@@ -28,6 +29,7 @@ use crate::engine::stage::stage;
 use crate::host::error::root_cause;
 use crate::host::passed_over::PassedOver;
 use crate::operators::lookup::{Lookup, key_of};
+use crate::operators::runtime::Runtime;
 use crate::operators::unit_read::describe;
 use crate::read::csv::Dialect;
 use crate::read::infer::Extent;
@@ -65,7 +67,7 @@ impl Join {
         planning: Planning<'_>,
     ) -> Result<Self, PipelineError> {
         let listed = SourceConfig {
-            name: format!("{}.join", source.name),
+            name: input_name(&source.name),
             uri: config.uri.clone(),
             format: config.format,
             ..SourceConfig::default()
@@ -80,8 +82,8 @@ impl Join {
             return Err(wrong(what, "tables are JSON lines, CSV, Parquet and Arrow files"));
         }
         let input = Input {
-            memory: planning.memory.clone(),
-            stop: planning.stop.clone(),
+            memory: planning.runtime.memory.clone(),
+            stop: planning.runtime.stop.clone(),
             dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
             ..Input::new(listing.store.clone(), TextSplit::File)
         };
@@ -116,8 +118,14 @@ impl Join {
             fingerprint: String::new(),
         };
         join.fingerprint = join.checksum().await?;
-        join.check_rows().await?;
+        let runtime = Runtime { inputs: std::iter::once(join.input()).collect(), ..planning.runtime.clone() };
+        join.check_rows(runtime.session()?.task_ctx()).await?;
         Ok(join)
+    }
+
+    /// How its files are read, and the name that operators know that by.
+    pub(crate) fn input(&self) -> (String, Input) {
+        (input_name(&self.source), self.input.clone())
     }
 
     fn wrong(&self, what: String, hint: &'static str) -> PipelineError {
@@ -175,10 +183,9 @@ impl Join {
     }
 
     async fn rows(&self) -> Result<DataFrame, PipelineError> {
-        let context = session(TEXT_ROWS, None)?;
+        let context = session(TEXT_ROWS)?;
         let descriptions = vec![vec![self.description.clone()]];
-        let table =
-            SourceTable::new(self.source.clone(), self.table.clone(), self.input.clone(), descriptions);
+        let table = SourceTable::new(input_name(&self.source), self.table.clone(), descriptions);
         context.register_table("joined", Arc::new(table))?;
         Ok(context.table("joined").await?)
     }
@@ -197,10 +204,10 @@ impl Join {
     }
 
     /// Sees that every row can be used and that no key is there twice.
-    async fn check_rows(&self) -> Result<(), PipelineError> {
+    async fn check_rows(&self, context: Arc<TaskContext>) -> Result<(), PipelineError> {
         let own = [FILE, ROW, KIND, REASON, DETAIL].map(ident);
         let frame = self.rows().await?.select([own.to_vec(), self.keys()].concat())?;
-        let mut batches = frame.execute_stream().await?;
+        let mut batches = frame.create_physical_plan().await?.execute(0, context)?;
         let mut seen = HashSet::new();
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| self.unreadable(error))?;
@@ -272,9 +279,13 @@ impl Join {
         let named = (self.name().to_owned(), self.own_keys().map(str::to_owned).collect());
         let own_floats = self.own_keys().map(|key| right.field_with_name(key).is_ok_and(is_float)).collect();
         let floats = [own_floats, self.floats()];
-        let (memory, handle) = (self.input.memory.clone(), self.input.handle.clone());
-        Ok(stage(Lookup::new(named, (own, right.clone()), floats, table, memory, handle), source))
+        Ok(stage(Lookup::new(named, (own, right.clone()), floats, table), source))
     }
+}
+
+/// No source has a name with a dot.
+fn input_name(source: &str) -> String {
+    format!("{source}.join")
 }
 
 fn is_float(field: &Field) -> bool {

@@ -35,15 +35,14 @@ use serde_json::Value;
 
 use crate::PipelineError;
 use crate::config::{ColumnType, Format, Shape, SourceConfig};
-use crate::engine::memory::Memory;
 use crate::engine::session::{TEXT_ROWS, session};
 use crate::engine::stage::stage;
 use crate::host::passed_over::PassedOver;
-use crate::host::stop::Stop;
 use crate::host::threads::blocking;
 use crate::operators::decode::Decode;
 use crate::operators::items::Captioning;
 use crate::operators::picture_rows::PictureRowsExec;
+use crate::operators::runtime::Runtime;
 use crate::operators::sql::row_by_row;
 use crate::operators::unit_read::{UnitRead, describe, description_schema};
 use crate::picture::PictureRules;
@@ -97,12 +96,11 @@ pub(crate) struct Settled {
 /// What sources are planned with.
 #[derive(Clone, Copy)]
 pub(crate) struct Planning<'a> {
-    /// Shared by all that the job reads.
-    pub(crate) memory: &'a Arc<Memory>,
+    /// Of the process that plans, still without inputs.
+    pub(crate) runtime: &'a Runtime,
     pub(crate) resolver: &'a dyn Resolver,
     /// Where the job writes, if it writes.
     pub(crate) output: Option<&'a Location>,
-    pub(crate) stop: &'a Stop,
 }
 
 /// Lists a source, finds its columns and its units.
@@ -124,11 +122,11 @@ pub(crate) async fn plan_columns(
     config: &SourceConfig,
     planning: Planning<'_>,
 ) -> Result<SourcePlan, PipelineError> {
-    let Planning { memory, resolver, output, stop } = planning;
+    let Planning { runtime, resolver, output } = planning;
     let listing = list(config, resolver, output).await?;
     let mut input = Input {
-        memory: memory.clone(),
-        stop: stop.clone(),
+        memory: runtime.memory.clone(),
+        stop: runtime.stop.clone(),
         dialect: Dialect::of(config.delimiter.as_deref(), config.quote.as_deref()),
         ..Input::new(listing.store.clone(), config.document)
     };
@@ -360,6 +358,12 @@ impl SourcePlan {
         self.listing.passed.iter().chain(self.join.iter().flat_map(|join| join.passed_over()))
     }
 
+    /// How its files and those of its joined table are read, by the names that operators know them by.
+    pub(crate) fn inputs(&self) -> impl Iterator<Item = (String, Input)> {
+        let own = (self.config.name.clone(), self.input.clone());
+        std::iter::once(own).chain(self.join.iter().map(|join| join.input()))
+    }
+
     /// Makes the names of the files of all units known, once these have their own names.
     pub(crate) fn name_files(&mut self) {
         self.files = Arc::new(UnitFiles::new(self.settled.units.iter().chain(&self.units), &self.listing));
@@ -496,7 +500,7 @@ impl SourcePlan {
         columns: Columns,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let images = self.config.shape.has_images() && columns == Columns::Document;
-        let context = session(if images { PICTURE_ROWS } else { TEXT_ROWS }, None)?;
+        let context = session(if images { PICTURE_ROWS } else { TEXT_ROWS })?;
         let descriptions = units
             .iter()
             .map(|unit| describe(unit, &self.listing.files).map(|batch| vec![batch]))
@@ -509,8 +513,8 @@ impl SourcePlan {
         let wanted = self.wanted(&context, columns).await?;
         self.check_united(filter.iter().chain(&wanted))?;
         context.deregister_table("source")?;
-        let (name, table, input) = (self.config.name.clone(), self.table.clone(), self.input.clone());
-        let provider = SourceTable::new(name, table, input, descriptions).joined(self.join.clone());
+        let (name, table) = (self.config.name.clone(), self.table.clone());
+        let provider = SourceTable::new(name, table, descriptions).joined(self.join.clone());
         context.register_table("source", Arc::new(provider))?;
         let mut frame = context.table("source").await?;
         if let Some(condition) = filter {
@@ -681,24 +685,19 @@ fn filter_as_it_comes(
 /// A source as a table that DataFusion can plan over.
 #[derive(Debug)]
 pub(crate) struct SourceTable {
+    /// The name of its input in the runtime.
     source: String,
     table: Arc<Table>,
     join: Option<Arc<Join>>,
     schema: SchemaRef,
-    input: Input,
     descriptions: Vec<Vec<RecordBatch>>,
 }
 
 impl SourceTable {
     /// The files that are described, a partition for each description.
-    pub(crate) fn new(
-        source: String,
-        table: Arc<Table>,
-        input: Input,
-        descriptions: Vec<Vec<RecordBatch>>,
-    ) -> Self {
+    pub(crate) fn new(source: String, table: Arc<Table>, descriptions: Vec<Vec<RecordBatch>>) -> Self {
         let schema = table.schema.clone();
-        Self { source, table, join: None, schema, input, descriptions }
+        Self { source, table, join: None, schema, descriptions }
     }
 
     /// The same with the columns of a joined table.
@@ -711,8 +710,8 @@ impl SourceTable {
     fn read(&self, columns: &[usize]) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
         let leaf = MemorySourceConfig::try_new_exec(&self.descriptions, description_schema(), None)?;
         let schema: SchemaRef = Arc::new(self.table.schema.project(columns)?);
-        let (source, table, store) = (self.source.clone(), self.table.clone(), self.input.clone());
-        Ok(stage(UnitRead { source, table, store, schema }, leaf))
+        let (source, table) = (self.source.clone(), self.table.clone());
+        Ok(stage(UnitRead { source, table, schema }, leaf))
     }
 }
 

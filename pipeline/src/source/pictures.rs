@@ -6,17 +6,19 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::Arc;
 
+use datafusion::execution::TaskContext;
 use datafusion::physical_plan::{ExecutionPlan, SendableRecordBatchStream};
 use futures::StreamExt;
 
 use crate::PipelineError;
 use crate::config::{MEMORY_BYTES, PictureConfig, SourceConfig, check_sources};
 use crate::engine::memory::Memory;
-use crate::engine::session::{run_session, thread_pool};
+use crate::engine::session::thread_pool;
 use crate::engine::stage::stage;
 use crate::host::observer::{Event, Observer};
 use crate::host::stop::Stop;
 use crate::operators::items::{Part, from_batch};
+use crate::operators::runtime::Runtime;
 use crate::row::columns::Kind;
 use crate::source::{Columns, Planning, plan_source};
 use crate::storage::disk::read_at;
@@ -137,8 +139,10 @@ async fn read_pictures(
 ) -> Result<PictureSet, PipelineError> {
     check_sources(request.sources)?;
     let pool = thread_pool(request.threads)?;
-    let memory = Arc::new(Memory::new(MEMORY_BYTES as usize));
-    let planning = Planning { memory: &memory, resolver, output: None, stop: &request.stop };
+    let memory = Memory::new(MEMORY_BYTES as usize);
+    let planner = Runtime::new(memory, pool.clone(), request.stop.clone());
+    let planning = Planning { runtime: &planner, resolver, output: None };
+    let mut runtime = planner.clone();
     let size = request.size as usize;
     let mut set =
         PictureSet { size, count: 0, memory: Vec::new(), file: None, places: Vec::new(), rejected: 0 };
@@ -150,10 +154,12 @@ async fn read_pictures(
         source.passed_over().cloned().for_each(|passed| observer.event(Event::PassedOver(passed)));
         let decode = source.decode(request.pictures.rules(request.size), 0, pool.clone());
         let plan = stage(decode, source.rows(&source.units, Columns::Document).await?);
+        runtime.inputs.extend(source.inputs());
         let units = drawn_order(index, source.units.len());
         sources.push(Drawn { plan, weight, units: units.into(), first: number, read: 0 });
         number += source.units.len();
     }
+    let context = runtime.session()?.task_ctx();
     while set.count < request.limit && sources.iter().any(|source| !source.units.is_empty()) {
         let wanted = request.limit - set.count;
         let weights: f64 =
@@ -162,7 +168,7 @@ async fn read_pictures(
             let share = (wanted as f64 * source.weight / weights).ceil() as usize;
             let limit = (set.count + share.max(1)).min(request.limit);
             while set.count < limit && !source.units.is_empty() {
-                source.read_unit(&memory, limit, &mut set, &*observer).await?;
+                source.read_unit(&context, limit, &mut set, &*observer).await?;
             }
         }
     }
@@ -186,13 +192,13 @@ impl Drawn {
     /// Takes pictures of the next unit until there are `limit` of all.
     async fn read_unit(
         &mut self,
-        memory: &Arc<Memory>,
+        context: &Arc<TaskContext>,
         limit: usize,
         set: &mut PictureSet,
         observer: &dyn Observer,
     ) -> Result<(), PipelineError> {
         let Some(&partition) = self.units.front() else { return Ok(()) };
-        let batches = self.plan.execute(partition, run_session(memory)?.task_ctx())?;
+        let batches = self.plan.execute(partition, context.clone())?;
         let before = set.count;
         if unit_pictures(batches, (self.first + partition, self.read), limit, set, observer).await? {
             self.units.pop_front();

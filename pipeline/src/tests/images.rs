@@ -363,7 +363,7 @@ async fn large_pictures_by_path_make_small_batches() {
     let job = Job::new(&corpus(&borrowed).await);
     let plan = job.plan(config(vec![pairs("pics", "in")])).await.expect("a plan");
     let rows = plan.sources[0].rows(&plan.sources[0].units, Columns::Document).await.expect("a plan");
-    let mut batches = rows.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
+    let mut batches = rows.execute(0, plan.runtime.session().expect("a session").task_ctx()).expect("starts");
     let mut counts = Vec::new();
     while let Some(batch) = batches.next().await {
         let batch = batch.expect("reads");

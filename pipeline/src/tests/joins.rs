@@ -369,7 +369,8 @@ async fn long_rows_pass_a_join_as_they_come() {
         source.filter = Some("score is null or score = '5'".to_owned());
         let plan = Job::new(&inputs).plan(config(vec![source])).await.expect("a plan");
         let rows = plan.sources[0].rows(&plan.sources[0].units, Columns::Document).await.expect("a plan");
-        let mut batches = rows.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
+        let mut batches =
+            rows.execute(0, plan.runtime.session().expect("a session").task_ctx()).expect("starts");
         let mut counts = Vec::new();
         while let Some(batch) = batches.next().await {
             counts.push(batch.expect("reads").num_rows());

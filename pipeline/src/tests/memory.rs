@@ -10,6 +10,7 @@ use proptest::prelude::*;
 
 use super::fixtures::{Job, byte_tokenizer, config, corpus, files, manifest, rows, texts};
 use crate::job::bpe;
+use crate::operators::runtime::Runtime;
 use crate::{Filling, PipelineError, PreprocessConfig, SourceConfig, TextSplit};
 
 /// Words of changing length, with escapes where they stand in JSON.
@@ -210,18 +211,15 @@ async fn a_plan_that_is_dropped_gives_its_memory_back() {
     let source = SourceConfig { document: TextSplit::File, ..texts("book", "in/a.txt") };
     let plan = Job::new(&inputs).plan(with_bpe(vec![source])).await.expect("a plan");
     let tokenizer = plan.some_tokenizer().await.expect("a tokenizer");
-    let tools = crate::plan::physical::Tools {
-        tokenizer,
-        duplicates: Arc::default(),
-        observer: Arc::new(crate::Silent),
-    };
-    let physical = plan.documents(&plan.sources[0], &plan.sources[0].units, &tools).await.expect("a plan");
-    let mut batches = physical.execute(0, plan.session().expect("a session").task_ctx()).expect("starts");
+    let physical =
+        plan.documents(&plan.sources[0], &plan.sources[0].units, &tokenizer).await.expect("a plan");
+    let runtime = Runtime { tokenizer: Some(tokenizer), ..plan.runtime.clone() };
+    let mut batches = physical.execute(0, runtime.session().expect("a session").task_ctx()).expect("starts");
     let first = batches.next().await.expect("a batch").expect("reads");
-    assert!(plan.memory.pool().reserved() >= text.len(), "the text is held while its parts come");
+    assert!(plan.runtime.memory.pool().reserved() >= text.len(), "the text is held while its parts come");
     drop((first, batches));
     // The whole share can be had again: this waits until it is given back.
-    let share = plan.memory.rows.clone();
+    let share = plan.runtime.memory.rows.clone();
     let all = crate::host::threads::spawn(move || share.take(usize::MAX)).expect("a thread").await;
     drop(all);
 }
