@@ -17,6 +17,7 @@ mod machine;
 mod preprocess;
 mod printer;
 mod progress;
+mod reference;
 mod sample;
 mod session;
 mod settings;
@@ -58,6 +59,7 @@ fn run(cli: Cli, printer: &Printer) -> anyhow::Result<Outcome> {
         Command::Sample(args) => sample::run(&args, &session()?),
         Command::Inspect(args) => inspect::run(&args, &session()?),
         Command::Verify(args) => verify::run(&args, &session()?),
+        Command::Reference(args) => reference::run(&args, printer),
         Command::Completions(args) => completions::shell(&args, printer),
         Command::Man(args) => completions::man(&args, printer),
     }

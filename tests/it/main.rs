@@ -12,6 +12,7 @@ mod kills;
 mod modules;
 mod preprocess;
 mod published;
+mod reference;
 mod runs;
 mod sampling;
 mod secrets;

@@ -9,10 +9,11 @@
 
 use std::f64::consts::FRAC_PI_2;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the network predicts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
     /// The noise, as in the paper.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use arrow::datatypes::DataType;
+use schemars::JsonSchema;
 use schemas::Markers;
 use schemas::shard::Compression;
 use serde::{Deserialize, Serialize};
@@ -19,34 +20,44 @@ use crate::PipelineError;
 pub(crate) const MEMORY_BYTES: u64 = 1 << 30;
 
 /// A preprocessing job.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PreprocessConfig {
-    /// Folder of the dataset, an address or a path.
+    /// Folder of the dataset: a path, `s3://`, `gs://` or `az://`.
+    #[schemars(extend("x-required" = true))]
     pub output: String,
-    /// Seed of every per-row choice.
+    /// Seed of every choice that is made by hash of a row: order of a pair, caption, template, share of a weight, split.
+    #[schemars(extend("x-unit" = "seed"))]
     pub seed: u64,
-    /// Positions of a row.
+    /// Positions of a packed row: the length of the sequences that are trained on.
+    #[schemars(range(min = 8, max = 1 << 24), extend("x-unit" = "positions"))]
     pub context: u32,
     /// How documents fill rows.
     pub packing: Filling,
-    /// Rows that best-fit packing keeps open.
+    /// Rows that best-fit packing keeps open; the fullest is closed when there would be more.
+    #[schemars(range(min = 1, max = 1 << 16), extend("x-unit" = "rows"))]
     pub window: usize,
     /// Share of the pairs with the caption before the image; the others have the image first.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub caption_first_share: f64,
-    /// Bytes of input files that are packed together; a larger file is a unit of its own.
+    /// Bytes of input files that make a unit, which is packed alone. A larger file of JSON lines, Parquet or Arrow is cut into
+    /// several units, any other is one.
+    #[schemars(range(min = 1, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub unit_bytes: u64,
     /// Bytes of a shard, at most (before compression).
+    #[schemars(range(min = 1, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub shard_bytes: u64,
     /// Body compression of the shards.
     pub compression: Compression,
     /// Whether of rows with the same content only the first is kept. Reads the sources once more.
     pub deduplicate: bool,
-    /// Share of the rows that may be refused before the job fails.
+    /// Share of all rows that may be refused; the job fails as soon as no rest could bring it below.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub max_reject_share: f64,
     /// Memory of the job beside the codec's weights and activations, in bytes; nothing in the dataset depends on it.
+    #[schemars(range(min = LEAST_MEMORY, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub memory_bytes: u64,
-    /// The tokenizer.
+    /// The tokenizer: `model` or `train` is needed.
     pub tokenizer: TokenizerConfig,
     /// The image codec; needed where a source has images.
     pub codec: Option<CodecConfig>,
@@ -56,6 +67,7 @@ pub struct PreprocessConfig {
     pub split: SplitConfig,
     /// Where rows come from.
     #[serde(rename = "source")]
+    #[schemars(extend("x-required" = true))]
     pub sources: Vec<SourceConfig>,
 }
 
@@ -84,7 +96,7 @@ impl Default for PreprocessConfig {
 }
 
 /// How documents fill rows.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Filling {
     /// Each document goes to the open row with the least space that fits; one that fits a row is never cut.
@@ -95,12 +107,12 @@ pub enum Filling {
 }
 
 /// The tokenizer: a file, or one trained on the corpus.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TokenizerConfig {
-    /// Address of a `tokenizer.model` (SentencePiece) or a `tokenizer.json`.
+    /// Address of a `tokenizer.model` (SentencePiece) or a `tokenizer.json`; needed if `train` is not set.
     pub model: Option<String>,
-    /// Train one instead.
+    /// Trains a byte-level BPE on the texts and captions of the sources instead.
     pub train: Option<TrainTokenizer>,
     /// The piece that begins every document, e.g. `<s>`; by default the one that the file names.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,13 +164,15 @@ impl TokenizerConfig {
 }
 
 /// A byte-level BPE trained on the texts and captions of the sources.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct TrainTokenizer {
     /// Ids, with unk, BOS, EOS and bytes, without BOI and EOI.
+    #[schemars(range(min = RESERVED + 1, max = MOST_VOCABULARY), extend("x-unit" = "ids", "x-required" = true))]
     pub vocabulary: u32,
     /// Bytes of text to learn from, taken evenly from the units.
     #[serde(default = "sample_bytes")]
+    #[schemars(range(min = 1, max = MOST_BYTES), extend("x-unit" = "bytes"))]
     pub sample_bytes: u64,
 }
 
@@ -167,16 +181,20 @@ const fn sample_bytes() -> u64 {
 }
 
 /// The image codec.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct CodecConfig {
-    /// Folder of the codec.
+    /// Folder of the codec, as `transfusion vae train` writes it or as diffusers does.
+    #[schemars(extend("x-required" = true))]
     pub path: String,
-    /// Side of the pictures, in pixels.
+    /// Side of the pictures: the shorter side is resized to it, the longer one cropped in the middle.
+    #[schemars(range(min = 1, max = 16_384), extend("x-unit" = "pixels"))]
     pub size: u32,
     /// Side of a patch, in latent pixels. A property of the dataset: it decides the length of a row.
+    #[schemars(range(min = 1, max = 1_024), extend("x-unit" = "latent pixels"))]
     pub patch: u32,
-    /// Pictures that are encoded together.
+    /// Pictures that are encoded together; more takes more memory.
+    #[schemars(range(min = 1, max = 65_536), extend("x-unit" = "pictures"))]
     pub batch: usize,
     /// What is stored of the distribution that the codec gives for a picture.
     pub latent: LatentKind,
@@ -193,7 +211,7 @@ impl CodecConfig {
 }
 
 /// What is stored of the distribution that a codec gives for a picture.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LatentKind {
     /// Its mean.
@@ -212,14 +230,17 @@ impl Default for CodecConfig {
 }
 
 /// Which pictures are taken and how.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PictureConfig {
-    /// Pictures with a shorter side than this, in pixels, are refused.
+    /// Pictures with a shorter side than this are refused.
+    #[schemars(range(min = 0, max = 1_000_000), extend("x-unit" = "pixels"))]
     pub min_side: u32,
     /// Pictures with more pixels than this are refused before they are decoded.
+    #[schemars(range(min = 1, max = 1_000_000_000), extend("x-unit" = "pixels"))]
     pub max_pixels: u64,
     /// Colour behind transparent pixels: red, green, blue.
+    #[schemars(extend("x-unit" = "red, green, blue"))]
     pub background: [u8; 3],
     /// Whether the EXIF orientation is applied.
     pub orientation: bool,
@@ -269,15 +290,16 @@ impl Default for PictureRules {
 }
 
 /// Documents to set aside.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SplitConfig {
     /// Share of the documents that goes to a second dataset, `validation/` in the output. Decided by hash of the row.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub validation: f64,
 }
 
 /// What the rows of a source are.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Shape {
     /// One text.
@@ -305,7 +327,7 @@ impl Shape {
 }
 
 /// The form of a source's files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Format {
     /// One JSON object a line.
@@ -347,7 +369,7 @@ impl Format {
 }
 
 /// The type of a column of JSON or CSV files, named as in SQL.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ColumnType {
     /// `true` or `false`.
@@ -382,7 +404,7 @@ impl ColumnType {
 }
 
 /// What is a document in plain text.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum TextSplit {
     /// The whole file.
@@ -395,7 +417,7 @@ pub enum TextSplit {
 }
 
 /// What becomes of a row with several captions. Captions that are null or blank don't count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum CaptionChoice {
     /// One of them is taken, by hash of the row: one document.
@@ -409,7 +431,7 @@ pub enum CaptionChoice {
 }
 
 /// Text around captions, in which `{caption}` stands for the caption.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged, expecting = "a template is a text or a list of texts")]
 pub enum Template {
     /// One for all.
@@ -431,14 +453,16 @@ impl Template {
 }
 
 /// A table with further columns for a source's rows, found by a key: a left outer join.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct JoinConfig {
     /// Address of the table: a file, a folder or a glob.
+    #[schemars(extend("x-required" = true))]
     pub uri: String,
     /// The columns whose values, as text, must be equal.
+    #[schemars(extend("x-required" = true))]
     pub on: JoinKeys,
-    /// The columns to take; by default all but the keys.
+    /// The columns to take; by default, an empty list, all but the keys.
     pub columns: Vec<String>,
     /// The form of its files; by default their names tell.
     pub format: Option<Format>,
@@ -451,7 +475,7 @@ pub struct JoinConfig {
 }
 
 /// The columns that a join compares.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(
     untagged,
     expecting = "`on` is a column, or a table of the source's columns and the joined table's, `{ key = \"image_id\" }`"
@@ -480,32 +504,35 @@ impl JoinKeys {
 }
 
 /// Where rows come from. A key that names a column may name a field of one: `meta.caption`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SourceConfig {
     /// Its name, in manifest and shards: letters, digits, `-` and `_`.
+    #[schemars(extend("x-required" = true))]
     pub name: String,
     /// Address of a file, a folder, or a glob with `*`, `?`, `[..]`, `**`, `{a,b}`, `{0..9}`.
+    #[schemars(extend("x-required" = true))]
     pub uri: String,
     /// What its rows are.
     pub shape: Shape,
     /// The form of its files; by default their names and first bytes tell.
     pub format: Option<Format>,
-    /// SQL that a row must fulfil.
+    /// SQL that a row must fulfil, over the columns of the files and the joined table; every row passes if not set.
     #[serde(rename = "where")]
     pub filter: Option<String>,
-    /// SQL columns that replace those of the files.
+    /// SQL columns that replace those of the files, `title || body as text`; the files' own if not set.
     pub select: Option<String>,
     /// How often each document is taken: the whole part always, the rest by hash of the row.
+    #[schemars(range(max = MOST_WEIGHT), extend("exclusiveMinimum" = 0.0, "x-unit" = "copies of a document"))]
     pub weight: f64,
     /// Column of the text, `text` by default.
     pub text: Option<String>,
     /// Column of the caption, or of a list of captions; `caption` by default.
     pub caption: Option<String>,
-    /// What becomes of several captions. Where `caption` is not set, a list in the column `captions` comes
-    /// before the column `caption`.
+    /// What becomes of several captions, `hash` if not set. Where it is set and `caption` is not, a list in the column
+    /// `captions` comes before the column `caption`.
     pub captions: Option<CaptionChoice>,
-    /// Text around each caption.
+    /// Text around each caption, with `{caption}` where it belongs; of several one is taken by hash. None if not set.
     pub template: Option<Template>,
     /// Column of the image: bytes, a struct of `bytes` and `path`, or a path. By default the first of `image`,
     /// `file_name`, `jpg`, `png`, `path` that is there.
@@ -520,9 +547,9 @@ pub struct SourceConfig {
     /// at its place in the list, behind the text of the same place, or, where it has a `matched_text_index`, before the
     /// text of that number.
     pub images: Option<String>,
-    /// A table with further columns.
+    /// A table with further columns for the rows, found by a key; none if not set.
     pub join: Option<JoinConfig>,
-    /// What is a document in plain text.
+    /// What is a document in files of plain text.
     pub document: TextSplit,
     /// What stands between the values of CSV files, one character; by default a tab in `.tsv` files and a comma elsewhere.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -531,7 +558,7 @@ pub struct SourceConfig {
     /// By default `"`, unless the beginning of a file with tabs has a lone one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub quote: Option<String>,
-    /// Types of columns of JSON and CSV files, where the first rows don't show them.
+    /// Types of columns of JSON and CSV files by name, where the first rows don't show them; none by default.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub types: BTreeMap<String, ColumnType>,
 }

@@ -1,5 +1,6 @@
 //! Settings of sampling. The defaults are the paper's, where it says something.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Choice;
@@ -37,7 +38,7 @@ pub struct SampleConfig {
 }
 
 /// How to go from one denoising step to the next.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// Ancestral sampling.
