@@ -36,7 +36,7 @@ use crate::document::not_blank;
 use crate::engine::session::sort_session;
 use crate::engine::stage::{Operator, Partition, Work, ahead, stage};
 use crate::host::threads::blocking;
-use crate::operators::deduplicate::{Duplicates, PLACE_BYTES, io_error};
+use crate::operators::duplicates::{Duplicates, PLACE_BYTES, io_error};
 use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
 use crate::operators::runtime::Runtime;
 use crate::plan::PreprocessPlan;
@@ -381,7 +381,7 @@ async fn write(
 mod tests {
     use super::*;
     use crate::engine::memory::Memory;
-    use crate::operators::deduplicate::UnitDuplicates;
+    use crate::operators::duplicates::UnitDuplicates;
 
     /// Hashes of 60 units of 1,000 rows each, in the order of an unlucky day; every third row of a unit has the content of
     /// the same row in the unit before.

@@ -74,7 +74,7 @@ struct Spread {
     chosen: usize,
     of: usize,
     each: u64,
-    /// Whether nothing hangs on the very texts.
+    /// Whether other texts would do as well.
     sketch: bool,
 }
 

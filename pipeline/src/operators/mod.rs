@@ -24,6 +24,7 @@
 pub(crate) mod decode;
 pub(crate) mod deduplicate;
 pub(crate) mod documents;
+pub(crate) mod duplicates;
 pub(crate) mod encode;
 pub(crate) mod items;
 pub(crate) mod lookup;

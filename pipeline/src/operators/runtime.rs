@@ -13,7 +13,7 @@ use datafusion::prelude::SessionContext;
 use rayon::ThreadPool;
 use schemas::Tokenizer;
 
-use super::deduplicate::Duplicates;
+use super::duplicates::Duplicates;
 use crate::PipelineError;
 use crate::engine::memory::Memory;
 use crate::engine::session::run_session;

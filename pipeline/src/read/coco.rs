@@ -117,7 +117,7 @@ pub(crate) fn read(
     let mut by_image: HashMap<String, Vec<Value>> = HashMap::new();
     let mut bad = Vec::new();
     for (number, annotation) in (images..).zip(captions.annotations) {
-        match annotation.take() {
+        match annotation.into_caption() {
             Ok(Some((image, caption))) => {
                 by_image.entry(image).or_default().push(Value::String(caption));
             }

@@ -374,7 +374,7 @@ impl Messages {
             file: file.clone(),
         };
         if framed {
-            messages.take(MAGIC.len() as u64)?;
+            messages.read(MAGIC.len() as u64)?;
         }
         let mut word = messages.word()?;
         // Writers fill up with zeros behind the magic number, some more than others.
@@ -391,7 +391,7 @@ impl Messages {
         }
         check::schema(&found).map_err(Failure::Damaged)?;
         messages.schema = Arc::new(fb_to_schema(found));
-        messages.take(head.body)?;
+        messages.read(head.body)?;
         Ok(messages)
     }
 

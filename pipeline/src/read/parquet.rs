@@ -193,7 +193,7 @@ impl GroupReader<'_, '_> {
             Ok(mut stream) => loop {
                 match self.input.handle.block_on(stream.next()) {
                     Some(Ok(batch)) => {
-                        // No more than the footer says: the numbers of the next group's rows hang on it.
+                        // No more than the footer says: the numbers of the next group's rows depend on it.
                         let left = usize::try_from(end - self.row).unwrap_or(usize::MAX);
                         if !self.batch(&batch.slice(0, batch.num_rows().min(left)))? {
                             return Ok(false);

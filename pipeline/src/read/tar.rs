@@ -304,9 +304,14 @@ pub(crate) fn row_of_files(key: &str, files: Vec<(String, Result<Vec<u8>, Reject
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use serde_json::Value;
+
     use super::super::testing::rows;
+    use super::member::caption_number;
     use super::*;
     use crate::config::{Format, TextSplit};
+    use crate::read::ImageRef;
 
     fn archive(members: &[(&str, &[u8])]) -> Vec<u8> {
         let mut builder = tar::Builder::new(Vec::new());

@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Format, TextSplit};
-use crate::read::table::{Found, Table};
+use crate::read::table::{FoundColumns, Table};
 use crate::read::united::United;
 use crate::row::columns::{KIND, REASON, ROW, system_fields};
 
@@ -118,7 +118,7 @@ fn rows(input: &Input, file: &InputFile, memory: usize) -> Result<Vec<String>, P
     if let Ok(schema) = schema(input, file)? {
         united.add(file, &schema);
     }
-    let table = Arc::new(Table::plain(Found { typed: united.finish().0, ..Found::default() }));
+    let table = Arc::new(Table::plain(FoundColumns { typed: united.finish().0, ..FoundColumns::default() }));
     let target = Target {
         schema: table.schema.clone(),
         table,

@@ -53,7 +53,7 @@ impl MemberKind {
 }
 
 /// The number of a text member: `txt` is 0, `1.txt`, `txt1`, `txt_1` and `caption.1` are 1.
-fn caption_number(extension: &str) -> Option<u64> {
+pub(super) fn caption_number(extension: &str) -> Option<u64> {
     let (mut names, mut number) = (Vec::new(), None);
     for part in extension.split('.') {
         let name = part.trim_end_matches(|c: char| c.is_ascii_digit());
