@@ -6,7 +6,7 @@
 use std::{error::Error, sync::Mutex, time::Instant};
 
 use burn::tensor::Device;
-use trainer::codec::{ModelChoice, Pictures, VaeEvent, VaeObserver, VaeTrainConfig, train};
+use trainer::codec::{CodecChoice, Pictures, VaeEvent, VaeObserver, VaeTrainConfig, train};
 
 /// Noise, which costs as much as anything else.
 struct Noise(Vec<u8>, usize);
@@ -49,7 +49,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         steps: steps as u64,
         size,
         batch,
-        model: ModelChoice::Preset(preset.to_owned()),
+        model: CodecChoice::Preset(preset.to_owned()),
         ..VaeTrainConfig::demo()
     };
     let clock = Clock(Mutex::new((Instant::now(), Vec::new())));

@@ -63,53 +63,53 @@ const CASES: [Case; 3] = [
 ];
 
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+enum Kernels {
     Own,
     Ordinary,
 }
 
-impl Kind {
+impl Kernels {
     fn linear(self, x: Tensor<2>, weight: &Tensor<2>) -> Tensor<2> {
         match self {
-            Kind::Own => kernels::linear(x, weight.clone()),
-            Kind::Ordinary => reference::linear(x, weight.clone()),
+            Kernels::Own => kernels::linear(x, weight.clone()),
+            Kernels::Ordinary => reference::linear(x, weight.clone()),
         }
     }
     fn norm(self, x: Tensor<2>, gain: &Tensor<2>) -> Tensor<2> {
         let gain = gain.clone().reshape([-1]);
         match self {
-            Kind::Own => kernels::rms_norm(x, gain, 1e-5),
-            Kind::Ordinary => reference::rms_norm(x, gain, 1e-5),
+            Kernels::Own => kernels::rms_norm(x, gain, 1e-5),
+            Kernels::Ordinary => reference::rms_norm(x, gain, 1e-5),
         }
     }
     fn swiglu(self, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
         match self {
-            Kind::Own => kernels::swiglu(gate, up),
-            Kind::Ordinary => reference::swiglu(gate, up),
+            Kernels::Own => kernels::swiglu(gate, up),
+            Kernels::Ordinary => reference::swiglu(gate, up),
         }
     }
     fn rotate(self, x: Tensor<3>, rotary: &Rotary) -> Tensor<3> {
         match self {
-            Kind::Own => kernels::rotate(x, rotary),
-            Kind::Ordinary => reference::rotate(x, rotary),
+            Kernels::Own => kernels::rotate(x, rotary),
+            Kernels::Ordinary => reference::rotate(x, rotary),
         }
     }
     fn attention(self, q: Tensor<3>, k: Tensor<3>, v: Tensor<3>, segments: &Arc<[Segment]>) -> Tensor<3> {
         match self {
-            Kind::Own => kernels::attention(q, k, v, segments),
-            Kind::Ordinary => reference::attention(q, k, v, segments),
+            Kernels::Own => kernels::attention(q, k, v, segments),
+            Kernels::Ordinary => reference::attention(q, k, v, segments),
         }
     }
     fn cross_entropy(self, hidden: Tensor<2>, weight: &Tensor<2>, targets: &Arc<[Target]>) -> Tensor<1> {
         match self {
-            Kind::Own => kernels::cross_entropy(hidden, weight.clone(), targets),
-            Kind::Ordinary => reference::cross_entropy(hidden, weight.clone(), targets),
+            Kernels::Own => kernels::cross_entropy(hidden, weight.clone(), targets),
+            Kernels::Ordinary => reference::cross_entropy(hidden, weight.clone(), targets),
         }
     }
     fn gather(self, x: &Tensor<2>, rows: &Arc<[u32]>) -> Tensor<2> {
         match self {
-            Kind::Own => kernels::gather_rows(x.clone(), rows),
-            Kind::Ordinary => reference::gather_rows(x.clone(), rows),
+            Kernels::Own => kernels::gather_rows(x.clone(), rows),
+            Kernels::Ordinary => reference::gather_rows(x.clone(), rows),
         }
     }
 }
@@ -122,7 +122,7 @@ struct Model<'a> {
     updates: u64,
 }
 
-struct Batch {
+struct Inputs {
     ids: Arc<[u32]>,
     rotary: Rotary,
     segments: Arc<[Segment]>,
@@ -155,31 +155,31 @@ impl<'a> Model<'a> {
         Self { case, parameters: parameters.collect(), moments: moments.collect(), updates: 0 }
     }
 
-    fn loss(&self, kind: Kind, batch: &Batch) -> Tensor<1> {
+    fn loss(&self, which: Kernels, inputs: &Inputs) -> Tensor<1> {
         let [embedding, gain, output] = self.parameters.last_chunk().expect("parameters past the layers");
-        let mut x = kind.gather(embedding, &batch.ids);
+        let mut x = which.gather(embedding, &inputs.ids);
         for layer in self.parameters.chunks_exact(9).take(self.case.layers) {
-            x = self.layer(kind, x, layer, batch);
+            x = self.layer(which, x, layer, inputs);
         }
-        kind.cross_entropy(kind.norm(x, gain), output, &batch.targets).mean()
+        which.cross_entropy(which.norm(x, gain), output, &inputs.targets).mean()
     }
 
-    fn layer(&self, kind: Kind, x: Tensor<2>, layer: &[Tensor<2>], batch: &Batch) -> Tensor<2> {
+    fn layer(&self, which: Kernels, x: Tensor<2>, layer: &[Tensor<2>], inputs: &Inputs) -> Tensor<2> {
         let [n, width] = x.dims();
         let heads = |x: Tensor<2>| x.reshape([n, self.case.heads, width / self.case.heads]);
-        let inner = kind.norm(x.clone(), &layer[0]);
-        let q = kind.rotate(heads(kind.linear(inner.clone(), &layer[1])), &batch.rotary);
-        let k = kind.rotate(heads(kind.linear(inner.clone(), &layer[2])), &batch.rotary);
-        let v = heads(kind.linear(inner, &layer[3]));
-        let attended = kind.attention(q, k, v, &batch.segments).reshape([n, width]);
-        let x = x + kind.linear(attended, &layer[4]);
-        let inner = kind.norm(x.clone(), &layer[5]);
-        let fed = kind.swiglu(kind.linear(inner.clone(), &layer[6]), kind.linear(inner, &layer[7]));
-        x + kind.linear(fed, &layer[8])
+        let inner = which.norm(x.clone(), &layer[0]);
+        let q = which.rotate(heads(which.linear(inner.clone(), &layer[1])), &inputs.rotary);
+        let k = which.rotate(heads(which.linear(inner.clone(), &layer[2])), &inputs.rotary);
+        let v = heads(which.linear(inner, &layer[3]));
+        let attended = which.attention(q, k, v, &inputs.segments).reshape([n, width]);
+        let x = x + which.linear(attended, &layer[4]);
+        let inner = which.norm(x.clone(), &layer[5]);
+        let fed = which.swiglu(which.linear(inner.clone(), &layer[6]), which.linear(inner, &layer[7]));
+        x + which.linear(fed, &layer[8])
     }
 
-    fn step(&mut self, kind: Kind, batch: &Batch) -> f32 {
-        let loss = self.loss(kind, batch);
+    fn step(&mut self, which: Kernels, inputs: &Inputs) -> f32 {
+        let loss = self.loss(which, inputs);
         let mut gradients = loss.backward();
         self.updates += 1;
         let step = AdamWStep {
@@ -205,7 +205,7 @@ impl<'a> Model<'a> {
     }
 }
 
-impl Batch {
+impl Inputs {
     fn new(case: &Case) -> Self {
         let positions: Vec<u32> = (0..case.documents).flat_map(|_| 0..case.length as u32).collect();
         let image = case.length / 4..case.length / 4 + case.image;
@@ -245,12 +245,12 @@ fn main() {
 }
 
 fn steps(case: &Case, rounds: usize) {
-    let batch = Batch::new(case);
-    let mut models = [Kind::Own, Kind::Ordinary].map(|kind| (kind, Model::new(case), Vec::new()));
+    let inputs = Inputs::new(case);
+    let mut models = [Kernels::Own, Kernels::Ordinary].map(|which| (which, Model::new(case), Vec::new()));
     for round in 0..=rounds {
-        for (kind, model, times) in &mut models {
+        for (which, model, times) in &mut models {
             let start = Instant::now();
-            model.step(*kind, &batch);
+            model.step(*which, &inputs);
             if round > 0 {
                 times.push(start.elapsed().as_secs_f64() * 1e3);
             }
@@ -269,19 +269,19 @@ fn steps(case: &Case, rounds: usize) {
 }
 
 fn own_steps(case: &Case, rounds: usize) {
-    let (batch, mut model) = (Batch::new(case), Model::new(case));
+    let (inputs, mut model) = (Inputs::new(case), Model::new(case));
     let start = Instant::now();
     (0..rounds).for_each(|_| {
-        model.step(Kind::Own, &batch);
+        model.step(Kernels::Own, &inputs);
     });
     println!("{:>6}: {:9.2} own, the mean", case.name, start.elapsed().as_secs_f64() * 1e3 / rounds as f64);
 }
 
 /// Forward and backward of each operation alone, as often as a step does it.
 fn operations(case: &Case, rounds: usize) {
-    let batch = Batch::new(case);
+    let inputs = Inputs::new(case);
     let device = Device::flex().autodiff();
-    let n = batch.ids.len();
+    let n = inputs.ids.len();
     let (width, feed, layers) = (case.width, case.feed_forward, case.layers);
     let draw = |rows: usize, columns: usize| {
         Tensor::<2>::random([rows, columns], Distribution::Normal(0.0, 0.1), &device).require_grad()
@@ -315,23 +315,23 @@ fn operations(case: &Case, rounds: usize) {
     let (square, wide, tall) = (draw(width, width), draw(feed, width), draw(width, feed));
     let (gain, table) = (draw(1, width), draw(case.vocabulary, width));
     report("nothing", 1, &|| back(x.clone()));
-    report("linear square", 4 * layers, &|| back(Kind::Own.linear(x.clone(), &square)));
-    report("linear up", 2 * layers, &|| back(Kind::Own.linear(x.clone(), &wide)));
-    report("linear down", layers, &|| back(Kind::Own.linear(f.clone(), &tall)));
-    report("rms_norm", 2 * layers + 1, &|| back(Kind::Own.norm(x.clone(), &gain)));
-    report("swiglu", layers, &|| back(Kind::Own.swiglu(f.clone(), f.clone())));
+    report("linear square", 4 * layers, &|| back(Kernels::Own.linear(x.clone(), &square)));
+    report("linear up", 2 * layers, &|| back(Kernels::Own.linear(x.clone(), &wide)));
+    report("linear down", layers, &|| back(Kernels::Own.linear(f.clone(), &tall)));
+    report("rms_norm", 2 * layers + 1, &|| back(Kernels::Own.norm(x.clone(), &gain)));
+    report("swiglu", layers, &|| back(Kernels::Own.swiglu(f.clone(), f.clone())));
     report("rotate", 2 * layers, &|| {
-        back(Kind::Own.rotate(heads(x.clone()), &batch.rotary).reshape([n, width]))
+        back(Kernels::Own.rotate(heads(x.clone()), &inputs.rotary).reshape([n, width]))
     });
     report("attention", layers, &|| {
         let (q, k, v) = (heads(x.clone()), heads(x.clone()), heads(x.clone()));
-        back(Kind::Own.attention(q, k, v, &batch.segments).reshape([n, width]))
+        back(Kernels::Own.attention(q, k, v, &inputs.segments).reshape([n, width]))
     });
     report("add", 2 * layers, &|| back(x.clone() + x.clone()));
     report("cross_entropy", 1, &|| {
-        back(Kind::Own.cross_entropy(x.clone(), &table, &batch.targets).unsqueeze())
+        back(Kernels::Own.cross_entropy(x.clone(), &table, &inputs.targets).unsqueeze())
     });
-    report("gather_rows", 1, &|| back(Kind::Own.gather(&table, &batch.ids)));
+    report("gather_rows", 1, &|| back(Kernels::Own.gather(&table, &inputs.ids)));
 }
 
 fn least(values: &[f64]) -> f64 {

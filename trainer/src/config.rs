@@ -1,4 +1,5 @@
-//! The configuration of `transfusion train`: what a person writes, and how what is left out is settled.
+//! The configuration of `transfusion train`: the keys that a person writes, their ranges, and which of them may change when a run
+//! goes on. It knows the settings of everything that a run is made of, and knows nothing about runs and checkpoints.
 
 use std::path::PathBuf;
 

@@ -1,6 +1,6 @@
 //! The devices of this build by name, and what of a machine the bits of a result depend on.
 //!
-//! The one list of devices: flags and configs are both resolved here.
+//! The one list of devices: flags and configs are both resolved here. It knows nothing about what is computed.
 
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
@@ -49,9 +49,9 @@ pub fn processor(device: &Device) -> String {
 /// What the caller knows of the machine that a run is to be made on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
-    /// The processor's name, as the system tells it.
+    /// The processor's name, as the system has it.
     pub processor: Option<String>,
-    /// Memory that could be taken now.
+    /// Memory that is free now.
     pub available_bytes: Option<u64>,
 }
 

@@ -1,4 +1,5 @@
-//! Cosine DDPM: the noise schedule, noising, the lists of steps a sampler walks, and the steps themselves.
+//! Cosine DDPM: the noise schedule, noising, the lists of steps a sampler walks, and the steps themselves. It
+//! knows nothing about networks.
 //!
 //! Everything is computed on the host in f64. The last cumulative product of the schedule is 2.4e-9, so turning
 //! predicted noise into a clean latent at t = 999 divides by 4.9e-5: in f32 that is off by 2e-3 even with the exact noise,
@@ -226,7 +227,7 @@ impl CosineSchedule {
     }
 }
 
-/// What a step is told beside its values.
+/// The settings of a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Step {
     /// Where it starts.

@@ -1,5 +1,5 @@
 //! Files and folders that are still there after the power has failed: contents are synced, and so are the folders that
-//! hold their names.
+//! hold their names. It knows nothing about what is in them.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

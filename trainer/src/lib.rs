@@ -1,4 +1,16 @@
 //! Packed shards to weights, samples and scores, with Burn.
+//!
+//! The modules are floors: each uses those before it in this list and none behind it.
+//!
+//! | floor | modules |
+//! | --- | --- |
+//! | plain helpers | `limits`, `durable`, `log`, [`device`], [`schedule`] |
+//! | numbers | [`kernels`], [`weights`], [`optimizer`] |
+//! | the recipe | [`patches`], [`diffusion`], [`model`], [`objective`] |
+//! | data | [`stream`] |
+//! | pictures | [`codec`] |
+//! | inference | [`sample`] |
+//! | training | [`config`], [`checkpoint`], [`run`] |
 
 pub mod checkpoint;
 pub mod codec;
@@ -12,6 +24,7 @@ mod fixture;
 mod golden;
 pub mod kernels;
 mod limits;
+mod log;
 pub mod model;
 pub mod objective;
 pub mod optimizer;

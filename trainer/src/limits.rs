@@ -1,6 +1,6 @@
 //! Ranges of the numbers that people write into configs. All are checked before anything is allocated, so a number far
 //! beyond the machine is an error with the range, not an abort; what a machine really holds is counted when a run is
-//! planned.
+//! planned. It knows nothing about any config.
 
 use std::ops::RangeInclusive;
 

@@ -1,4 +1,5 @@
-//! AdamW over flat parameters by name, clipping by the joint norm, and a moving average of the weights.
+//! AdamW over flat parameters by name, clipping by the joint norm, and a moving average of the weights. It knows modules and
+//! flat numbers, and knows nothing about what they compute.
 //!
 //! Burn's optimizer is not used: it clips each tensor alone, and its state has no names. Here everything an update
 //! needs is a map from the parameter's name to flat numbers, which is also how a checkpoint holds it.
@@ -178,7 +179,7 @@ impl AdamW {
         tensors
     }
 
-    /// Takes up a saved state of `updates` updates.
+    /// With a saved state of `updates` updates.
     ///
     /// # Errors
     ///

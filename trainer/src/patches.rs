@@ -1,4 +1,4 @@
-//! The order in which latent pixels become the numbers of a patch.
+//! The order in which latent pixels become the numbers of a patch. It knows nothing about networks.
 //!
 //! Patches go left to right, then top to bottom. Inside a patch the order is row, column, channel, channel fastest (a
 //! convention of this project: the paper leaves it open).

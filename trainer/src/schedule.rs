@@ -1,4 +1,4 @@
-//! The learning rate of each update: a line up, then half a cosine down to a floor.
+//! The learning rate of each update: a line up, then half a cosine down to a floor. It knows nothing about optimizers.
 
 use std::f64::consts::PI;
 

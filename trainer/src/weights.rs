@@ -1,4 +1,5 @@
-//! Weights as flat numbers by name: out of a Burn module, into one, and to and from safetensors bytes.
+//! Weights as flat numbers by name: out of a Burn module, into one, and to and from safetensors bytes. It knows nothing about
+//! any model.
 //!
 //! Names are the paths of the parameters in the module, which follow Hugging Face's Llama. Files are written with
 //! sorted names and the same metadata always, so equal weights give equal bytes. A file must hold exactly the tensors

@@ -1,4 +1,5 @@
-//! Checkpoints: all that a run needs to go on exactly, and all that sampling needs, in one folder.
+//! Checkpoints: all that a run needs to go on exactly, and all that sampling needs, in one folder. It knows the config and the
+//! model, and knows nothing about how a run makes its steps.
 //!
 //! ```text
 //! RUN/checkpoints/step-00002000/

@@ -28,7 +28,7 @@ impl Checkpoints {
         Self { folder: run.join("checkpoints"), whole: BTreeSet::new() }
     }
 
-    /// Steps that have a folder, ascending. Whether they are whole is not looked at; entries that are no folder or
+    /// Steps that have a folder, ascending. Whether they are whole is not checked; entries that are no folder or
     /// have another name than the program writes are passed over.
     ///
     /// # Errors

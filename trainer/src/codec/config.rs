@@ -280,7 +280,7 @@ fn kl_keys(shape: &KlShape) -> Value {
 const DOWN: &str = "DownEncoderBlock2D";
 const UP: &str = "UpDecoderBlock2D";
 
-/// The keys of an `AutoencoderKL`, with the values that diffusers takes where one is left out.
+/// The keys of an `AutoencoderKL`, with the values that diffusers has where one is left out.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct KlFile {
@@ -490,7 +490,7 @@ mod tests {
         .unwrap();
         assert_eq!(flux.architecture.downsampling(), 8);
         assert_eq!(flux.normalization.lines(2), [(0.1159, 0.3611); 2]);
-        // Left out, a key has the value that diffusers takes.
+        // Left out, a key has the value that diffusers has.
         let bare = read(r#"{"_class_name": "AutoencoderKL"}"#).unwrap();
         assert_eq!(bare.normalization.scaling, 0.18215);
         assert_eq!((bare.architecture.downsampling(), bare.architecture.latent_channels()), (1, 4));

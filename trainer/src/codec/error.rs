@@ -2,6 +2,7 @@
 
 use std::{io, path::PathBuf};
 
+use crate::log::LogError;
 use crate::weights::WeightsError;
 
 /// Why a codec can't be loaded, saved, trained or used.
@@ -116,5 +117,11 @@ impl CodecError {
     pub(crate) fn file(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::File { path, source }
+    }
+}
+
+impl From<LogError> for CodecError {
+    fn from(LogError { path, source }: LogError) -> Self {
+        Self::File { path, source }
     }
 }

@@ -13,11 +13,11 @@ use serde::Deserialize;
 
 use super::{CodecError, WEIGHTS_FILE};
 
-/// Files that weights may be in, in the order in which they are looked for.
+/// Files that weights may be in, the first that is there is read.
 pub const WEIGHTS_FILES: [&str; 3] =
     [WEIGHTS_FILE, "diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.bf16.safetensors"];
 
-/// Files that list the parts of weights, in the order in which they are looked for.
+/// Files that list the parts of weights, the first that is there is read.
 pub const INDEX_FILES: [&str; 3] = [
     "diffusion_pytorch_model.safetensors.index.json",
     "diffusion_pytorch_model.safetensors.index.fp16.json",

@@ -1,10 +1,11 @@
-//! The image codecs: pictures to latents and back.
+//! The image codecs: pictures to latents and back, and their training. It knows kernels and the optimizer, and knows
+//! nothing about the model that learns latents, datasets or runs.
 //!
 //! A [`Codec`] is a folder of two files in the layout of diffusers, `config.json` and
 //! `diffusion_pytorch_model.safetensors`. There are two networks, `AutoencoderKL` (files of diffusers are read as they are) and
 //! the small `PatchAutoencoder`; [`train()`] makes either. [`Codec::encode`] gives latents of unit size, which is
-//! what datasets hold and models learn; [`Codec::decode`] takes them. A picture's latent is the mean of
-//! its distribution and has the same bits in any batch and at any number of threads.
+//! what datasets hold and models learn; [`Codec::decode`] is its inverse. A picture's latent is the mean of
+//! its distribution and has the same bits beside any other pictures and at any number of threads.
 
 mod build;
 mod config;
@@ -35,7 +36,7 @@ pub use error::CodecError;
 pub(crate) use files::read_weights;
 pub use files::{INDEX_FILES, WEIGHTS_FILES, part_names};
 pub use posterior::Posterior;
-pub use train::{KlReduction, ModelChoice, Pictures, VaeEvent, VaeObserver, VaeStep, VaeTrainConfig, train};
+pub use train::{CodecChoice, KlReduction, Pictures, VaeEvent, VaeObserver, VaeStep, VaeTrainConfig, train};
 
 /// File of the settings in a codec's folder.
 pub const CONFIG_FILE: &str = "config.json";
@@ -194,7 +195,7 @@ impl Codec {
         Ok(halves.flat_map(|(means, logs)| means.iter().chain(logs)).copied().collect())
     }
 
-    /// About the bytes that encoding `images` pictures of `size` x `size` pixels takes at a time, beside the weights.
+    /// About the bytes that are held while `images` pictures of `size` x `size` pixels are encoded, beside the weights.
     pub fn activation_bytes(&self, images: usize, size: usize) -> usize {
         // The input in both orders; then a block's input, its sum, and a convolution's input and output.
         let values = match &self.config.architecture {

@@ -1,4 +1,4 @@
-//! Pictures between the order that callers have (colour, row, column) and the folded order that networks take.
+//! Pictures between the order that callers have (colour, row, column) and the folded order of networks.
 //!
 //! Folded: a block of `fold` x `fold` pixels is one position with `3 fold^2` channels (colour, row, column); a fold of 1 puts a
 //! pixel's colours side by side.

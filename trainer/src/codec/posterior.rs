@@ -11,7 +11,7 @@ pub struct Posterior {
     pub height: usize,
     /// Latent pixels.
     pub width: usize,
-    /// The most likely latent, which [`super::Codec::encode`] takes.
+    /// The most likely latent, which [`super::Codec::encode`] gives.
     pub mean: Vec<f32>,
     /// Logarithm of the variance, clamped to -30..20.
     pub log_variance: Vec<f32>,

@@ -352,7 +352,7 @@ fn both_networks_train_to_the_same_bits_on_any_number_of_threads() {
         groups: 4,
         ..KlShape::default()
     });
-    for model in [ModelChoice::Preset("demo".to_owned()), ModelChoice::Sizes(kl)] {
+    for model in [CodecChoice::Preset("demo".to_owned()), CodecChoice::Sizes(kl)] {
         let on = |threads: usize| {
             let folder = tempfile::tempdir().unwrap();
             let config = VaeTrainConfig { steps: 4, batch: 6, model: model.clone(), ..small(folder.path()) };

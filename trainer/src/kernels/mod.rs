@@ -1,5 +1,5 @@
-//! The operations that training and image codecs spend their time in, with gradients. Knows tensors; nothing of models, codecs
-//! or data.
+//! The operations that training and image codecs spend their time in, with gradients. They know tensors; this
+//! folder knows nothing about models, codecs or data.
 //!
 //! Two kinds of tensors: *packed rows*, one list of positions `[n, width]`, padding dropped, where [`Segment`]s say which
 //! positions belong together, so that there is no mask of n x n values, no work at padding, and no logits at positions without a

@@ -131,7 +131,7 @@ impl Window {
     }
 }
 
-/// Which channels a group norm takes together, and what it adds.
+/// The settings of a group norm.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct NormSettings {
     pub(crate) groups: usize,

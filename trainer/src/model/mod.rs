@@ -4,10 +4,10 @@
 //! in a checkpoint: `model.layers.0.self_attn.q_proj.weight`. The parts that Llama doesn't have stand under `image`.
 //! Matrices are stored (out, in), as PyTorch stores them.
 //!
-//! Knows kernels and names of weights; nothing of losses, data files or sampling.
+//! It knows the kernels, and knows nothing about losses, data files or sampling.
 //!
 //! Positions of all rows lie one behind another, padding left out: tensors are `[n, width]`, and
-//! [`Segment`]s say which positions see each other. The cost of that choice: every operation that looks across positions must
+//! [`Segment`]s say which positions see each other. The cost of that choice: every operation across positions must
 //! know segments; what it buys: no mask of n x n, no work at padding, rows of any length side by side.
 //!
 //! Axes: n positions, d width, p patches, i images, k targets, h heads.

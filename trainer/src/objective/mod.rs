@@ -1,5 +1,5 @@
-//! `L = L_LM + lambda L_DDPM` (paper, equation 4): from packed rows to what the network is given and judged by. Knows the model;
-//! nothing of where rows come from, of updates or of runs.
+//! `L = L_LM + lambda L_DDPM` (paper, equation 4): from packed rows to what the network is given and judged by. It knows
+//! the model, and knows nothing about where rows come from, updates or runs.
 //!
 //! The *global batch* is the rows of an update; a *micro-batch* is those of them that pass the network together.
 //! [`prepare()`] turns rows into a [`MicroBatch`] on the host: padding dropped, segments from the spans, noised latents in patches,

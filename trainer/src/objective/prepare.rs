@@ -41,7 +41,7 @@ pub enum PrepareError {
         /// Rows of the embedding.
         expected: u32,
     },
-    /// An image that the model's image ends can't take.
+    /// An image that the model's image ends have no room for.
     #[error("row {row} of the batch, image {image}: {found}, the model takes {expected}")]
     Image {
         /// Row of the global batch.

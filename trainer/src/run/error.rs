@@ -9,6 +9,7 @@ use crate::codec::CodecError;
 use crate::config::ConfigError;
 use crate::device::DeviceError;
 use crate::limits::gigabytes;
+use crate::log::LogError;
 use crate::model::ModelError;
 use crate::objective::{ObjectiveConfigError, PrepareError};
 use crate::stream::StreamError;
@@ -186,4 +187,10 @@ pub enum TrainError {
         /// The system's error.
         source: io::Error,
     },
+}
+
+impl From<LogError> for TrainError {
+    fn from(LogError { path, source }: LogError) -> Self {
+        Self::Io { path, source }
+    }
 }

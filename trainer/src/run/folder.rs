@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::TrainError;
-use super::observer::StepReport;
 use crate::config::TrainConfig;
 use crate::durable;
+use crate::log::Log;
 
 const LOG: &str = "log.jsonl";
 
@@ -57,7 +57,7 @@ impl RunFolder {
         let path = self.path.join(LOG);
         let unreadable = cut_back(&path, step).map_err(io_error(&path))?;
         let file = OpenOptions::new().append(true).open(&path).map_err(io_error(&path))?;
-        Ok((Log { path, file }, unreadable))
+        Ok((Log::new(path, file), unreadable))
     }
 }
 
@@ -92,27 +92,6 @@ fn keep_lines(mut log: impl BufRead, step: u64, out: &mut dyn Write) -> io::Resu
         line.clear();
     }
     Ok(unreadable)
-}
-
-/// `log.jsonl`: one JSON object a line.
-#[derive(Debug)]
-pub(super) struct Log {
-    path: PathBuf,
-    file: File,
-}
-
-impl Log {
-    /// Appends a line, in one write.
-    pub(super) fn write(&mut self, report: &StepReport) -> Result<(), TrainError> {
-        let mut line = serde_json::to_vec(report).expect("a report holds nothing that JSON can't say");
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(io_error(&self.path))
-    }
-
-    /// Makes its lines durable.
-    pub(super) fn sync(&self) -> Result<(), TrainError> {
-        self.file.sync_data().map_err(io_error(&self.path))
-    }
 }
 
 #[cfg(test)]

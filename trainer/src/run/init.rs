@@ -1,4 +1,4 @@
-//! A new run that starts from the weights of another: `init` in its config. Weights are all that is taken over; schedule,
+//! A new run that starts from the weights of another: `init` in its config. Nothing but weights comes from there; schedule,
 //! optimizer, data and randomness are the new run's own.
 
 use std::path::Path;

@@ -2,7 +2,9 @@
 
 use serde::Serialize;
 
-use super::TrainPlan;
+use crate::config::TrainConfig;
+use crate::model::ModelPlan;
+use crate::stream::Ingredient;
 
 /// Bytes of a number.
 const F32: u64 = 4;
@@ -18,7 +20,7 @@ pub struct Memory {
     pub optimizer: u64,
     /// The moving average of the weights.
     pub average: u64,
-    /// What the backward pass has to remember of a micro-batch whose rows are full.
+    /// Activations of a micro-batch whose rows are full, kept for the backward pass.
     pub activations: u64,
     /// Rows that are held ready.
     pub rows: u64,
@@ -35,9 +37,13 @@ impl Memory {
     }
 }
 
-/// What a plan needs. `filled` is the share of a row that is not padding: 1 for the largest rows there can be.
-pub(super) fn needed(plan: &TrainPlan, filled: f64) -> Memory {
-    let (config, model) = (&plan.config, &plan.model);
+/// The memory of a run. `filled` is the share of a row that is not padding: 1 for the largest rows there can be.
+pub(super) fn needed(
+    config: &TrainConfig,
+    model: &ModelPlan,
+    ingredients: &[Ingredient],
+    filled: f64,
+) -> Memory {
     let parameters = F32 * model.parameters().total();
     let micro_batch = config.micro_batch.unwrap_or(config.batch);
     Memory {
@@ -45,15 +51,15 @@ pub(super) fn needed(plan: &TrainPlan, filled: f64) -> Memory {
         gradients: if micro_batch < config.batch { 2 * parameters } else { parameters },
         optimizer: 2 * parameters,
         average: if config.ema.is_some() { parameters } else { 0 },
-        activations: (activations(plan, micro_batch as u64) as f64 * filled) as u64,
-        rows: rows(plan),
+        activations: (activations(model, ingredients, micro_batch as u64) as f64 * filled) as u64,
+        rows: rows(ingredients, config.stream.prefetch_rows as u64),
         save: F32 * model.largest_parameter(),
     }
 }
 
 /// The share of the positions of all rows that is not padding.
-pub(super) fn filled(plan: &TrainPlan) -> f64 {
-    let shards = plan.ingredients.iter().filter_map(|one| one.dataset.shards(one.source.as_deref()).ok());
+pub(super) fn filled(ingredients: &[Ingredient]) -> f64 {
+    let shards = ingredients.iter().filter_map(|one| one.dataset.shards(one.source.as_deref()).ok());
     let (mut used, mut all) = (0.0, 0.0);
     for shard in shards.flatten() {
         used += (shard.tokens + shard.patches) as f64;
@@ -64,21 +70,19 @@ pub(super) fn filled(plan: &TrainPlan) -> f64 {
 
 /// By count of the tensors that the operations keep: eight of the width of the model and three of the feed-forward's in
 /// each layer.
-fn activations(plan: &TrainPlan, rows: u64) -> u64 {
-    let context = plan.ingredients.iter().map(|one| one.dataset.manifest().context).max().unwrap_or(0);
-    let model = &plan.model;
+fn activations(model: &ModelPlan, ingredients: &[Ingredient], rows: u64) -> u64 {
+    let context = ingredients.iter().map(|one| one.dataset.manifest().context).max().unwrap_or(0);
     let layer = (8 * model.width() + 3 * model.feed_forward()) as u64;
     (F32 * layer * model.layers() as u64).saturating_mul(u64::from(context).saturating_mul(rows))
 }
 
 /// Rows held ready: of each dataset as many as are to be held, of the size that its rows have on disk.
-fn rows(plan: &TrainPlan) -> u64 {
-    let held = plan.config.stream.prefetch_rows as u64;
-    let of = |one: &crate::stream::Ingredient| {
+fn rows(ingredients: &[Ingredient], held: u64) -> u64 {
+    let of = |one: &Ingredient| {
         let shards = one.dataset.shards(one.source.as_deref()).unwrap_or_default();
         let (bytes, rows) =
             shards.iter().fold((0, 0), |(bytes, rows), shard| (bytes + shard.bytes, rows + shard.rows));
         held.saturating_mul(bytes / rows.max(1))
     };
-    plan.ingredients.iter().map(of).fold(0, u64::saturating_add)
+    ingredients.iter().map(of).fold(0, u64::saturating_add)
 }

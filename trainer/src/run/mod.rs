@@ -1,5 +1,5 @@
-//! Training: rows in, weights out, a checkpoint now and then. Knows everything else of this crate but sampling; nothing below
-//! knows it.
+//! Training: rows in, weights out, a checkpoint now and then. It knows everything below but
+//! sampling, and knows nothing about terminals, signals or clocks: its observer has these.
 //!
 //! [`TrainPlan`] settles what will be done, [`train`] does it. The way of the rows of a step to an update is in `step`, from top to
 //! bottom.
@@ -32,12 +32,13 @@ pub use observer::{ByOrder, Event, Observer, StepReport};
 pub use plan::{DatasetDescription, Description, TrainPlan};
 
 use crate::checkpoint::{Checkpoint, Checkpoints, Snapshot};
+use crate::log::Log;
 use crate::model::Transfusion;
 use crate::objective::Arithmetic;
 use crate::optimizer::{AdamW, MovingAverage};
-use crate::stream::Stream;
+use crate::stream::RowStream;
 use crate::weights::{self, UnreadTensor};
-use folder::{Log, RunFolder};
+use folder::RunFolder;
 use global_batch::GlobalBatch;
 
 /// How a run ended.
@@ -78,11 +79,11 @@ pub fn train(plan: TrainPlan, observer: &dyn Observer, stop: &AtomicBool) -> Res
 struct Run<'a> {
     plan: &'a TrainPlan,
     observer: &'a dyn Observer,
-    /// `None` only during an update, which takes it apart: two copies of the weights would double the memory.
+    /// `None` only during a step, whose update consumes it: two copies of the weights would double the memory.
     model: Option<Transfusion>,
     optimizer: AdamW,
     average: Option<MovingAverage>,
-    stream: Stream,
+    stream: RowStream,
     log: Log,
     checkpoints: Checkpoints,
     step: u64,
@@ -110,7 +111,7 @@ impl<'a> Run<'a> {
         }
         let (model, optimizer, average) = restore(plan)?;
         let cursor = plan.start.as_ref().map(|start| &start.state().cursor);
-        let stream = Stream::open(&plan.ingredients, &plan.config.stream_settings(), cursor)?;
+        let stream = RowStream::open(&plan.ingredients, &plan.config.stream_settings(), cursor)?;
         folder.write_config(&plan.config)?;
         let (log, unreadable) = folder.log(step)?;
         if unreadable > 0 {
@@ -137,7 +138,7 @@ impl<'a> Run<'a> {
     }
 
     fn model(&self) -> &Transfusion {
-        self.model.as_ref().expect("the model is there between updates")
+        self.model.as_ref().expect("the model is there between steps")
     }
 
     fn sample_if_due(&self) -> Result<(), TrainError> {

@@ -1,4 +1,4 @@
-//! What a run tells the outside, and what it asks of it.
+//! The events of a run, and the questions that a run has to its surroundings.
 
 use std::path::Path;
 use std::time::Duration;

@@ -37,7 +37,7 @@ pub struct TrainPlan {
 
 impl TrainPlan {
     /// Settles `config`. `locations` are the places of `config.data`, in order. With `resume` the newest whole checkpoint
-    /// of the run is taken up, if it has one, together with the versions of the datasets that it was trained on.
+    /// of the run is gone on from, if it has one, together with the versions of the datasets that it was trained on.
     /// `machine` is what it will be trained on; a resumed run on another one gets a warning.
     ///
     /// # Errors
@@ -130,7 +130,7 @@ impl TrainPlan {
     pub fn describe(&self) -> Description {
         let parameters = self.model.parameters();
         let datasets = self.ingredients.iter().map(describe_dataset).collect();
-        let memory = memory::needed(self, 1.0);
+        let memory = self.memory(1.0);
         Description {
             run: self.config.run.display().to_string(),
             first_step: self.first_step(),
@@ -145,19 +145,23 @@ impl TrainPlan {
         }
     }
 
+    fn memory(&self, filled: f64) -> Memory {
+        memory::needed(&self.config, &self.model, &self.ingredients, filled)
+    }
+
     /// What a person should know before the first step.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
 
-    /// Whether the run fits into the memory that is left. Padding takes none, so rows are counted as full as those of
+    /// Whether the run fits into the memory that is left. Padding needs none, so rows are counted as full as those of
     /// the data are on the average.
     ///
     /// # Errors
     ///
     /// If it needs more, with all figures.
     pub fn check_memory(&self, available_bytes: u64) -> Result<(), TrainError> {
-        let needed = memory::needed(self, memory::filled(self));
+        let needed = self.memory(memory::filled(&self.ingredients));
         match needed.total() > available_bytes {
             true => Err(TrainError::Memory { needed: Box::new(needed), available_bytes }),
             false => Ok(()),

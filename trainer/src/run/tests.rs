@@ -12,7 +12,7 @@ use crate::fixture;
 use crate::model::ModelConfig;
 use crate::stream::Location;
 
-/// Keeps what it is told, and stops the run after a given number of steps.
+/// Keeps the events, and stops the run after a given number of steps.
 #[derive(Default)]
 struct Witness {
     steps: RefCell<Vec<StepReport>>,

@@ -17,7 +17,7 @@ use crate::{
 
 /// Keys (rotated) and values of some sequences, layer by layer.
 #[derive(Debug)]
-pub(super) struct Cache {
+pub(super) struct KeyValueCache {
     stretches: Vec<Stretch>,
     /// Keys and values of each layer, `[rows, width]`; empty before the first pass.
     layers: Vec<[Rows; 2]>,
@@ -40,7 +40,7 @@ pub(super) enum Keep {
     No,
 }
 
-impl Cache {
+impl KeyValueCache {
     /// For so many sequences, all of them empty.
     pub(super) fn new(sequences: usize) -> Self {
         Self { stretches: vec![Stretch::default(); sequences], layers: Vec::new() }
@@ -108,7 +108,7 @@ fn zeros(rows: usize, width: usize, device: &Device) -> Option<Tensor<2>> {
 /// another.
 pub(super) fn append(
     model: &Transfusion,
-    cache: &mut Cache,
+    cache: &mut KeyValueCache,
     appended: &[(usize, &Appended)],
     keep: Keep,
 ) -> Tensor<2> {
@@ -138,7 +138,11 @@ pub(super) fn append(
 }
 
 /// What the network is given in a pass, and the rows of the new keys and values.
-fn side_by_side(cache: &Cache, appended: &[(usize, &Appended)], causal_images: bool) -> (Inputs, Arc<[u32]>) {
+fn side_by_side(
+    cache: &KeyValueCache,
+    appended: &[(usize, &Appended)],
+    causal_images: bool,
+) -> (Inputs, Arc<[u32]>) {
     let (mut ids, mut positions, mut segments, mut rows) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut patch_places, mut values, mut times, mut image_of_patch) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
@@ -178,7 +182,7 @@ mod tests {
     /// A copy of everything for each token, as there once was, would move 500,000 rows here.
     #[test]
     fn rows_that_are_moved_are_a_multiple_of_those_that_are_held() {
-        let (mut cache, one) = (Cache::new(3), new(1));
+        let (mut cache, one) = (KeyValueCache::new(3), new(1));
         let mut moved = 0;
         for _ in 0..1000 {
             let appended = [(0, &one), (2, &one)];
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn stretches_lie_behind_one_another() {
-        let mut cache = Cache::new(3);
+        let mut cache = KeyValueCache::new(3);
         for (sequence, positions) in [(1, 5), (0, 3), (1, 9), (2, 1)] {
             cache.make_room(&[(sequence, &new(positions))]);
             cache.stretches[sequence].held += positions;

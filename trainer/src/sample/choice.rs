@@ -5,7 +5,7 @@ use crate::random::Stream;
 /// How a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Choice {
-    /// 0 takes the likeliest token; otherwise scores are divided by it.
+    /// At 0 the likeliest token is chosen; otherwise scores are divided by it.
     pub temperature: f64,
     /// Share of the probability that is kept, likeliest tokens first.
     pub top_p: f64,

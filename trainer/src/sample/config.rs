@@ -19,7 +19,7 @@ pub struct SampleConfig {
     pub max_tokens: usize,
     /// Most new images of a prompt; behind the last BOI is no choice any more.
     pub max_images: usize,
-    /// 0 takes the likeliest token; otherwise scores are divided by it.
+    /// At 0 the likeliest token is chosen; otherwise scores are divided by it.
     pub temperature: f64,
     /// Share of the probability that is kept, likeliest tokens first, above 0 up to 1.
     pub top_p: f64,

@@ -7,7 +7,7 @@ use schemas::Vocabulary;
 
 use super::{
     End, LatentImage, LatentSize, Part, Prompt, Sample, SampleError, SamplePlan,
-    cache::{Cache, Keep, append},
+    cache::{Keep, KeyValueCache, append},
     draw::{Canvas, draw, host},
     prompt::Appended,
 };
@@ -58,7 +58,7 @@ pub fn sample(
     let may_draw = plan.max_images > 0 || request.prompts.iter().any(|prompt| prompt.draw);
     let grid = model.plan().image().filter(|_| may_draw).map(|image| request.size.grid(image)).transpose()?;
     // Behind the sequences of the prompts stand those of guidance, empty until something is drawn.
-    let cache = Cache::new(2 * request.prompts.len());
+    let cache = KeyValueCache::new(2 * request.prompts.len());
     let mut decoding = Decoding { sequences: Vec::new(), cache, model: &model, plan, grid };
     decoding.read(request)?;
     while decoding.sequences.iter().any(|sequence| sequence.state.is_open()) {
@@ -135,7 +135,7 @@ impl Sequence {
 /// Prompts that are continued side by side.
 struct Decoding<'a> {
     sequences: Vec<Sequence>,
-    cache: Cache,
+    cache: KeyValueCache,
     model: &'a Transfusion,
     plan: &'a SamplePlan,
     /// How drawn images are cut; `None` where nothing will be drawn.

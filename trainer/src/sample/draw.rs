@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use super::{
     SampleError, SamplePlan,
-    cache::{Cache, Keep, append},
+    cache::{Keep, KeyValueCache, append},
     prompt::Appended,
 };
 use crate::{
@@ -30,7 +30,7 @@ pub(super) struct Canvas {
 /// are. `observe` sees each step, and may break off.
 pub(super) fn draw(
     model: &Transfusion,
-    cache: &mut Cache,
+    cache: &mut KeyValueCache,
     canvases: &mut [Canvas],
     grid: &PatchGrid,
     plan: &SamplePlan,
@@ -82,7 +82,7 @@ struct Prefixes {
 }
 
 impl Prefixes {
-    fn new(model: &Transfusion, cache: &mut Cache, canvases: &[Canvas], weight: f64) -> Self {
+    fn new(model: &Transfusion, cache: &mut KeyValueCache, canvases: &[Canvas], weight: f64) -> Self {
         let mut sequences: Vec<usize> = canvases.iter().map(|canvas| canvas.prefix).collect();
         if weight != 1.0 {
             let boi = Appended::token(model.plan().vocabulary().boi());
@@ -102,7 +102,7 @@ impl Prefixes {
     fn predict(
         &self,
         model: &Transfusion,
-        cache: &mut Cache,
+        cache: &mut KeyValueCache,
         inputs: &[Appended],
         count: usize,
     ) -> Vec<Vec<f64>> {

@@ -1,5 +1,5 @@
-//! From a prompt to text and pictures (paper, section 3, "Inference"). Knows the model and the objective that it was trained with;
-//! nothing of datasets, files or checkpoints.
+//! From a prompt to text and pictures (paper, section 3, "Inference"). It knows the model and the objective that it was
+//! trained with, and knows nothing about datasets, files or checkpoints.
 //!
 //! [`sample`] decodes several prompts side by side. In LM mode each gets one token a pass from its hidden state. Where BOI is chosen, or
 //! ends the prompt, the prompt waits until the others wait or are done; then all that wait are drawn together: patches of pure

@@ -6,7 +6,7 @@ use burn::tensor::{Device, Tensor};
 use schemas::Order;
 
 use super::{
-    cache::{Cache, Keep, append},
+    cache::{Keep, KeyValueCache, append},
     prompt::Appended,
     *,
 };
@@ -240,14 +240,14 @@ fn pieces_equal_the_whole() {
     let image = GRID.patchify(&picture(3).values);
     whole.push_image(image.clone(), GRID.patches(), 0, VOCABULARY);
     whole.ids.extend([VOCABULARY.eoi(), 6, 7]);
-    let expected = read(append(&model, &mut Cache::new(1), &[(0, &whole)], Keep::No));
+    let expected = read(append(&model, &mut KeyValueCache::new(1), &[(0, &whole)], Keep::No));
 
     let mut clean = Appended::default();
     clean.push_image(image, GRID.patches(), 0, VOCABULARY);
     clean.ids.push(VOCABULARY.eoi());
     let text = |ids: &[u32]| Appended { ids: ids.to_vec(), images: Vec::new() };
     let pieces = [text(&[BOS, 4, 5]), text(&[VOCABULARY.boi()]), clean, text(&[6]), text(&[7])];
-    let mut cache = Cache::new(1 + 2 * pieces.len());
+    let mut cache = KeyValueCache::new(1 + 2 * pieces.len());
     let mut found = Vec::new();
     for (index, piece) in pieces.iter().enumerate() {
         // Other sequences stand before and behind, fresh ones each time; one of them grows beyond its room.
@@ -276,7 +276,7 @@ fn a_prompt_is_read_as_it_was_trained() {
         .image(LatentImage { size: SIZE, values })
         .text(&tokens[12..15]);
     let input = prompt.input(0, model.plan()).unwrap();
-    let found = read(append(&model, &mut Cache::new(1), &[(0, &input)], Keep::No));
+    let found = read(append(&model, &mut KeyValueCache::new(1), &[(0, &input)], Keep::No));
     assert_close(&found, &expected, 1e-5, "hidden states");
 }
 
@@ -297,7 +297,7 @@ fn a_canvas_is_what_was_trained() {
         if batch.images[0].dropped {
             prefix = Appended::token(VOCABULARY.boi());
         }
-        let mut cache = Cache::new(1);
+        let mut cache = KeyValueCache::new(1);
         append(&model, &mut cache, &[(0, &prefix)], Keep::Yes);
         let mut patches = Appended::default();
         patches.push_image(

@@ -1,11 +1,11 @@
 //! The bounded folder on the local disk that shards of remote datasets are copied to.
 //!
-//! The files lie in a folder of their own inside the one that was named, so that nothing of the user's is ever taken
+//! The files lie in a folder of their own inside the one that was named, so that nothing of the user's is ever mistaken
 //! for a copy. A file's name is the checksum of its content: the same shard of two datasets is kept once, and no file
 //! has to be believed, because each is checked when it is first used. The folder belongs to one process at a time.
 //!
 //! What counts against the limit are finished files and the downloads under way. Files that are being read are not
-//! deleted; who opens them holds no more at a time than fits ([`super::Stream::open`] shares the limit out), so the
+//! deleted; who opens them holds no more at a time than fits ([`super::RowStream::open`] shares the limit out), so the
 //! folder may pass its limit by no more than the shards that reading threads are between.
 
 use std::collections::HashMap;
@@ -44,7 +44,7 @@ struct Files {
 
 #[derive(Debug)]
 struct Entry {
-    /// Tells this file from a later one of the same name.
+    /// Sets this file apart from a later one of the same name.
     born: u64,
     bytes: u64,
     last_use: u64,

@@ -1,7 +1,7 @@
-//! Rows of packed datasets, in an order that is a pure function of datasets, weights, seed and epoch. Knows the format of shards
-//! and manifests; nothing of what rows are for.
+//! Rows of packed datasets, in an order that is a pure function of datasets, weights, seed and epoch. It knows the format of
+//! shards and manifests, and knows nothing about what rows are for.
 //!
-//! [`Stream`] opens any number of datasets and gives their rows one after another, for ever. Where it stands is a
+//! [`RowStream`] opens any number of datasets and gives their rows one after another, for ever. Where it stands is a
 //! [`StreamCursor`], a few numbers; a stream opened at a cursor goes on with exactly the row that would have come next,
 //! whatever the number of readers was or is. How rows are shuffled is described in `order`.
 //!
@@ -115,7 +115,7 @@ impl RowOrigin {
 
 /// The endless sequence of rows.
 #[derive(Debug)]
-pub struct Stream {
+pub struct RowStream {
     datasets: Vec<OpenDataset>,
 }
 
@@ -128,7 +128,7 @@ struct OpenDataset {
     readers: Readers,
 }
 
-impl Stream {
+impl RowStream {
     /// Opens the mix at its first row, or at `cursor`.
     ///
     /// # Errors
@@ -173,7 +173,7 @@ impl Stream {
     ///
     /// # Errors
     ///
-    /// As [`Stream::next_row`].
+    /// As [`RowStream::next_row`].
     pub fn next_rows(&mut self, count: usize) -> Result<Vec<StreamRow>, StreamError> {
         (0..count).map(|_| self.next_row()).collect()
     }

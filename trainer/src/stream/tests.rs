@@ -35,13 +35,13 @@ fn whole(location: &Location) -> Ingredient {
     Ingredient { dataset: Dataset::open(location, None).unwrap(), source: None, weight: 1.0 }
 }
 
-fn take(stream: &mut Stream, count: usize) -> Vec<(usize, u64)> {
+fn rows_of(stream: &mut RowStream, count: usize) -> Vec<(usize, u64)> {
     let rows = stream.next_rows(count).unwrap();
     rows.iter().map(|row| (row.origin.dataset, row.row.sources()[0].row)).collect()
 }
 
 fn read(ingredients: &[Ingredient], settings: &StreamSettings, count: usize) -> Vec<(usize, u64)> {
-    take(&mut Stream::open(ingredients, settings, None).unwrap(), count)
+    rows_of(&mut RowStream::open(ingredients, settings, None).unwrap(), count)
 }
 
 /// Puts another file in the place of one. Never written in place: a reader may still have the old one open.
@@ -73,13 +73,13 @@ fn a_stream_stopped_at_any_row_goes_on_with_the_next_across_epochs() {
     let data =
         [whole(&location), Ingredient { weight: 2.5, source: Some("pairs".to_owned()), ..whole(&location) }];
     let all = read(&data, &settings(2, 4), 60);
-    let mut stream = Stream::open(&data, &settings(1, 1), None).unwrap();
+    let mut stream = RowStream::open(&data, &settings(1, 1), None).unwrap();
     for k in 0..50 {
         let cursor = stream.cursor();
-        let mut resumed = Stream::open(&data, &settings(1 + k % 3, 5), Some(&cursor)).unwrap();
-        assert_eq!(take(&mut resumed, 10), all[k..k + 10], "stopped at {k}");
+        let mut resumed = RowStream::open(&data, &settings(1 + k % 3, 5), Some(&cursor)).unwrap();
+        assert_eq!(rows_of(&mut resumed, 10), all[k..k + 10], "stopped at {k}");
         assert!(cursor.datasets.iter().all(|dataset| dataset.row < 16));
-        take(&mut stream, 1);
+        rows_of(&mut stream, 1);
     }
 }
 
@@ -90,7 +90,7 @@ fn datasets_are_mixed_by_positions() {
     let location = Location::folder(folder.path()).unwrap();
     let of =
         |source: &str, weight| Ingredient { source: Some(source.to_owned()), weight, ..whole(&location) };
-    let mut stream = Stream::open(&[of("texts", 1.0), of("pairs", 3.0)], &settings(2, 8), None).unwrap();
+    let mut stream = RowStream::open(&[of("texts", 1.0), of("pairs", 3.0)], &settings(2, 8), None).unwrap();
     for row in stream.next_rows(400).unwrap() {
         let source = row.origin.documents(&row.row).next().unwrap().0.to_owned();
         assert_eq!(source, ["texts", "pairs"][row.origin.dataset]);
@@ -114,7 +114,7 @@ fn a_remote_compressed_copy_gives_the_same_rows_through_a_bounded_cache() {
         StreamSettings { cache: Some(cache.path().to_owned()), cache_bytes: 4 * bytes[4], ..settings(2, 8) };
     assert_eq!(read(&[whole(&location)], &bound, 2 * ROWS), local);
     let small = StreamSettings { cache_bytes: bytes[4], ..bound };
-    let error = Stream::open(&[whole(&location)], &small, None).unwrap_err().to_string();
+    let error = RowStream::open(&[whole(&location)], &small, None).unwrap_err().to_string();
     assert!(error.contains("stream.cache-bytes") && error.contains("hint:"), "{error}");
 }
 
@@ -127,14 +127,14 @@ fn damage_on_disk_names_shard_and_both_checksums() {
     bytes[1000] ^= 1;
     replace(&path, &bytes);
     let data = [whole(&Location::folder(folder.path()).unwrap())];
-    let error = Stream::open(&data, &settings(2, 8), None).unwrap().next_row().unwrap_err().to_string();
+    let error = RowStream::open(&data, &settings(2, 8), None).unwrap().next_row().unwrap_err().to_string();
     for part in [&manifest.shards[0].path, &manifest.shards[0].checksum, &schemas::content_hash(&bytes)] {
         assert!(error.contains(part.as_str()), "{error}");
     }
     replace(&path, &bytes[..5000]);
-    assert!(Stream::open(&data, &settings(1, 8), None).unwrap().next_row().is_err());
+    assert!(RowStream::open(&data, &settings(1, 8), None).unwrap().next_row().is_err());
     std::fs::remove_file(&path).unwrap();
-    let error = Stream::open(&data, &settings(1, 8), None).unwrap().next_row().unwrap_err();
+    let error = RowStream::open(&data, &settings(1, 8), None).unwrap().next_row().unwrap_err();
     assert!(matches!(error, StreamError::Missing { .. }), "{error}");
 }
 
@@ -166,7 +166,7 @@ fn damage_in_the_store_is_an_error_after_a_second_fetch_and_leaves_nothing() {
     let location = Location { store: counting.clone(), ..location };
     let settings = StreamSettings { cache: Some(cache.path().to_owned()), ..settings(1, 8) };
     let error =
-        Stream::open(&[whole(&location)], &settings, None).unwrap().next_row().unwrap_err().to_string();
+        RowStream::open(&[whole(&location)], &settings, None).unwrap().next_row().unwrap_err().to_string();
     assert!(
         error.contains(&manifest.shards[0].checksum) && error.contains(&schemas::content_hash(&bytes)),
         "{error}"
@@ -277,12 +277,12 @@ fn a_cursor_of_another_version_is_refused_and_a_pinned_version_is_found() {
     let mut manifest = fixture::write(folder.path(), &[(0, 5), (0, 6)]);
     let location = Location::folder(folder.path()).unwrap();
     let old = Dataset::open(&location, None).unwrap();
-    let cursor = Stream::open(&[whole(&location)], &settings(1, 1), None).unwrap().cursor();
+    let cursor = RowStream::open(&[whole(&location)], &settings(1, 1), None).unwrap().cursor();
     manifest.shards.pop();
     std::fs::write(folder.path().join("manifest-000002.json"), manifest.to_bytes().unwrap().0).unwrap();
     assert_eq!(Dataset::open(&location, None).unwrap().manifest().shards.len(), 1);
     assert_eq!(Dataset::open(&location, Some(old.checksum())).unwrap().manifest().shards.len(), 2);
-    let error = Stream::open(&[whole(&location)], &settings(1, 1), Some(&cursor)).unwrap_err();
+    let error = RowStream::open(&[whole(&location)], &settings(1, 1), Some(&cursor)).unwrap_err();
     assert!(matches!(error, StreamError::Cursor { .. }), "{error}");
 }
 
@@ -309,7 +309,7 @@ fn a_shard_that_is_cut_short_while_it_is_read_is_named() {
     let data = [whole(&Location::folder(folder.path()).unwrap())];
     let settings = StreamSettings { shuffle: Shuffle { shards: 1, blocks: 1 }, ..settings(1, 1) };
     for left in [0, 1000, shard.bytes / 2] {
-        let mut stream = Stream::open(&data, &settings, None).unwrap();
+        let mut stream = RowStream::open(&data, &settings, None).unwrap();
         stream.next_row().unwrap();
         std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(left).unwrap();
         let error = (0..640).find_map(|_| stream.next_row().err()).expect("rows are missing");

@@ -1,8 +1,12 @@
 //! Whether the data of a JPEG is all there.
 //!
-//! A decoder fills up what is missing with grey and says nothing, so the codes of each scan are counted before: a scan,
+//! The decoder fills missing data up with grey and says nothing, so the codes of each scan are counted before: a scan,
 //! or a piece of it between restart markers, that ends before its last block is a picture that was cut off. Nothing is
 //! computed from the codes, so this takes a small part of the time of decoding them.
+//!
+//! The decoder's strict mode does not replace this: of 2,904 copies of 121 pictures that were cut off and given an end
+//! marker, it finds 2, of 968 with 512 bytes zeroed 23 where the walk finds 539, and it finds next to nothing that the walk does
+//! not (docs/experiments.md, "Damaged JPEGs").
 //!
 //! What is superfluous is let pass (bytes between headers, fill bytes, whatever follows the end), and what the decoder
 //! refuses by itself is left to it. Of a progressive picture each scan that is there must be whole, and each component

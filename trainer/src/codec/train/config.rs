@@ -10,7 +10,7 @@ use crate::limits::{self, Outside, Reals, STEPS};
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
 
-/// What `vae train` is told, beside its sources of pictures.
+/// The settings of `vae train`, beside its sources of pictures.
 ///
 /// The loss of a batch is the mean over its pictures of `l1 |y - x| + mse (y - x)^2 + kl KL`. The first two are means over a picture's
 /// values; the divergence is as [`KlReduction`] says.
@@ -26,7 +26,7 @@ pub struct VaeTrainConfig {
     #[schemars(range(min = 1, max = 16_384), extend("x-unit" = "pixels"))]
     pub size: usize,
     /// A preset's name (`demo`, `tiny`, `86m`), or a table of sizes.
-    pub model: ModelChoice,
+    pub model: CodecChoice,
     /// Pictures of an update.
     #[schemars(range(min = 1, max = 65_536), extend("x-unit" = "pictures"))]
     pub batch: usize,
@@ -91,7 +91,7 @@ pub enum KlReduction {
 /// A preset by name, or sizes: `model = "tiny"` or `model = { kind = "patch", width = 48 }`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
-pub enum ModelChoice {
+pub enum CodecChoice {
     /// A built-in codec.
     #[schemars(extend("enum" = CODEC_PRESETS))]
     Preset(String),
@@ -99,29 +99,29 @@ pub enum ModelChoice {
     Sizes(Architecture),
 }
 
-impl<'de> Deserialize<'de> for ModelChoice {
+impl<'de> Deserialize<'de> for CodecChoice {
     /// By hand, because an untagged enum would hide what is wrong inside the table.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Choice;
         impl<'de> serde::de::Visitor<'de> for Choice {
-            type Value = ModelChoice;
+            type Value = CodecChoice;
 
             fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 formatter.write_str("a preset's name or a table with `kind`")
             }
-            fn visit_str<E>(self, name: &str) -> Result<ModelChoice, E> {
-                Ok(ModelChoice::Preset(name.to_owned()))
+            fn visit_str<E>(self, name: &str) -> Result<CodecChoice, E> {
+                Ok(CodecChoice::Preset(name.to_owned()))
             }
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<ModelChoice, A::Error> {
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, map: A) -> Result<CodecChoice, A::Error> {
                 let map = serde::de::value::MapAccessDeserializer::new(map);
-                Architecture::deserialize(map).map(ModelChoice::Sizes)
+                Architecture::deserialize(map).map(CodecChoice::Sizes)
             }
         }
         deserializer.deserialize_any(Choice)
     }
 }
 
-impl ModelChoice {
+impl CodecChoice {
     /// The sizes.
     ///
     /// # Errors
@@ -145,7 +145,7 @@ impl Default for VaeTrainConfig {
             output: PathBuf::from("codec"),
             steps: 200,
             size: 128,
-            model: ModelChoice::Preset("tiny".to_owned()),
+            model: CodecChoice::Preset("tiny".to_owned()),
             batch: 8,
             rate: 1e-3,
             warm_up: 50,
@@ -171,7 +171,7 @@ impl VaeTrainConfig {
         Self {
             steps: 2250,
             size: 32,
-            model: ModelChoice::Preset("demo".to_owned()),
+            model: CodecChoice::Preset("demo".to_owned()),
             batch: 64,
             rate: 3e-3,
             mse: 1.0,
@@ -251,8 +251,8 @@ mod tests {
     #[test]
     fn a_model_is_a_name_or_a_table() {
         let model = |text: &str| toml::from_str::<VaeTrainConfig>(text).map(|config| config.model);
-        assert_eq!(model("model = '86m'").unwrap(), ModelChoice::Preset("86m".to_owned()));
-        let ModelChoice::Sizes(Architecture::AutoencoderKl(shape)) =
+        assert_eq!(model("model = '86m'").unwrap(), CodecChoice::Preset("86m".to_owned()));
+        let CodecChoice::Sizes(Architecture::AutoencoderKl(shape)) =
             model("model = { kind = 'autoencoder-kl', channels = [8, 16], groups = 4 }").unwrap()
         else {
             panic!("a table of sizes")
@@ -302,6 +302,6 @@ mod tests {
         assert!(error(|config| config.l1 = -1e-300).starts_with("`l1` is `-1e-300`"));
         assert!(error(|config| config.betas = [0.9, 1.0]).starts_with("`betas` is `1`"));
         assert!(error(|config| config.size = 100).contains("multiples of 8"));
-        assert!(error(|config| config.model = ModelChoice::Preset("huge".to_owned())).contains("`huge`"));
+        assert!(error(|config| config.model = CodecChoice::Preset("huge".to_owned())).contains("`huge`"));
     }
 }

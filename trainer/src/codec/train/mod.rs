@@ -9,7 +9,6 @@
 
 mod config;
 mod draws;
-mod log;
 mod measure;
 mod staging;
 mod step;
@@ -27,11 +26,11 @@ use super::kl::AutoencoderKl;
 use super::patch::PatchAutoencoder;
 use super::pixels::Pixels;
 use super::{Architecture, CONFIG_FILE, Codec, CodecConfig, CodecError, WEIGHTS_FILE, fold_of};
+use crate::log::Log;
 use crate::weights::{self, WeightsError};
-use log::Log;
 use staging::Staging;
 
-pub use config::{KlReduction, ModelChoice, VaeTrainConfig};
+pub use config::{CodecChoice, KlReduction, VaeTrainConfig};
 
 /// Pictures to learn from, all of one size.
 pub trait Pictures: Sync {
@@ -115,7 +114,9 @@ pub fn train(
 ) -> Result<Codec, CodecError> {
     check(pictures, config)?;
     let staging = Staging::new(&config.output)?;
-    let mut run = Run { pictures, config, device, observer, log: Log::create(&staging.folder)? };
+    let path = staging.folder.join("log.jsonl");
+    let log = fs::File::create(&path).map_err(CodecError::file(&path))?;
+    let mut run = Run { pictures, config, device, observer, log: Log::new(path, log) };
     match config.model.architecture()? {
         Architecture::AutoencoderKl(shape) => {
             run.make(&staging, |builder| AutoencoderKl::build(builder, &shape))?
@@ -124,7 +125,6 @@ pub fn train(
             run.make(&staging, |builder| PatchAutoencoder::build(builder, &shape))?
         }
     };
-    run.log.close()?;
     staging.publish()?;
     Codec::load(&config.output, device)
 }

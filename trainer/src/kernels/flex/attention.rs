@@ -44,9 +44,9 @@ pub(crate) struct Kept {
     segments: Arc<[Segment]>,
 }
 
-/// Queries, keys and values as slices, and how to find a head in them.
+/// Queries, keys and values, and how to find a head in them.
 #[derive(Debug, Clone, Copy)]
-struct Inputs<'a> {
+struct Slices<'a> {
     q: &'a [f32],
     k: &'a [f32],
     v: &'a [f32],
@@ -54,7 +54,7 @@ struct Inputs<'a> {
     width: usize,
 }
 
-impl Inputs<'_> {
+impl Slices<'_> {
     /// Values from one position to the next.
     fn stride(&self) -> usize {
         self.heads * self.width
@@ -77,7 +77,7 @@ pub(crate) fn forward(
     assert_eq!([m, heads, width], sizes(&k_mhd), "keys have the queries' heads");
     assert_eq!([m, heads, width], sizes(&v_mhd), "values have the keys' shape");
     check(&segments, n, m);
-    let inputs = Inputs { q: values(&q_nhd), k: values(&k_mhd), v: values(&v_mhd), heads, width };
+    let inputs = Slices { q: values(&q_nhd), k: values(&k_mhd), v: values(&v_mhd), heads, width };
     let (output, normalizers) = forward::attend(inputs, n, &segments);
     let output_nhd = tensor(output, [n, heads, width]);
     let normalizers_nh = normalizers.into();
@@ -88,8 +88,8 @@ pub(crate) fn backward(kept: Kept, dy_nhd: FlexTensor, _: [bool; 3]) -> Gradient
     let dy_nhd = dense(dy_nhd);
     let ([n, heads, width], [m, ..]) = (sizes::<3>(&kept.q_nhd), sizes::<3>(&kept.k_mhd));
     let (q, k, v) = (values(&kept.q_nhd), values(&kept.k_mhd), values(&kept.v_mhd));
-    let inputs = backward::Inputs {
-        forward: Inputs { q, k, v, heads, width },
+    let inputs = backward::BackwardSlices {
+        forward: Slices { q, k, v, heads, width },
         output: values(&kept.output_nhd),
         d_output: values(&dy_nhd),
         normalizers: &kept.normalizers_nh,

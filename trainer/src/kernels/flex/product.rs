@@ -1,6 +1,6 @@
 //! Matrix products through the `gemm` crate, behind slices that are checked.
 //!
-//! The one place of the kernels that hands out raw pointers: `gemm` takes pointers and strides, [`Matrix`] proves that they
+//! The one place of the kernels that hands out raw pointers: `gemm` wants pointers and strides, [`Matrix`] proves that they
 //! stay inside its slice. Each element of a product is summed in an order that only depends on the shapes, so that the number
 //! of threads changes nothing but the time.
 #![allow(unsafe_code)]

@@ -1,7 +1,7 @@
 //! Inner loops that the compiler turns into vector instructions, for the processor that is there.
 //!
 //! The program is compiled for any x86-64, which means four floats at a time. [`vectorized!`] compiles a function a second time for
-//! AVX2 and FMA and picks when it is called; the constant `FUSED` tells the body which of the two it is.
+//! AVX2 and FMA and picks when it is called; the constant `FUSED` says in the body which of the two it is.
 //! The only unsafe code is the call of that second version.
 
 /// Defines a function that is compiled for the processor at hand. Its body may use the constant `FUSED` (multiply and

@@ -24,8 +24,8 @@ const LONG: usize = 1 << 14;
 
 /// What the backward pass reads.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Inputs<'a> {
-    pub(super) forward: super::Inputs<'a>,
+pub(super) struct BackwardSlices<'a> {
+    pub(super) forward: super::Slices<'a>,
     pub(super) output: &'a [f32],
     pub(super) d_output: &'a [f32],
     pub(super) normalizers: &'a [f32],
@@ -40,7 +40,12 @@ struct SegmentRows<'a> {
 }
 
 /// The gradients of queries (`n` rows), keys and values (`m` rows).
-pub(super) fn differentiate(inputs: Inputs<'_>, n: usize, m: usize, segments: &[Segment]) -> [Vec<f32>; 3] {
+pub(super) fn differentiate(
+    inputs: BackwardSlices<'_>,
+    n: usize,
+    m: usize,
+    segments: &[Segment],
+) -> [Vec<f32>; 3] {
     let stride = inputs.forward.stride();
     let mut gradients = [vec![0.0; n * stride], vec![0.0; m * stride], vec![0.0; m * stride]];
     let [dq, dk, dv] = &mut gradients;
@@ -87,7 +92,7 @@ fn split<'a>(
 }
 
 /// Each head is a task with buffers of its own; then the rows are put together.
-fn by_heads(inputs: Inputs<'_>, rows: SegmentRows<'_>) {
+fn by_heads(inputs: BackwardSlices<'_>, rows: SegmentRows<'_>) {
     let heads: Vec<Scratch> = (0..inputs.forward.heads)
         .into_par_iter()
         .map(|head| {
@@ -132,7 +137,7 @@ struct Panel {
 
 impl Scratch {
     /// Fills `dq`, `dk` and `dv` with one head of one segment.
-    fn differentiate(&mut self, inputs: Inputs<'_>, segment: &Segment, head: usize) {
+    fn differentiate(&mut self, inputs: BackwardSlices<'_>, segment: &Segment, head: usize) {
         let width = inputs.forward.width;
         let wide = padded(width);
         resize_zeroed(&mut self.dq, segment.queries.len() * width);
@@ -150,7 +155,7 @@ impl Scratch {
         }
     }
 
-    fn begin(&mut self, inputs: Inputs<'_>, segment: &Segment, queries: Range<usize>, head: usize) {
+    fn begin(&mut self, inputs: BackwardSlices<'_>, segment: &Segment, queries: Range<usize>, head: usize) {
         self.visible.clear();
         self.visible.extend(queries.clone().map(|query| segment.visible(query)));
         self.panels.resize_with(padded(queries.len()) / LANES, Panel::default);
@@ -160,7 +165,7 @@ impl Scratch {
         }
     }
 
-    fn pass_keys(&mut self, inputs: super::Inputs<'_>, segment: &Segment, head: usize) {
+    fn pass_keys(&mut self, inputs: super::Slices<'_>, segment: &Segment, head: usize) {
         let (stride, width) = (inputs.stride(), inputs.width);
         let limit = *self.visible.last().expect("a block has queries");
         for start in (0..limit).step_by(KEYS) {
@@ -194,7 +199,7 @@ impl Scratch {
         }
     }
 
-    fn finish(&mut self, inputs: super::Inputs<'_>, queries: Range<usize>) {
+    fn finish(&mut self, inputs: super::Slices<'_>, queries: Range<usize>) {
         let (width, scale) = (inputs.width, inputs.scale());
         for (row, query) in queries.enumerate() {
             let column = self.panels[row / LANES].dq.iter().skip(row % LANES).step_by(LANES);
@@ -204,7 +209,7 @@ impl Scratch {
     }
 
     /// Copies the gradients to their places among the other heads.
-    fn write(&self, inputs: super::Inputs<'_>, head: usize, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
+    fn write(&self, inputs: super::Slices<'_>, head: usize, dq: &mut [f32], dk: &mut [f32], dv: &mut [f32]) {
         let (stride, width) = (inputs.stride(), inputs.width);
         let place = |out: &mut [f32], from: &[f32], from_stride: usize| {
             for (out, from) in out.chunks_exact_mut(stride).zip(from.chunks_exact(from_stride)) {
@@ -218,9 +223,9 @@ impl Scratch {
 }
 
 impl Panel {
-    /// Takes up `rows` queries of one head from row `first` on.
-    fn begin(&mut self, inputs: Inputs<'_>, first: usize, rows: usize, head: usize) {
-        let Inputs { forward, output, d_output, normalizers } = inputs;
+    /// Begins with `rows` queries of one head from row `first` on.
+    fn begin(&mut self, inputs: BackwardSlices<'_>, first: usize, rows: usize, head: usize) {
+        let BackwardSlices { forward, output, d_output, normalizers } = inputs;
         let (stride, width, wide) = (forward.stride(), forward.width, padded(forward.width));
         let at = first * stride + head * width;
         self.queries.resize(width * LANES, 0.0);

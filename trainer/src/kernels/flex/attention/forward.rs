@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Inputs, KEYS, QUERIES, copy_head, copy_panel, padded, split_rows, tasks};
+use super::{KEYS, QUERIES, Slices, copy_head, copy_panel, padded, split_rows, tasks};
 use crate::kernels::{
     flex::{
         tile::{add_product, add_product_transposed},
@@ -23,7 +23,7 @@ struct Block<'a> {
 }
 
 /// The output of `n` rows, and the log-sum-exp of each row and head.
-pub(super) fn attend(inputs: Inputs<'_>, n: usize, segments: &[Segment]) -> (Vec<f32>, Vec<f32>) {
+pub(super) fn attend(inputs: Slices<'_>, n: usize, segments: &[Segment]) -> (Vec<f32>, Vec<f32>) {
     let (mut output, mut normalizers) = (vec![0.0; n * inputs.stride()], vec![0.0; n * inputs.heads]);
     let blocks = split(inputs, segments, &mut output, &mut normalizers);
     let work = |block: &Block<'_>| {
@@ -37,7 +37,7 @@ pub(super) fn attend(inputs: Inputs<'_>, n: usize, segments: &[Segment]) -> (Vec
 
 /// Cuts the output into the rows of each block.
 fn split<'a>(
-    inputs: Inputs<'_>,
+    inputs: Slices<'_>,
     segments: &'a [Segment],
     mut output: &'a mut [f32],
     mut normalizers: &'a mut [f32],
@@ -82,7 +82,7 @@ struct Running {
 }
 
 impl Scratch {
-    fn attend(&mut self, inputs: Inputs<'_>, block: Block<'_>) {
+    fn attend(&mut self, inputs: Slices<'_>, block: Block<'_>) {
         let panels = padded(block.queries.len()) / LANES;
         self.visible.clear();
         self.visible.extend(block.queries.clone().map(|query| block.segment.visible(query)));
@@ -98,7 +98,7 @@ impl Scratch {
         }
     }
 
-    fn begin(&mut self, inputs: Inputs<'_>, block: &Block<'_>, head: usize) {
+    fn begin(&mut self, inputs: Slices<'_>, block: &Block<'_>, head: usize) {
         let (stride, width) = (inputs.stride(), inputs.width);
         let first = block.segment.queries.start + block.queries.start;
         let size = width * LANES;
@@ -114,7 +114,7 @@ impl Scratch {
         self.running.resize(self.outputs.len() / size, nothing);
     }
 
-    fn pass_keys(&mut self, inputs: Inputs<'_>, block: &Block<'_>, head: usize) {
+    fn pass_keys(&mut self, inputs: Slices<'_>, block: &Block<'_>, head: usize) {
         let (stride, width) = (inputs.stride(), inputs.width);
         let limit = *self.visible.last().expect("a block has queries");
         for start in (0..limit).step_by(KEYS) {
@@ -146,7 +146,7 @@ impl Scratch {
         }
     }
 
-    fn finish(&mut self, inputs: Inputs<'_>, output: &mut [f32], normalizers: &mut [f32], head: usize) {
+    fn finish(&mut self, inputs: Slices<'_>, output: &mut [f32], normalizers: &mut [f32], head: usize) {
         let width = inputs.width;
         let rows = output.chunks_exact_mut(inputs.stride()).zip(normalizers.chunks_exact_mut(inputs.heads));
         for (row, (output, normalizers)) in rows.enumerate() {
