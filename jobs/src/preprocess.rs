@@ -229,8 +229,15 @@ fn operators(reports: &[OperatorReport]) -> Vec<Vec<String>> {
             report.output_rows.map_or_else(|| "-".to_owned(), thousands),
             report.compute_nanoseconds.map_or_else(|| "-".to_owned(), compute_time),
         ]);
+        let parts = report.measures.iter().filter_map(|(name, time)| Some((part_of(name)?, time)));
+        rows.extend(parts.map(|(part, time)| vec![format!("  {part}"), "-".to_owned(), compute_time(*time)]));
     }
     rows
+}
+
+/// The part of an operator's work that a measure gives the time of.
+fn part_of(measure: &str) -> Option<&str> {
+    measure.strip_suffix("_nanoseconds")
 }
 
 /// A time that may be short: `12 ms`, `3.2 s`.

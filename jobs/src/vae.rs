@@ -106,38 +106,23 @@ fn read_pictures(config: &VaeConfig, session: &Session, stop: &Stop) -> anyhow::
     if refused > 0 {
         session.printer.note(&format!("{} could not be used", count(refused, "row")));
     }
-    Crops::try_new(&set)
+    Ok(Crops(set))
 }
 
-/// All crops in memory.
-struct Crops {
-    size: usize,
-    count: usize,
-    bytes: Vec<u8>,
-}
-
-impl Crops {
-    fn try_new(set: &PictureSet) -> anyhow::Result<Self> {
-        let mut bytes = Vec::with_capacity(set.len() * set.size() * set.size() * 3);
-        for index in 0..set.len() {
-            bytes.extend_from_slice(&set.rgb(index).context("cannot read the pictures back")?);
-        }
-        Ok(Self { size: set.size(), count: set.len(), bytes })
-    }
-}
+/// What the codec learns from.
+struct Crops(PictureSet);
 
 impl Pictures for Crops {
     fn len(&self) -> usize {
-        self.count
+        self.0.len()
     }
 
     fn size(&self) -> usize {
-        self.size
+        self.0.size()
     }
 
     fn rgb(&self, index: usize) -> &[u8] {
-        let bytes = self.size * self.size * 3;
-        &self.bytes[index * bytes..][..bytes]
+        self.0.rgb(index)
     }
 }
 

@@ -150,20 +150,6 @@ impl<W: Write> ShardWriter<W> {
         if self.pending.len() == BATCH_ROWS { self.flush() } else { Ok(()) }
     }
 
-    /// Appends rows that [`encode_rows`] has already made a batch of: [`BATCH_ROWS`] of them, or the last ones of the
-    /// shard.
-    ///
-    /// # Errors
-    ///
-    /// If the batch has other columns or can't be written.
-    pub fn push_batch(&mut self, batch: &RecordBatch) -> Result<(), ShardError> {
-        self.flush()?;
-        let columns = batch.columns().to_vec();
-        self.writer.write(&RecordBatch::try_new(self.schema.clone(), columns)?)?;
-        self.rows += batch.num_rows() as u64;
-        Ok(())
-    }
-
     /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.rows

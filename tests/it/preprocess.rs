@@ -85,7 +85,7 @@ fn a_dry_run_foresees_what_the_job_does_and_writes_nothing() {
     look.expect_code(0);
     let foreseen: Value = serde_json::from_str(&look.stdout).expect("one JSON document");
     let plan = foreseen["plan"].as_str().expect("the plan");
-    let operators = ["ShardWriteExec", "PackExec", "TokenizeExec", "WhereExec", "UnitReadExec"];
+    let operators = ["ShardsExec", "DocumentsExec", "WhereExec", "UnitReadExec"];
     assert!(operators.iter().map(|name| plan.find(name)).is_sorted(), "{plan}");
     let text = Run::new(&["preprocess", config, "--dry-run"]).run();
     text.expect_code(0);

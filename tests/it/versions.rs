@@ -84,8 +84,8 @@ fn input_is_added_and_refused_rows_are_run_again() {
         "51 rows read = 47 kept + 4 rejected + 0 filtered + 0 deduplicated",
         "missing_image",
         "invalid_json",
-        "ShardWriteExec",
-        "EncodeExec",
+        "ShardsExec",
+        "DocumentsExec",
         "out: ",
         "transfusion inspect out --rejects",
     ] {

@@ -39,13 +39,13 @@ pub struct Origin<'a> {
     pub id: Option<&'a str>,
 }
 
-/// One part of an interleaved row, as the row has it.
+/// One part of a row. Its images may be anything on their way to latents.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Part {
+pub enum Part<I = Latent> {
     /// A text.
     Text(String),
     /// An image.
-    Image(Latent),
+    Image(I),
 }
 
 /// A document that fits the rows of its layout. Its positions are tiled by `segments`.

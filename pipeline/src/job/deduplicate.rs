@@ -32,17 +32,17 @@ use rayon::prelude::*;
 
 use crate::PipelineError;
 use crate::config::Shape;
-use crate::document::not_blank;
+use crate::document::{Part, not_blank};
 use crate::engine::session::sort_session;
 use crate::engine::stage::{Operator, Partition, Work, ahead, stage};
 use crate::host::threads::blocking;
 use crate::operators::duplicates::{Duplicates, PLACE_BYTES, io_error};
-use crate::operators::items::{Captioning, Choice, Item, Part, from_columns};
 use crate::operators::runtime::Runtime;
+use crate::operators::source_rows::{CaptionRules, Image, RowReader, SourceRow};
 use crate::plan::PreprocessPlan;
 use crate::row::columns::{FILE, KIND, Kind, ROW, texts};
 use crate::source::{Columns, SourcePlan};
-use crate::units::{Rows, Unit, UnitFiles};
+use crate::units::{Rows, Unit};
 
 /// Rows of a batch of hashes.
 const HASH_ROWS: usize = 8192;
@@ -50,10 +50,7 @@ const HASH_ROWS: usize = 8192;
 /// Hashes the rows of a source.
 #[derive(Clone, Debug)]
 struct HashRows {
-    source: String,
-    seed: u64,
-    shape: Shape,
-    files: Arc<UnitFiles>,
+    rows: RowReader,
 }
 
 /// The columns of hashes: the content's, then the place, all of which a copy differs in from the first.
@@ -76,7 +73,7 @@ impl Operator for HashRows {
     }
 
     fn describe(&self) -> String {
-        format!("shape={}", self.shape.name())
+        format!("shape={}", self.rows.shape.name())
     }
 
     fn schema(&self) -> SchemaRef {
@@ -129,17 +126,13 @@ impl HashRows {
         batch: &RecordBatch,
         pool: &ThreadPool,
     ) -> Result<Vec<([u64; 2], u32, u64)>, PipelineError> {
-        if self.shape == Shape::Text {
+        if self.rows.shape == Shape::Text {
             return self.text_hashes(batch, pool);
         }
-        let path = |unit: &str, file: u32| self.files.path(unit, file).to_owned();
-        // Rows are compared by what they say, not by what chance makes of it.
-        let captioning = Captioning::content();
-        let choice = Choice { seed: self.seed, source: &self.source, path: &path, captioning: &captioning };
-        let mut items = from_columns(batch, self.shape, &choice)?;
-        items.retain(|item| item.kind == Kind::Row);
-        let hash = |item: &Item| (content(item.parts.iter().map(part_bytes)), item.file, item.row);
-        Ok(pool.install(|| items.par_iter().map(hash).collect()))
+        let mut rows = self.rows.rows(batch)?;
+        rows.retain(|row| row.kind == Kind::Row);
+        let hash = |row: &SourceRow| (content(row.parts.iter().map(part_bytes)), row.file, row.row);
+        Ok(pool.install(|| rows.par_iter().map(hash).collect()))
     }
 
     /// The same for texts, which are hashed where they lie.
@@ -169,11 +162,11 @@ fn arrow_error(error: arrow::error::ArrowError) -> PipelineError {
     PipelineError::Plan(error.into())
 }
 
-fn part_bytes(part: &Part) -> (u8, &[u8]) {
+fn part_bytes(part: &Part<Image>) -> (u8, &[u8]) {
     match part {
         Part::Text(text) => (0, text.as_bytes()),
-        Part::Image(bytes) => (1, bytes),
-        Part::Latent(_) => (2, &[]),
+        Part::Image(Image::File(bytes)) => (1, bytes),
+        Part::Image(_) => (2, &[]),
     }
 }
 
@@ -277,12 +270,8 @@ async fn hashes(
     source: &SourcePlan,
     units: &[Unit],
 ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-    let operator = HashRows {
-        source: source.config.name.clone(),
-        seed: plan.config.seed,
-        shape: source.config.shape,
-        files: source.files.clone(),
-    };
+    // Rows are compared by what they say, not by what chance makes of it.
+    let operator = HashRows { rows: source.row_reader(plan.config.seed, CaptionRules::content()) };
     Ok(stage(operator, source.rows(units, Columns::Document).await?))
 }
 

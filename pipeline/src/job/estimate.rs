@@ -14,15 +14,16 @@ use schemas::{Row, RowLayout, Tokenizer, row_bytes};
 use serde::Serialize;
 
 use crate::PipelineError;
-use crate::document::pack::Packer;
 use crate::host::error::BoxError;
-use crate::operators::documents::Documents;
+use crate::operators::documents::batch::Documents;
 use crate::operators::runtime::Runtime;
+use crate::operators::shards::pack::UnitPacker;
 use crate::picture::codec::{CodecInfo, CodecMemory, ImageCodec, LatentBatch, RgbBatch};
 use crate::plan::PreprocessPlan;
 use crate::read::{Input, sample};
 use crate::row::columns::Kind;
 use crate::source::SourcePlan;
+use crate::storage::commit::UnitReport;
 use crate::units::Unit;
 
 /// Units of a source that are looked into.
@@ -119,7 +120,7 @@ impl PreprocessPlan {
         };
         let mut sources = Vec::with_capacity(self.sources.len());
         for source in &self.sources {
-            let mut sample = Sample::default();
+            let mut sample = SampleCounts::default();
             for unit in spread(source) {
                 self.sample(source, unit, &tokenizer, &runtime, &mut sample).await?;
             }
@@ -149,7 +150,7 @@ impl PreprocessPlan {
         unit: &Unit,
         tokenizer: &Tokenizer,
         runtime: &Runtime,
-        sample: &mut Sample,
+        sample: &mut SampleCounts,
     ) -> Result<(), PipelineError> {
         let rows = if source.config.shape.has_images() { PICTURE_ROWS } else { u64::MAX };
         let limit = Arc::new(sample::SampleLimit::new(UNIT_BYTES, rows));
@@ -163,15 +164,17 @@ impl PreprocessPlan {
         let layout = self.layout(tokenizer);
         let plan = self.documents(source, std::slice::from_ref(unit), tokenizer).await?;
         let mut batches = plan.execute(0, runtime.session()?.task_ctx())?;
-        let mut packers = [0, 1].map(|_| Packer::new(layout, self.packing()));
+        let mut packer = UnitPacker::new(source.index, source.config.shape, layout, self.packing());
         while let Some(batch) = batches.next().await.transpose()? {
             let documents = Documents::of(&batch);
             for row in 0..documents.len() {
-                sample.add(&documents, row, source, &layout, &mut packers)?;
+                packer.add(&documents, row, &mut |_, row| sample.keep(row, &layout, false))?;
+                if documents.kind(row) == Kind::End {
+                    let read = documents.row(row);
+                    let report = packer.finish(read, &mut |_, row| sample.keep(row, &layout, true))?;
+                    sample.add(&report);
+                }
             }
-        }
-        for packer in &mut packers {
-            packer.finish(|row| sample.keep(row, &layout, true))?;
         }
         sample.units += 1;
         // What is read to its end counts as its size, also where a reader skips what nobody needs.
@@ -179,7 +182,7 @@ impl PreprocessPlan {
         Ok(())
     }
 
-    fn extrapolate(&self, source: &SourcePlan, sample: Sample, layout: &RowLayout) -> SourceEstimate {
+    fn extrapolate(&self, source: &SourcePlan, sample: SampleCounts, layout: &RowLayout) -> SourceEstimate {
         let bytes: u64 = source.units.iter().map(|unit| unit.bytes).sum();
         let grow = |count: u64| scale(count, bytes, sample.bytes);
         let (tokens, patches) = (grow(sample.tokens), grow(sample.patches));
@@ -219,7 +222,7 @@ impl PreprocessPlan {
     }
 
     /// Bytes of a shard without rows, and what a byte of rows takes in one.
-    fn written(&self, sample: &Sample, layout: &RowLayout) -> (u64, f64) {
+    fn written(&self, sample: &SampleCounts, layout: &RowLayout) -> (u64, f64) {
         let metadata = self.metadata_of(layout);
         let written = |rows: &[Row]| {
             let mut writer = ShardWriter::try_new(Vec::new(), &metadata, self.config.compression)?;
@@ -257,7 +260,7 @@ fn scale(count: u64, whole: u64, part: u64) -> u64 {
 
 /// What a sample has.
 #[derive(Default)]
-struct Sample {
+struct SampleCounts {
     bytes: u64,
     units: u64,
     read: u64,
@@ -277,48 +280,25 @@ struct Sample {
     some_rows: Vec<Row>,
 }
 
-impl Sample {
-    fn add(
-        &mut self,
-        documents: &Documents<'_>,
-        row: usize,
-        source: &SourcePlan,
-        layout: &RowLayout,
-        packers: &mut [Packer; 2],
-    ) -> Result<(), PipelineError> {
-        match documents.kind(row) {
-            Kind::End => self.read += documents.row(row),
-            Kind::Reject => {
-                let reason = documents.reject(row).reason.name();
-                *self.rejects.entry(reason.to_owned()).or_default() += 1;
-            }
-            Kind::Duplicate | Kind::Aside => {}
-            Kind::Row => {
-                let (copies, ends) = (documents.copies(row), documents.ends(row));
-                let packer = &mut packers[documents.split(row)];
-                for _ in 0..copies {
-                    if source.config.shape.has_images() {
-                        let document = documents.document(row, source.config.shape, source.index, layout);
-                        packer.push(document, |row| self.keep(row, layout, false))?;
-                    } else {
-                        let provenance = documents.provenance(row, source.index);
-                        packer.text(documents.tokens(row), &provenance, ends, |row| {
-                            self.keep(row, layout, false)
-                        })?;
-                    }
-                }
-                self.kept += u64::from(documents.counts(row));
-                self.documents += if ends { copies.into() } else { 0 };
-                self.images += documents.images(row) as u64 * u64::from(copies);
-            }
+impl SampleCounts {
+    /// Adds the counts of a unit, of both datasets together.
+    fn add(&mut self, report: &UnitReport) {
+        let [main, _] = &report.statistics;
+        self.read += main.read;
+        for (reason, count) in &main.rejects {
+            *self.rejects.entry(reason.clone()).or_default() += count;
         }
-        Ok(())
+        for statistics in &report.statistics {
+            self.kept += statistics.kept;
+            self.documents += statistics.documents;
+            self.images += statistics.images;
+            self.tokens += statistics.tokens;
+            self.patches += statistics.patches;
+        }
     }
 
     fn keep(&mut self, row: Row, layout: &RowLayout, last: bool) -> Result<(), PipelineError> {
         let padding = u64::from(layout.context - row.used());
-        self.tokens += u64::from(row.text_positions());
-        self.patches += u64::from(row.patch_positions());
         match last {
             true => self.last_padding += padding,
             false => {

@@ -15,7 +15,6 @@ use crate::config::{Shape, TrainTokenizer};
 use crate::host::error::BoxError;
 use crate::host::observer::{Event, Observer};
 use crate::host::threads::blocking;
-use crate::operators::items::{Choice, texts_from_columns};
 use crate::plan::PreprocessPlan;
 use crate::read::Input;
 use crate::source::{Columns, SourcePlan};
@@ -131,12 +130,9 @@ async fn sample_unit(
     each: u64,
 ) -> Result<Vec<String>, PipelineError> {
     let (mut texts, mut bytes) = (Vec::new(), 0);
-    let path = |unit: &str, file: u32| source.files.path(unit, file).to_owned();
-    let captioning = source.captioning();
-    let choice =
-        Choice { seed: plan.config.seed, source: &source.config.name, path: &path, captioning: &captioning };
+    let reader = source.row_reader(plan.config.seed, source.captions());
     while let Some(batch) = batches.next().await.transpose()? {
-        for text in texts_from_columns(&batch, source.config.shape, &choice)? {
+        for text in reader.texts(&batch)? {
             let wanted = text.floor_char_boundary(usize::try_from(each - bytes).unwrap_or(usize::MAX));
             bytes += text.len() as u64;
             if bytes >= each {

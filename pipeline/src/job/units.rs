@@ -17,7 +17,7 @@ use crate::PipelineError;
 use crate::host::observer::{Event, Observer};
 use crate::operators::duplicates::Duplicates;
 use crate::operators::runtime::Runtime;
-use crate::operators::write::receipts;
+use crate::operators::shards::receipts;
 use crate::plan::PreprocessPlan;
 use crate::source::SourcePlan;
 use crate::storage::commit::Commit;

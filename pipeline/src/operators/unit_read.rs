@@ -175,11 +175,11 @@ impl Operator for UnitRead {
 
     fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
         let input = Runtime::of(partition.task)?.input(&self.source)?.clone();
-        Ok(Box::new(Readers { operator: self.clone(), input, running: None }))
+        Ok(Box::new(ReadingUnits { operator: self.clone(), input, running: None }))
     }
 }
 
-struct Readers {
+struct ReadingUnits {
     operator: UnitRead,
     input: Input,
     running: Option<Running>,
@@ -190,12 +190,12 @@ struct Running {
     reader: threads::Running<Result<(), PipelineError>>,
 }
 
-impl Work for Readers {
+impl Work for ReadingUnits {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let units = units(&batch)?;
         let (sender, batches) = channel(1);
-        let reading = Reading { operator: self.operator.clone(), input: self.input.clone(), sender };
-        let reader = threads::spawn(move || reading.units(units))?;
+        let unit_reader = UnitReader { operator: self.operator.clone(), input: self.input.clone(), sender };
+        let reader = threads::spawn(move || unit_reader.units(units))?;
         self.running = Some(Running { batches, reader });
         Ok(Vec::new())
     }
@@ -218,13 +218,13 @@ impl Work for Readers {
     }
 }
 
-struct Reading {
+struct UnitReader {
     operator: UnitRead,
     input: Input,
     sender: Sender<RecordBatch>,
 }
 
-impl Reading {
+impl UnitReader {
     /// Gives a batch on; `false` if nobody wants it any more.
     fn send(&self, batch: RecordBatch) -> Result<bool, PipelineError> {
         Ok(self.sender.blocking_send(batch).is_ok())

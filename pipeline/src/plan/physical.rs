@@ -8,14 +8,14 @@ use schemas::{FORMAT_VERSION, RowLayout, Tokenizer};
 
 use super::PreprocessPlan;
 use crate::PipelineError;
-use crate::config::LatentKind;
-use crate::document::Composer;
+use crate::config::CodecConfig;
 use crate::engine::stage::stage;
 use crate::operators::deduplicate::Deduplicate;
-use crate::operators::encode::Encode;
-use crate::operators::pack::Pack;
-use crate::operators::tokenize::Tokenize;
-use crate::operators::write::Write;
+use crate::operators::documents::DocumentRules;
+use crate::operators::documents::images::ImageDocuments;
+use crate::operators::documents::latents::Encoding;
+use crate::operators::documents::texts::TextDocuments;
+use crate::operators::shards::Shards;
 use crate::read::batch::{BATCH_BYTES, PICTURE_ROWS};
 use crate::source::{Columns, SourcePlan};
 use crate::units::Unit;
@@ -40,24 +40,18 @@ impl PreprocessPlan {
 
     /// Bytes of the pictures that wait in a unit, and of the latents in a full row.
     fn image_bytes(&self) -> Option<(usize, usize)> {
-        let (config, codec) = (self.config.codec.as_ref()?, self.environment.codec.as_ref()?);
-        let side = (config.size / codec.info().downsampling.max(1)) as usize;
-        let patches = (side / config.patch as usize).pow(2);
-        let parts = if config.latent == LatentKind::Moments { 2 } else { 1 };
-        let latent = 2 * parts * usize::from(codec.info().channels) * side * side;
-        let crop = 3 * (config.size as usize).pow(2);
-        let pictures = 4 * PICTURE_ROWS * crop + 4 * config.batch * crop + (32 << 20);
-        Some((pictures, latent * (self.config.context as usize / (patches + 4))))
+        let (config, encoding) = (self.config.codec.as_ref()?, self.encoding()?);
+        let side = config.size / encoding.codec.downsampling.max(1);
+        let patches = ((side / config.patch) as usize).pow(2);
+        let pictures = 4 * PICTURE_ROWS * encoding.crop_bytes() + encoding.batch_bytes() + (32 << 20);
+        Some((pictures, encoding.latent_bytes() * (self.config.context as usize / (patches + 4))))
     }
 
-    fn composer(&self, tokenizer: &Tokenizer) -> Composer {
-        Composer {
-            tokenizer: tokenizer.clone(),
-            layout: self.layout(tokenizer),
-            packing: self.packing(),
-            caption_first: self.config.caption_first_share,
-            seed: self.config.seed,
-        }
+    /// How pictures are encoded, where there is a codec.
+    fn encoding(&self) -> Option<Encoding> {
+        let (config, codec) = (self.config.codec.as_ref()?, self.environment.codec.as_ref()?);
+        let &CodecConfig { size, batch, latent, .. } = config;
+        Some(Encoding { codec: codec.info().clone(), size, batch, latent })
     }
 
     fn metadata(&self, tokenizer: &Tokenizer) -> ShardMetadata {
@@ -88,28 +82,19 @@ impl PreprocessPlan {
         tokenizer: &Tokenizer,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let documents = self.documents(source, units, tokenizer).await?;
-        let pack = Pack {
+        let shards = Shards {
             source: source.index,
             name: source.config.name.clone(),
             shape: source.config.shape,
-            layout: self.layout(tokenizer),
             packing: self.packing(),
             files: source.files.clone(),
-        };
-        let write = Write {
-            source: source.index,
-            outputs: self.outputs(),
             metadata: self.metadata(tokenizer),
             compression: self.config.compression,
             shard_bytes: self.config.shard_bytes,
-            files: source.files.clone(),
             retries: self.retries.clone(),
             parts: Arc::new(source.counted_parts(units)),
-            lines: source.input.lines.clone(),
-            handle: source.input.handle.clone(),
-            stop: self.environment.stop.clone(),
         };
-        Ok(stage(write, stage(pack, documents)))
+        Ok(stage(shards, documents))
     }
 
     /// The part of the plan that gives the documents of units.
@@ -119,39 +104,25 @@ impl PreprocessPlan {
         units: &[Unit],
         tokenizer: &Tokenizer,
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
-        let (seed, name) = (self.config.seed, &source.config.name);
         let mut plan = source.rows(units, Columns::Document).await?;
         if self.config.deduplicate {
             plan = stage(Deduplicate { schema: plan.schema() }, plan);
         }
-        if source.config.shape.has_images()
-            && let (Some(codec), Some(config)) = (&self.environment.codec, &self.config.codec)
-        {
-            let rules = self.config.pictures.rules(config.size);
-            plan = stage(source.decode(rules, seed, self.runtime.pool.clone()), plan);
-            let encode = Encode {
-                codec: codec.clone(),
-                size: config.size,
-                batch: config.batch,
-                latent: config.latent,
-                seed,
-                source: name.clone(),
-                files: source.files.clone(),
-                device: self.runtime.device.clone(),
-                pool: self.runtime.pool.clone(),
-            };
-            plan = stage(encode, plan);
-        }
-        let tokenize = Tokenize {
+        let rules = DocumentRules {
             source: source.index,
-            name: name.clone(),
-            shape: source.config.shape,
+            rows: source.row_reader(self.config.seed, source.captions()),
             weight: source.config.weight,
             validation: self.config.split.validation,
-            composer: self.composer(tokenizer),
-            files: source.files.clone(),
-            pool: self.runtime.pool.clone(),
+            layout: self.layout(tokenizer),
+            packing: self.packing(),
+            caption_first: self.config.caption_first_share,
         };
-        Ok(stage(tokenize, plan))
+        if !source.config.shape.has_images() {
+            return Ok(stage(TextDocuments { rules }, plan));
+        }
+        let no_codec = || PipelineError::NoCodec { name: source.config.name.clone() };
+        let encoding = self.encoding().ok_or_else(no_codec)?;
+        let pictures = self.config.pictures.rules(encoding.size);
+        Ok(stage(ImageDocuments { rules, pictures, encoding }, plan))
     }
 }

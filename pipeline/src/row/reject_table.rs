@@ -21,6 +21,9 @@ use crate::row::reject::RejectReason;
 /// Bytes of a row group, at most (one batch more at worst).
 const GROUP_BYTES: usize = 2 << 20;
 
+/// Bytes of rows, as JSON, that are written together. The bytes of a table depend on that.
+const BATCH_BYTES: usize = 1 << 20;
+
 /// A refused row.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectLine {
@@ -51,12 +54,6 @@ impl RejectLine {
     pub fn stands(&self, retried: bool) -> bool {
         !(retried && self.may_pass_later())
     }
-
-    pub(crate) fn append_to(&self, lines: &mut String) -> serde_json::Result<()> {
-        lines.push_str(&serde_json::to_string(self)?);
-        lines.push('\n');
-        Ok(())
-    }
 }
 
 /// The path of a unit's table below the dataset.
@@ -84,6 +81,10 @@ fn format_error(error: impl std::error::Error + Send + Sync + 'static) -> Pipeli
 /// Writes a table.
 pub(crate) struct RejectWriter<W: Write + Send> {
     writer: ArrowWriter<W>,
+    /// Rows that are written together.
+    pending: Vec<RejectLine>,
+    /// Their size as lines of JSON.
+    pending_bytes: usize,
     rows: u64,
 }
 
@@ -94,13 +95,22 @@ impl<W: Write + Send> RejectWriter<W> {
             .set_compression(Compression::ZSTD(ZstdLevel::default()))
             .build();
         let writer = ArrowWriter::try_new(target, schema(), Some(properties)).map_err(format_error)?;
-        Ok(Self { writer, rows: 0 })
+        Ok(Self { writer, pending: Vec::new(), pending_bytes: 0, rows: 0 })
     }
 
-    /// Takes rows, as lines of JSON.
-    pub(crate) fn push(&mut self, lines: &str) -> Result<(), PipelineError> {
-        let lines: Vec<RejectLine> =
-            lines.lines().map(serde_json::from_str).collect::<Result<_, _>>().map_err(format_error)?;
+    /// Takes a row.
+    pub(crate) fn push(&mut self, line: RejectLine) -> Result<(), PipelineError> {
+        self.pending_bytes += serde_json::to_vec(&line).map_err(format_error)?.len() + 1;
+        self.pending.push(line);
+        if self.pending_bytes > BATCH_BYTES { self.write_pending() } else { Ok(()) }
+    }
+
+    fn write_pending(&mut self) -> Result<(), PipelineError> {
+        let lines = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        if lines.is_empty() {
+            return Ok(());
+        }
         self.rows += lines.len() as u64;
         self.writer.write(&batch(&lines)?).map_err(format_error)?;
         if self.writer.in_progress_size() > GROUP_BYTES {
@@ -111,11 +121,12 @@ impl<W: Write + Send> RejectWriter<W> {
 
     /// Bytes that it holds.
     pub(crate) fn held(&self) -> usize {
-        self.writer.memory_size()
+        self.writer.memory_size() + self.pending_bytes
     }
 
     /// The target, and the number of rows.
-    pub(crate) fn finish(self) -> Result<(W, u64), PipelineError> {
+    pub(crate) fn finish(mut self) -> Result<(W, u64), PipelineError> {
+        self.write_pending()?;
         Ok((self.writer.into_inner().map_err(format_error)?, self.rows))
     }
 }
@@ -201,14 +212,11 @@ mod tests {
         }
     }
 
-    fn table(rows: u64, chunk: usize) -> Vec<u8> {
+    fn table(rows: u64) -> Vec<u8> {
         let mut writer = RejectWriter::try_new(Vec::new()).expect("a writer");
-        let lines: Vec<RejectLine> = (0..rows).map(line).collect();
-        for chunk in lines.chunks(chunk) {
-            let mut text = String::new();
-            chunk.iter().for_each(|line| line.append_to(&mut text).expect("JSON"));
-            writer.push(&text).expect("written");
-            assert!(writer.held() < 2 * GROUP_BYTES + (1 << 20), "{}", writer.held());
+        for row in 0..rows {
+            writer.push(line(row)).expect("written");
+            assert!(writer.held() < 2 * GROUP_BYTES + 2 * BATCH_BYTES, "{}", writer.held());
         }
         let (bytes, written) = writer.finish().expect("a table");
         assert_eq!(written, rows);
@@ -217,8 +225,8 @@ mod tests {
 
     #[test]
     fn rows_come_back_and_bytes_are_the_same_each_time() {
-        let bytes = table(3000, 700);
-        assert_eq!(bytes, table(3000, 700));
+        let bytes = table(3000);
+        assert_eq!(bytes, table(3000));
         let read = RejectTable::open(bytes.into()).expect("a table");
         let lines: Vec<_> = read.collect::<Result<Vec<_>, _>>().expect("rows").concat();
         assert_eq!(lines, (0..3000).map(line).collect::<Vec<_>>());
@@ -226,7 +234,7 @@ mod tests {
 
     #[test]
     fn a_table_of_many_rows_is_written_in_groups() {
-        let bytes = Bytes::from(table(100_000, 5000));
+        let bytes = Bytes::from(table(100_000));
         let builder = ParquetRecordBatchReaderBuilder::try_new(bytes).expect("a table");
         assert!(builder.metadata().num_row_groups() > 1, "{}", builder.metadata().num_row_groups());
     }

@@ -19,7 +19,6 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use object_store::path::Path;
-use rayon::ThreadPool;
 use serde_json::Value;
 
 use self::columns::{Finding, WantedColumns, find};
@@ -28,10 +27,8 @@ pub(crate) use self::rows::Columns;
 use crate::PipelineError;
 use crate::config::{Shape, SourceConfig};
 use crate::host::passed_over::PassedOver;
-use crate::operators::decode::Decode;
-use crate::operators::items::Captioning;
 use crate::operators::runtime::Runtime;
-use crate::picture::PictureRules;
+use crate::operators::source_rows::{CaptionRules, RowHashes, RowReader};
 use crate::read::csv::Dialect;
 use crate::read::infer::{Extent, SCAN_BYTES};
 use crate::read::parts::parts;
@@ -265,8 +262,8 @@ impl SourcePlan {
     }
 
     /// What is made of the captions of its rows.
-    pub(crate) fn captioning(&self) -> Captioning {
-        Captioning {
+    pub(crate) fn captions(&self) -> CaptionRules {
+        CaptionRules {
             choice: self.config.captions.unwrap_or_default(),
             templates: self.config.template.iter().flat_map(|template| template.texts()).cloned().collect(),
         }
@@ -287,16 +284,9 @@ impl SourcePlan {
         Ok(units)
     }
 
-    pub(crate) fn decode(&self, rules: PictureRules, seed: u64, pool: Arc<ThreadPool>) -> Decode {
-        Decode {
-            source: self.config.name.clone(),
-            seed,
-            shape: self.config.shape,
-            captioning: self.captioning(),
-            rules,
-            files: self.files.clone(),
-            pixels: self.input.memory.pixels.clone(),
-            pool,
-        }
+    /// What makes rows of its batches, with these captions.
+    pub(crate) fn row_reader(&self, seed: u64, captions: CaptionRules) -> RowReader {
+        let hashes = RowHashes { seed, source: self.config.name.clone(), files: self.files.clone() };
+        RowReader { shape: self.config.shape, captions, hashes }
     }
 }

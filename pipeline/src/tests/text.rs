@@ -99,7 +99,7 @@ async fn explain_shows_the_whole_job() {
     let job = Job::new(&corpus(&[("in/a.jsonl", &lines(3))]).await);
     let plan = job.plan(config(vec![source])).await.expect("a plan");
     let text = plan.explain().await.expect("text");
-    let order = ["ShardWriteExec", "PackExec", "TokenizeExec", "WhereExec", "UnitReadExec", "DataSourceExec"];
+    let order = ["ShardsExec", "DocumentsExec", "WhereExec", "UnitReadExec", "DataSourceExec"];
     let places: Vec<_> = order.iter().map(|name| text.find(name).expect("an operator")).collect();
     assert!(places.is_sorted(), "{text}");
     assert!(text.contains("columns=[text, n]"), "only what is needed is read: {text}");
@@ -113,7 +113,7 @@ async fn explain_trains_a_small_tokenizer_where_it_has_to() {
     let job = Job::new(&corpus(&[("in/a.jsonl", &lines(30))]).await);
     let config = PreprocessConfig { tokenizer, ..config(vec![texts("web", "in/a.jsonl")]) };
     let text = job.plan(config).await.expect("a plan").explain().await.expect("text");
-    assert!(text.contains("TokenizeExec: shape=text, vocabulary=2"), "{text}");
+    assert!(text.contains("DocumentsExec: shape=text, vocabulary=2"), "{text}");
     assert!(files(&job.output).await.is_empty(), "nothing is written");
 }
 
