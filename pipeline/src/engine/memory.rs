@@ -51,7 +51,7 @@ impl Memory {
 
     /// The pool with a limit of its own, for a sort: one takes all that it gets before it spills.
     pub(crate) fn part(&self, limit: usize) -> Arc<dyn MemoryPool> {
-        Arc::new(PoolPart { pool: self.pool(), limit, used: AtomicUsize::new(0) })
+        Arc::new(PartPool { pool: self.pool(), limit, used: AtomicUsize::new(0) })
     }
 
     /// All that a job may hold.
@@ -96,19 +96,19 @@ impl Memory {
 
 /// A pool within another one.
 #[derive(Debug)]
-struct PoolPart {
+struct PartPool {
     pool: Arc<dyn MemoryPool>,
     limit: usize,
     used: AtomicUsize,
 }
 
-impl fmt::Display for PoolPart {
+impl fmt::Display for PartPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes of {}", self.limit, self.pool)
     }
 }
 
-impl MemoryPool for PoolPart {
+impl MemoryPool for PartPool {
     fn name(&self) -> &str {
         "part"
     }

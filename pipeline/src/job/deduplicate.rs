@@ -40,7 +40,7 @@ use crate::operators::duplicates::{Duplicates, PLACE_BYTES, io_error};
 use crate::operators::runtime::Runtime;
 use crate::operators::source_rows::{CaptionRules, Image, RowReader, SourceRow};
 use crate::plan::PreprocessPlan;
-use crate::row::columns::{FILE, KIND, Kind, ROW, texts};
+use crate::row::columns::{FILE, KIND, ROW, RowKind, texts};
 use crate::source::{Columns, SourcePlan};
 use crate::units::{Rows, Unit};
 
@@ -82,22 +82,22 @@ impl Operator for HashRows {
 
     fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
         let pool = Runtime::of(partition.task)?.pool.clone();
-        Ok(Box::new(Hashing { operator: self.clone(), pool, rows: Vec::new() }))
+        Ok(Box::new(HashingRows { operator: self.clone(), pool, rows: Vec::new() }))
     }
 }
 
-struct Hashing {
+struct HashingRows {
     operator: HashRows,
     pool: Arc<ThreadPool>,
     /// Hash, file and row.
     rows: Vec<([u64; 2], u32, u64)>,
 }
 
-impl Work for Hashing {
+impl Work for HashingRows {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let kinds = batch[KIND].as_primitive::<UInt8Type>().values().clone();
         self.rows.extend(self.operator.hashes(&batch, &self.pool)?);
-        let ends = kinds.iter().any(|&kind| Kind::of(kind) == Kind::End);
+        let ends = kinds.iter().any(|&kind| RowKind::of(kind) == RowKind::End);
         if self.rows.len() < HASH_ROWS && !ends || self.rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -130,7 +130,7 @@ impl HashRows {
             return self.text_hashes(batch, pool);
         }
         let mut rows = self.rows.rows(batch)?;
-        rows.retain(|row| row.kind == Kind::Row);
+        rows.retain(|row| row.kind == RowKind::Row);
         let hash = |row: &SourceRow| (content(row.parts.iter().map(part_bytes)), row.file, row.row);
         Ok(pool.install(|| rows.par_iter().map(hash).collect()))
     }
@@ -147,7 +147,7 @@ impl HashRows {
         let kinds = batch[KIND].as_primitive::<UInt8Type>().values();
         let hash = |column: &StringArray, row: usize| {
             // What is blank is refused, however often it comes.
-            let is_text = Kind::of(kinds[row]) == Kind::Row
+            let is_text = RowKind::of(kinds[row]) == RowKind::Row
                 && column.is_valid(row)
                 && not_blank(column.value(row)).is_ok();
             let text = || content(std::iter::once((0, column.value(row).as_bytes())));

@@ -21,7 +21,7 @@ use crate::operators::shards::pack::UnitPacker;
 use crate::picture::codec::{CodecInfo, CodecMemory, ImageCodec, LatentBatch, RgbBatch};
 use crate::plan::PreprocessPlan;
 use crate::read::{Input, sample};
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::source::SourcePlan;
 use crate::storage::commit::UnitReport;
 use crate::units::Unit;
@@ -169,7 +169,7 @@ impl PreprocessPlan {
             let documents = Documents::of(&batch);
             for row in 0..documents.len() {
                 packer.add(&documents, row, &mut |_, row| sample.keep(row, &layout, false))?;
-                if documents.kind(row) == Kind::End {
+                if documents.kind(row) == RowKind::End {
                     let read = documents.row(row);
                     let report = packer.finish(read, &mut |_, row| sample.keep(row, &layout, true))?;
                     sample.add(&report);

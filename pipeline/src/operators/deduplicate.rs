@@ -9,7 +9,7 @@ use super::duplicates::{Duplicates, UnitDuplicates};
 use super::runtime::Runtime;
 use crate::PipelineError;
 use crate::engine::stage::{Operator, Partition, Work};
-use crate::row::columns::{FILE, KIND, Kind, ROW, UNIT};
+use crate::row::columns::{FILE, KIND, ROW, RowKind, UNIT};
 
 /// Marks copies.
 #[derive(Clone, Debug)]
@@ -51,9 +51,11 @@ impl Work for Deduplicating {
         let files = batch[FILE].as_primitive::<UInt32Type>().values();
         let rows = batch[ROW].as_primitive::<UInt64Type>().values();
         let mut kinds = batch[KIND].as_primitive::<UInt8Type>().values().to_vec();
-        for (row, kind) in kinds.iter_mut().enumerate().filter(|(_, kind)| Kind::of(**kind) == Kind::Row) {
+        for (row, kind) in
+            kinds.iter_mut().enumerate().filter(|(_, kind)| RowKind::of(**kind) == RowKind::Row)
+        {
             if duplicates.contains(copies, units.value(row), files[row], rows[row])? {
-                *kind = Kind::Duplicate as u8;
+                *kind = RowKind::Duplicate as u8;
             }
         }
         let place = batch.schema().index_of(KIND)?;

@@ -149,16 +149,16 @@ impl Operator for Lookup {
     }
 
     fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
-        Ok(Box::new(LookingUp { operator: self.clone(), runtime: Runtime::of(partition.task)? }))
+        Ok(Box::new(LookupWork { operator: self.clone(), runtime: Runtime::of(partition.task)? }))
     }
 }
 
-struct LookingUp {
+struct LookupWork {
     operator: Lookup,
     runtime: Arc<Runtime>,
 }
 
-impl Work for LookingUp {
+impl Work for LookupWork {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let Self { operator, runtime } = self;
         let table = operator.table(runtime)?;

@@ -15,7 +15,7 @@ use crate::PipelineError;
 use crate::config::{CaptionChoice, Shape, Template};
 use crate::document::{Part, numbered};
 use crate::row::columns::{
-    DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, SINGLE_CAPTION, UNIT, column, pictures_type, texts,
+    DETAIL, EXCERPT, FILE, KIND, REASON, ROW, RowKind, SINGLE_CAPTION, UNIT, column, pictures_type, texts,
     texts_type,
 };
 use crate::row::reject::{Reject, RejectReason};
@@ -28,7 +28,7 @@ pub(crate) struct SourceRow {
     /// Index of the file in the unit.
     pub(crate) file: u32,
     pub(crate) row: u64,
-    pub(crate) kind: Kind,
+    pub(crate) kind: RowKind,
     pub(crate) reject: Option<Reject>,
     /// Remarks, joined by commas.
     pub(crate) warnings: Option<String>,
@@ -50,7 +50,7 @@ pub(crate) enum Image {
 impl SourceRow {
     /// Makes it a refused row, of which the first text is shown.
     pub(crate) fn refuse(&mut self, reject: Reject) {
-        self.kind = Kind::Reject;
+        self.kind = RowKind::Reject;
         self.reject = Some(reject.showing(first_text(&self.parts)));
         self.parts.clear();
     }
@@ -120,7 +120,7 @@ impl RowReader {
     pub(crate) fn rows(&self, batch: &RecordBatch) -> Result<Vec<SourceRow>, PipelineError> {
         let mut rows = heads(batch)?;
         let parts = self.parts_of(batch)?;
-        for (place, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.kind == Kind::Row) {
+        for (place, row) in rows.iter_mut().enumerate().filter(|(_, row)| row.kind == RowKind::Row) {
             match parts(place, row) {
                 Ok(parts) => row.parts = parts,
                 Err(reject) => row.refuse(reject),
@@ -138,7 +138,7 @@ impl RowReader {
                 })
             }
             Shape::Pair => {
-                let captions = Captions::of(batch)?;
+                let captions = CaptionColumns::of(batch)?;
                 let images = column(batch, "image", &DataType::Binary)?;
                 Box::new(move |row, head| {
                     let captions = captions.of_row(row, head, self)?;
@@ -160,9 +160,9 @@ impl RowReader {
     /// The texts of a batch of text columns alone. A row without the text its shape needs gives none.
     pub(crate) fn texts(&self, batch: &RecordBatch) -> Result<Vec<String>, PipelineError> {
         if self.shape == Shape::Pair {
-            let captions = Captions::of(batch)?;
+            let captions = CaptionColumns::of(batch)?;
             let heads = heads(batch)?;
-            let rows = heads.iter().enumerate().filter(|(_, head)| head.kind == Kind::Row);
+            let rows = heads.iter().enumerate().filter(|(_, head)| head.kind == RowKind::Row);
             return Ok(rows
                 .flat_map(|(row, head)| captions.of_row(row, head, self).unwrap_or_default())
                 .collect());
@@ -225,7 +225,7 @@ fn heads(batch: &RecordBatch) -> Result<Vec<SourceRow>, PipelineError> {
             unit: units.value(row).to_owned(),
             file: files.as_primitive::<UInt32Type>().value(row),
             row: rows.as_primitive::<UInt64Type>().value(row),
-            kind: Kind::of(kinds.as_primitive::<UInt8Type>().value(row)),
+            kind: RowKind::of(kinds.as_primitive::<UInt8Type>().value(row)),
             reject: reason.map(|reason| Reject {
                 reason,
                 detail: text(&details, row).unwrap_or_default(),
@@ -251,7 +251,7 @@ fn required(column: Option<&StringArray>, row: usize, missing: RejectReason) -> 
     text.ok_or_else(|| Reject::new(missing, "absent or null"))
 }
 
-struct Captions {
+struct CaptionColumns {
     column: CaptionColumn,
     /// What a row has whose list in `column` has no captions.
     single: CaptionColumn,
@@ -286,7 +286,7 @@ impl CaptionColumn {
     }
 }
 
-impl Captions {
+impl CaptionColumns {
     fn of(batch: &RecordBatch) -> Result<Self, PipelineError> {
         let of = |name| CaptionColumn::of(batch, name);
         Ok(Self { column: of("caption")?, single: of(SINGLE_CAPTION)? })
@@ -352,7 +352,7 @@ mod tests {
             unit: "u".to_owned(),
             file: 0,
             row,
-            kind: Kind::Row,
+            kind: RowKind::Row,
             reject: None,
             warnings: None,
             id: None,

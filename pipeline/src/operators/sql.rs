@@ -25,7 +25,7 @@ use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceCh
 use crate::PipelineError;
 use crate::engine::stage::{Operator, Partition, Work, stage};
 use crate::host::error::root_cause;
-use crate::row::columns::{DETAIL, KIND, Kind, REASON, is_own, texts};
+use crate::row::columns::{DETAIL, KIND, REASON, RowKind, is_own, texts};
 use crate::row::reject::{RejectReason, excerpt};
 
 /// The nodes of a person's SQL, down to the reader or the join, as ours. `clause` is what the plan's top computes.
@@ -105,7 +105,7 @@ impl Work for Filtering {
             .iter()
             .enumerate()
             .map(|(row, kind)| {
-                Some(Kind::of(*kind) != Kind::Row || values.is_valid(row) && values.value(row))
+                Some(RowKind::of(*kind) != RowKind::Row || values.is_valid(row) && values.value(row))
             })
             .collect();
         let batch = filter_record_batch(&batch, &passes)?;
@@ -229,7 +229,7 @@ impl Failures {
         let before = kinds(&batch);
         let failure =
             |row: usize| self.0.get(&row).filter(|_| before.get(row).is_some_and(|kind| is_row(*kind)));
-        let kind = |row: usize| if failure(row).is_some() { Kind::Reject as u8 } else { before[row] };
+        let kind = |row: usize| if failure(row).is_some() { RowKind::Reject as u8 } else { before[row] };
         let (reasons, details) = (texts(&batch, REASON)?, texts(&batch, DETAIL)?);
         let was = |column: &Option<StringArray>, row: usize| {
             column.as_ref().filter(|column| column.is_valid(row)).map(|column| column.value(row).to_owned())
@@ -258,7 +258,7 @@ impl Failures {
 }
 
 fn is_row(kind: u8) -> bool {
-    Kind::of(kind) == Kind::Row
+    RowKind::of(kind) == RowKind::Row
 }
 
 /// A function that panics, as one does that is to pad a text to a length below 0, fails on the row like any other.

@@ -182,10 +182,10 @@ impl Operator for UnitRead {
 struct ReadingUnits {
     operator: UnitRead,
     input: Input,
-    running: Option<Running>,
+    running: Option<OpenUnits>,
 }
 
-struct Running {
+struct OpenUnits {
     batches: Receiver<RecordBatch>,
     reader: threads::Running<Result<(), PipelineError>>,
 }
@@ -196,7 +196,7 @@ impl Work for ReadingUnits {
         let (sender, batches) = channel(1);
         let unit_reader = UnitReader { operator: self.operator.clone(), input: self.input.clone(), sender };
         let reader = threads::spawn(move || unit_reader.units(units))?;
-        self.running = Some(Running { batches, reader });
+        self.running = Some(OpenUnits { batches, reader });
         Ok(Vec::new())
     }
 

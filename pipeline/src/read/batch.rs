@@ -18,7 +18,7 @@ use super::{ImageRef, Input, MAX_ROW_BYTES};
 use crate::PipelineError;
 use crate::engine::session::TEXT_ROWS;
 use crate::picture::PictureRules;
-use crate::row::columns::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT};
+use crate::row::columns::{DETAIL, EXCERPT, FILE, KIND, REASON, ROW, RowKind, UNIT};
 use crate::row::reject::{Reject, RejectReason};
 
 /// Rows of a batch with pictures.
@@ -160,7 +160,8 @@ impl Target {
             FILE => Arc::new(UInt32Array::from_value(self.file, rows)),
             ROW => Arc::new(UInt64Array::from(parts.rows.clone())),
             KIND => {
-                let kind = |reject: &Option<Reject>| if reject.is_some() { Kind::Reject } else { Kind::Row };
+                let kind =
+                    |reject: &Option<Reject>| if reject.is_some() { RowKind::Reject } else { RowKind::Row };
                 Arc::new(UInt8Array::from_iter_values(parts.rejects.iter().map(|reject| kind(reject) as u8)))
             }
             REASON => text(|reject| reject.reason.name()),
@@ -193,7 +194,7 @@ impl Target {
                 UNIT => Arc::new(StringArray::from(vec![self.unit.as_str()])),
                 FILE => Arc::new(UInt32Array::from(vec![0])),
                 ROW => Arc::new(UInt64Array::from(vec![read])),
-                KIND => Arc::new(UInt8Array::from(vec![Kind::End as u8])),
+                KIND => Arc::new(UInt8Array::from(vec![RowKind::End as u8])),
                 _ => new_null_array(field.data_type(), 1),
             }
         };

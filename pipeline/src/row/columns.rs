@@ -17,7 +17,7 @@ pub(crate) const UNIT: &str = "__transfusion_unit";
 pub(crate) const FILE: &str = "__transfusion_file";
 /// Physical line or record in the file; in the row that ends a unit, the number of rows that were read.
 pub(crate) const ROW: &str = "__transfusion_row";
-/// What the row is, a [`Kind`].
+/// What the row is, a [`RowKind`].
 pub(crate) const KIND: &str = "__transfusion_kind";
 /// Why a row was refused.
 pub(crate) const REASON: &str = "__transfusion_reason";
@@ -35,7 +35,7 @@ pub(crate) const SINGLE_CAPTION: &str = "__transfusion_single_caption";
 /// What a row of the plan is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Kind {
+pub(crate) enum RowKind {
     /// A row of the source.
     Row = 0,
     /// A refused row.
@@ -48,7 +48,7 @@ pub(crate) enum Kind {
     Aside = 4,
 }
 
-impl Kind {
+impl RowKind {
     pub(crate) const fn of(value: u8) -> Self {
         match value {
             0 => Self::Row,

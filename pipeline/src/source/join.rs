@@ -38,7 +38,7 @@ use crate::read::csv::Dialect;
 use crate::read::infer::Extent;
 use crate::read::table::{FoundColumns, Table};
 use crate::read::{Input, stream};
-use crate::row::columns::{DETAIL, FILE, KIND, Kind, OWN, REASON, ROW, visible};
+use crate::row::columns::{DETAIL, FILE, KIND, OWN, REASON, ROW, RowKind, visible};
 use crate::units::{Listing, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
@@ -244,15 +244,15 @@ impl Join {
             let file = self.listing.files.get(file).map_or("", |file| &file.below);
             format!("row {number} of `{file}`")
         };
-        match Kind::of(batch.column(2).as_primitive::<UInt8Type>().value(row)) {
-            Kind::End => return Ok(()),
-            Kind::Reject => {
+        match RowKind::of(batch.column(2).as_primitive::<UInt8Type>().value(row)) {
+            RowKind::End => return Ok(()),
+            RowKind::Reject => {
                 let what = format!("{} is refused: {}: {}", place(), text(3).value(row), text(4).value(row));
                 return Err(
                     self.wrong(what, "mend the table: what it lacks would be missing without a trace")
                 );
             }
-            Kind::Row | Kind::Duplicate | Kind::Aside => {}
+            RowKind::Row | RowKind::Duplicate | RowKind::Aside => {}
         }
         let keys: Vec<_> = (5..batch.num_columns()).map(text).collect();
         let Some(hash) = key_of(&keys, &self.floats(), row) else { return Ok(()) };
@@ -271,7 +271,7 @@ impl Join {
         columns: &[&str],
     ) -> Result<Arc<dyn ExecutionPlan>, PipelineError> {
         let wanted = columns.iter().map(|column| ident(*column));
-        let kept = self.rows().await?.filter(ident(KIND).eq(lit(Kind::Row as u8)))?;
+        let kept = self.rows().await?.filter(ident(KIND).eq(lit(RowKind::Row as u8)))?;
         let table = kept.select(self.keys().into_iter().chain(wanted).collect::<Vec<_>>())?;
         let table = table.create_physical_plan().await?;
         let right = source.schema();

@@ -20,7 +20,7 @@ use crate::host::threads::blocking;
 use crate::operators::documents::crops::Decoder;
 use crate::operators::runtime::Runtime;
 use crate::operators::source_rows::{Image, RowReader, SourceRow};
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::source::{Columns, Planning, plan_source};
 use crate::storage::resolver::Resolver;
 
@@ -240,8 +240,8 @@ async fn unit_pictures(
                 return Ok(false);
             }
             let is_new = skipped == 0;
-            count += u64::from(is_new && row.kind != Kind::End);
-            set.rejected += u64::from(is_new && row.kind == Kind::Reject);
+            count += u64::from(is_new && row.kind != RowKind::End);
+            set.rejected += u64::from(is_new && row.kind == RowKind::Reject);
             for part in row.parts {
                 match part {
                     Part::Image(_) if skipped > 0 => skipped -= 1,

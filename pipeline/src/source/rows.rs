@@ -24,7 +24,7 @@ use crate::operators::sql::row_by_row;
 use crate::operators::unit_read::describe;
 use crate::read::batch::PICTURE_ROWS;
 use crate::row::columns::{
-    ID, KIND, Kind, SINGLE_CAPTION, pictures_type, system_fields, texts_type, visible,
+    ID, KIND, RowKind, SINGLE_CAPTION, pictures_type, system_fields, texts_type, visible,
 };
 use crate::units::{InputFile, Unit};
 
@@ -86,7 +86,7 @@ impl SourcePlan {
         let mut frame = context.table("source").await?;
         if let Some(condition) = filter {
             // Refused rows and the ends of units pass every filter.
-            frame = frame.filter(ident(KIND).not_eq(lit(Kind::Row as u8)).or(condition))?;
+            frame = frame.filter(ident(KIND).not_eq(lit(RowKind::Row as u8)).or(condition))?;
         }
         let own = system_fields().into_iter().map(|field| ident(field.name()));
         let frame = frame.select(own.chain(wanted).collect::<Vec<_>>())?;

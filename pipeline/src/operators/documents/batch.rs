@@ -18,7 +18,7 @@ use crate::PipelineError;
 use crate::config::Shape;
 use crate::document::Document;
 use crate::operators::source_rows::SourceRow;
-use crate::row::columns::{DETAIL, EXCERPT, FILE, KIND, Kind, REASON, ROW, UNIT, system_fields, texts};
+use crate::row::columns::{DETAIL, EXCERPT, FILE, KIND, REASON, ROW, RowKind, UNIT, system_fields, texts};
 use crate::row::reject::{Reject, RejectReason};
 
 fn ids_field() -> Arc<Field> {
@@ -300,8 +300,8 @@ impl<'a> Documents<'a> {
         self.rows[row]
     }
 
-    pub(crate) fn kind(&self, row: usize) -> Kind {
-        Kind::of(self.kinds[row])
+    pub(crate) fn kind(&self, row: usize) -> RowKind {
+        RowKind::of(self.kinds[row])
     }
 
     pub(crate) fn id(&self, row: usize) -> Option<&'a str> {

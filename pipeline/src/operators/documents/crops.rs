@@ -6,7 +6,7 @@ use crate::document::Part;
 use crate::engine::memory::Share;
 use crate::operators::source_rows::{Image, SourceRow};
 use crate::picture::PictureRules;
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::row::reject::Reject;
 
 /// Decodes the pictures of rows.
@@ -22,7 +22,7 @@ const SMALL_PICTURE: u64 = 4 << 20;
 impl Decoder {
     /// Decodes all pictures of rows on the pool's threads. A row with one that can't be used is refused.
     pub(crate) fn decode(&self, rows: &mut [SourceRow]) {
-        rows.par_iter_mut().filter(|row| row.kind == Kind::Row).for_each(|row| {
+        rows.par_iter_mut().filter(|row| row.kind == RowKind::Row).for_each(|row| {
             if let Err(reject) = self.decode_row(row) {
                 row.refuse(reject);
             }

@@ -25,7 +25,7 @@ use crate::engine::stage::{Operator, Partition, Work};
 use crate::operators::runtime::Runtime;
 use crate::operators::source_rows::{Image, SourceRow, first_text};
 use crate::picture::PictureRules;
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::row::reject::{Reject, RejectReason, excerpt};
 
 /// Makes documents of rows with images.
@@ -67,11 +67,11 @@ impl Operator for ImageDocuments {
             compose: partition.time("compose_nanoseconds"),
         };
         let (waiting, waiting_crops) = (VecDeque::new(), 0);
-        Ok(Box::new(Making { rules, decoder, encoder, composer, runtime, waiting, waiting_crops, times }))
+        Ok(Box::new(ImageWork { rules, decoder, encoder, composer, runtime, waiting, waiting_crops, times }))
     }
 }
 
-struct Making {
+struct ImageWork {
     rules: DocumentRules,
     decoder: Decoder,
     encoder: Encoder,
@@ -91,11 +91,11 @@ struct Times {
     compose: Time,
 }
 
-impl Work for Making {
+impl Work for ImageWork {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let mut rows = self.rules.rows.rows(&batch)?;
         drop(batch);
-        let ends = rows.iter().any(|row| row.kind == Kind::End);
+        let ends = rows.iter().any(|row| row.kind == RowKind::End);
         let Self { decoder, encoder, runtime, waiting, waiting_crops, times, .. } = self;
         let (decoder, times, full) = (&*decoder, &*times, encoder.encoding.batch);
         runtime.pool.in_place_scope(|scope| {
@@ -135,7 +135,7 @@ fn encode(
     Ok(())
 }
 
-impl Making {
+impl ImageWork {
     /// The documents of the rows at the front that wait for nothing.
     fn documents(&mut self) -> Result<Vec<RecordBatch>, PipelineError> {
         let count = self.waiting.iter().take_while(|row| crops(row) == 0).count();
@@ -155,7 +155,7 @@ impl Making {
 
     /// The documents of a row: all of them, or none.
     fn make(&self, mut row: SourceRow) -> (SourceRow, Outcome, Vec<Document>) {
-        if row.kind != Kind::Row {
+        if row.kind != RowKind::Row {
             let outcome = Outcome::of(row.kind);
             return (row, outcome, Vec::new());
         }
@@ -164,12 +164,12 @@ impl Making {
         match self.compose(parts, &row) {
             Ok(mut documents) => {
                 let outcome = self.rules.outcome(&row.unit, row.file, row.row);
-                documents.retain(|_| outcome.kind == Kind::Row);
+                documents.retain(|_| outcome.kind == RowKind::Row);
                 (row, outcome, documents)
             }
             Err(reject) => {
                 row.refuse(Reject { excerpt: shown, ..reject });
-                (row, Outcome::of(Kind::Reject), Vec::new())
+                (row, Outcome::of(RowKind::Reject), Vec::new())
             }
         }
     }
@@ -236,7 +236,7 @@ mod tests {
     use crate::tests::fixtures::{AveragePool, byte_tokenizer, png};
 
     /// Rows of a text and grey pictures behind it.
-    fn batch(rows: &[(u64, Kind, &[u8])]) -> RecordBatch {
+    fn batch(rows: &[(u64, RowKind, &[u8])]) -> RecordBatch {
         let mut texts = ListBuilder::new(StringBuilder::new());
         let mut pictures = ListBuilder::new(BinaryBuilder::new());
         for (_, _, greys) in rows {
@@ -266,7 +266,7 @@ mod tests {
     }
 
     /// Work with batches of two crops of 8 x 8 pixels.
-    fn making() -> Making {
+    fn work() -> ImageWork {
         let codec = Arc::new(AveragePool::new());
         let tokenizer = Tokenizer::from_bytes(&byte_tokenizer()).expect("a tokenizer");
         let vocabulary = Vocabulary::text(tokenizer.vocabulary_size());
@@ -290,7 +290,7 @@ mod tests {
         let pictures = PictureRules { size: 8, ..PictureRules::default() };
         let info = codec.info().clone();
         let encoding = Encoding { codec: info, size: 8, batch: 2, latent: LatentKind::Mean };
-        Making {
+        ImageWork {
             composer: rules.composer(tokenizer),
             rules,
             decoder: Decoder { rules: pictures, pixels: runtime.memory.pixels.clone() },
@@ -304,20 +304,20 @@ mod tests {
 
     #[test]
     fn rows_wait_for_a_batch_and_keep_their_order() {
-        let mut making = making();
-        let mut push = |rows: &[(u64, Kind, &[u8])]| making.push(batch(rows)).expect("works");
+        let mut work = work();
+        let mut push = |rows: &[(u64, RowKind, &[u8])]| work.push(batch(rows)).expect("works");
         let rows = |batches: &[RecordBatch]| -> Vec<u64> {
             let rows = batches.iter().map(Documents::of);
             rows.flat_map(|batch| (0..batch.len()).map(|row| batch.row(row)).collect::<Vec<_>>()).collect()
         };
-        assert_eq!(rows(&push(&[(0, Kind::Row, &[]), (1, Kind::Row, &[1])])), [0]);
-        assert!(push(&[(2, Kind::Reject, &[])]).is_empty());
+        assert_eq!(rows(&push(&[(0, RowKind::Row, &[]), (1, RowKind::Row, &[1])])), [0]);
+        assert!(push(&[(2, RowKind::Reject, &[])]).is_empty());
         // The batch is full, and is encoded while the next rows are decoded.
-        assert!(push(&[(3, Kind::Row, &[100, 200])]).is_empty());
-        assert_eq!(rows(&push(&[(4, Kind::Row, &[])])), [1, 2]);
-        let last = push(&[(9, Kind::End, &[])]);
+        assert!(push(&[(3, RowKind::Row, &[100, 200])]).is_empty());
+        assert_eq!(rows(&push(&[(4, RowKind::Row, &[])])), [1, 2]);
+        let last = push(&[(9, RowKind::End, &[])]);
         assert_eq!(rows(&last), [3, 4, 9]);
-        let (documents, layout) = (Documents::of(&last[0]), making.rules.layout);
+        let (documents, layout) = (Documents::of(&last[0]), work.rules.layout);
         let document = documents.document(0, Shape::Interleaved, 0, &layout);
         let values: Vec<f32> = document.images().iter().map(|image| image.values[0].to_f32()).collect();
         assert_eq!(values.len(), 2);

@@ -18,7 +18,7 @@ use schemas::{RowLayout, Tokenizer, share};
 use super::source_rows::RowReader;
 use crate::document::Composer;
 use crate::document::pack::Packing;
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::row::reject::Reject;
 
 /// How rows of a source become documents.
@@ -39,7 +39,7 @@ pub(crate) struct DocumentRules {
 /// What becomes of a row.
 #[derive(Clone, Debug)]
 pub(crate) struct Outcome {
-    pub(crate) kind: Kind,
+    pub(crate) kind: RowKind,
     pub(crate) reject: Option<Reject>,
     /// The dataset that it goes to.
     pub(crate) split: u8,
@@ -49,7 +49,7 @@ pub(crate) struct Outcome {
 
 impl Outcome {
     /// That of a row that is not packed.
-    fn of(kind: Kind) -> Self {
+    fn of(kind: RowKind) -> Self {
         Self { kind, reject: None, split: 0, copies: 0 }
     }
 }
@@ -74,7 +74,7 @@ impl DocumentRules {
         let extra = u32::from(rest > 0.0 && share(hash("repeat")) < rest);
         // What a model is judged by is not weighted.
         let copies = if split { 1 } else { (self.weight.trunc() as u32).saturating_add(extra) };
-        let kind = if copies > 0 { Kind::Row } else { Kind::Aside };
+        let kind = if copies > 0 { RowKind::Row } else { RowKind::Aside };
         Outcome { kind, split: split.into(), copies, reject: None }
     }
 }

@@ -17,7 +17,7 @@ use crate::PipelineError;
 use crate::document::not_blank;
 use crate::engine::stage::{Operator, Partition, Work};
 use crate::operators::runtime::Runtime;
-use crate::row::columns::{FILE, KIND, Kind, ROW, UNIT, texts};
+use crate::row::columns::{FILE, KIND, ROW, RowKind, UNIT, texts};
 use crate::row::reject::{Reject, RejectReason};
 
 /// Bytes of text that a thread encodes at a time.
@@ -48,11 +48,11 @@ impl Operator for TextDocuments {
     fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
         let runtime = Runtime::of(partition.task)?;
         let (rules, tokenizer) = (self.rules.clone(), runtime.tokenizer()?);
-        Ok(Box::new(Making { rules, tokenizer, runtime, texts: None }))
+        Ok(Box::new(TextWork { rules, tokenizer, runtime, texts: None }))
     }
 }
 
-struct Making {
+struct TextWork {
     rules: DocumentRules,
     tokenizer: Tokenizer,
     runtime: Arc<Runtime>,
@@ -79,7 +79,7 @@ struct LongText {
     has_parts: Option<bool>,
 }
 
-impl Work for Making {
+impl Work for TextWork {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let (places, column) = (Places::of(&batch), texts(&batch, "text")?);
         let outcomes =
@@ -95,7 +95,7 @@ impl Work for Making {
     fn rest(&mut self) -> Result<Vec<RecordBatch>, PipelineError> {
         let Self { tokenizer, runtime, texts: Some(texts), .. } = self else { return Ok(Vec::new()) };
         let ready = match texts.long_text() {
-            Some(row) => vec![texts.go_on(row, tokenizer, runtime)?],
+            Some(row) => vec![texts.next_parts(row, tokenizer, runtime)?],
             None => texts.short_texts(tokenizer, runtime)?,
         };
         if texts.row == texts.outcomes.len() {
@@ -126,8 +126,8 @@ impl<'a> Places<'a> {
 
 impl DocumentRules {
     fn of_text(&self, places: &Places<'_>, row: usize, column: Option<&StringArray>) -> Outcome {
-        match Kind::of(places.kinds[row]) {
-            Kind::Row => {}
+        match RowKind::of(places.kinds[row]) {
+            RowKind::Row => {}
             other => return Outcome::of(other),
         }
         let text = column.filter(|column| column.is_valid(row)).map(|column| column.value(row));
@@ -136,7 +136,7 @@ impl DocumentRules {
             |text: &str| not_blank(text).map(|_| ()).map_err(|reject| reject.showing(text.as_bytes()));
         match text.ok_or_else(missing).and_then(usable) {
             Ok(()) => self.outcome(places.units.value(row), places.files[row], places.rows[row]),
-            Err(reject) => Outcome { reject: Some(reject), ..Outcome::of(Kind::Reject) },
+            Err(reject) => Outcome { reject: Some(reject), ..Outcome::of(RowKind::Reject) },
         }
     }
 }
@@ -147,7 +147,7 @@ impl Texts {
     }
 
     fn is_long(&self, row: usize) -> bool {
-        self.outcomes[row].kind == Kind::Row && self.text(row).len() > LONG_TEXT
+        self.outcomes[row].kind == RowKind::Row && self.text(row).len() > LONG_TEXT
     }
 
     /// The next row, if it is a long text.
@@ -173,7 +173,7 @@ impl Texts {
         let mut chunks = Vec::new();
         let (mut start, mut bytes) = (rows.start, 0);
         for row in rows.clone() {
-            bytes += if self.outcomes[row].kind == Kind::Row { self.text(row).len() } else { 0 };
+            bytes += if self.outcomes[row].kind == RowKind::Row { self.text(row).len() } else { 0 };
             if bytes >= CHUNK_BYTES {
                 chunks.push(start..row + 1);
                 (start, bytes) = (row + 1, 0);
@@ -188,7 +188,7 @@ impl Texts {
         let (mut ids, mut lengths) = (Vec::with_capacity(bytes / 3), Vec::with_capacity(rows.len()));
         for row in rows.clone() {
             let before = ids.len();
-            if self.outcomes[row].kind == Kind::Row {
+            if self.outcomes[row].kind == RowKind::Row {
                 ids.push(tokenizer.bos());
                 tokenizer.encode_into(self.text(row), &mut ids);
                 ids.push(tokenizer.eos());
@@ -203,7 +203,7 @@ impl Texts {
     }
 
     /// The next parts of a long text, one for each thread.
-    fn go_on(
+    fn next_parts(
         &mut self,
         row: usize,
         tokenizer: &Tokenizer,

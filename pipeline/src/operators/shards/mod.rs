@@ -25,7 +25,7 @@ use crate::config::Shape;
 use crate::document::pack::Packing;
 use crate::engine::stage::{Operator, Partition, Work};
 use crate::host::observer::Event;
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::row::reject_table::RejectLine;
 use crate::storage::commit::{Commit, Retried};
 use crate::units::UnitFiles;
@@ -99,11 +99,11 @@ impl Operator for Shards {
 
     fn start(&self, partition: &Partition<'_>) -> Result<Box<dyn Work>, PipelineError> {
         let runtime = Runtime::of(partition.task)?;
-        Ok(Box::new(Writing { operator: Arc::new(self.clone()), runtime, unit: None }))
+        Ok(Box::new(ShardsWork { operator: Arc::new(self.clone()), runtime, unit: None }))
     }
 }
 
-struct Writing {
+struct ShardsWork {
     operator: Arc<Shards>,
     runtime: Arc<Runtime>,
     unit: Option<OpenUnit>,
@@ -115,18 +115,18 @@ struct OpenUnit {
     writer: UnitWriter,
 }
 
-impl Work for Writing {
+impl Work for ShardsWork {
     fn push(&mut self, batch: RecordBatch) -> Result<Vec<RecordBatch>, PipelineError> {
         let documents = Documents::of(&batch);
-        let (mut progress, mut receipts) = (Progress::default(), Vec::new());
+        let (mut counts, mut receipts) = (RowCounts::default(), Vec::new());
         let patch = self.operator.metadata.vocabulary.patch();
         for row in 0..documents.len() {
-            progress.count(&documents, row, patch);
+            counts.count(&documents, row, patch);
             if let Some(commit) = self.document(&documents, row)? {
                 receipts.push(receipt(&commit)?);
             }
         }
-        self.runtime.observer.event(progress.into());
+        self.runtime.observer.event(counts.into());
         Ok(receipts)
     }
 
@@ -135,7 +135,7 @@ impl Work for Writing {
     }
 }
 
-impl Writing {
+impl ShardsWork {
     /// Takes a document, a refused row, or the end of a unit, which gives its commit.
     fn document(&mut self, documents: &Documents<'_>, row: usize) -> Result<Option<Commit>, PipelineError> {
         let Self { operator, runtime, unit } = self;
@@ -151,8 +151,8 @@ impl Writing {
         let mut write = |split: usize, packed: Row| writer.row(split, packed);
         packer.add(documents, row, &mut write)?;
         match documents.kind(row) {
-            Kind::Reject => writer.reject(operator.reject_line(documents, row))?,
-            Kind::End => {
+            RowKind::Reject => writer.reject(operator.reject_line(documents, row))?,
+            RowKind::End => {
                 let report = packer.finish(documents.row(row), &mut write)?;
                 return self.unit.take().map(|unit| unit.writer.commit(report)).transpose();
             }
@@ -179,19 +179,19 @@ impl Shards {
 
 /// What went through of a batch.
 #[derive(Default)]
-struct Progress {
+struct RowCounts {
     rows: u64,
     rejected: u64,
     tokens: u64,
     images: u64,
 }
 
-impl Progress {
+impl RowCounts {
     fn count(&mut self, documents: &Documents<'_>, row: usize, patch: u32) {
         let kind = documents.kind(row);
-        self.rows += u64::from(kind != Kind::End && documents.counts(row));
-        self.rejected += u64::from(kind == Kind::Reject);
-        if kind == Kind::Row {
+        self.rows += u64::from(kind != RowKind::End && documents.counts(row));
+        self.rejected += u64::from(kind == RowKind::Reject);
+        if kind == RowKind::Row {
             let (tokens, copies) = (documents.tokens(row), u64::from(documents.copies(row)));
             let images = documents.images(row);
             let patches = if images > 0 { tokens.iter().filter(|&&token| token == patch).count() } else { 0 };
@@ -201,9 +201,9 @@ impl Progress {
     }
 }
 
-impl From<Progress> for Event {
-    fn from(progress: Progress) -> Self {
-        let Progress { rows, rejected, tokens, images } = progress;
+impl From<RowCounts> for Event {
+    fn from(counts: RowCounts) -> Self {
+        let RowCounts { rows, rejected, tokens, images } = counts;
         Self::Rows { rows, rejected, tokens, images }
     }
 }

@@ -8,7 +8,7 @@ use crate::PipelineError;
 use crate::config::Shape;
 use crate::document::pack::{Packer, Packing};
 use crate::operators::documents::batch::Documents;
-use crate::row::columns::Kind;
+use crate::row::columns::RowKind;
 use crate::storage::commit::{SPLITS, UnitReport};
 
 /// Takes packed rows, each with the dataset that it belongs to.
@@ -50,13 +50,13 @@ impl UnitPacker {
             *statistics.warnings.entry(warnings.to_owned()).or_default() += 1;
         }
         match documents.kind(row) {
-            Kind::Row => self.place(documents, row, emit)?,
-            Kind::Reject => {
+            RowKind::Row => self.place(documents, row, emit)?,
+            RowKind::Reject => {
                 statistics.rejected += 1;
                 *statistics.rejects.entry(documents.reason(row).name().to_owned()).or_default() += 1;
             }
-            Kind::Duplicate => statistics.deduplicated += 1,
-            Kind::Aside | Kind::End => {}
+            RowKind::Duplicate => statistics.deduplicated += 1,
+            RowKind::Aside | RowKind::End => {}
         }
         Ok(())
     }
@@ -69,11 +69,7 @@ impl UnitPacker {
     ) -> Result<(), PipelineError> {
         let (split, copies) = (documents.split(row), documents.copies(row));
         for _ in 0..copies {
-            if self.shape.has_images() {
-                self.place_document(documents, row, emit)?;
-            } else {
-                self.place_text(documents, row, emit)?;
-            }
+            self.place_once(documents, row, emit)?;
         }
         self.positions[split] += documents.tokens(row).len();
         if documents.ends(row) {
@@ -87,37 +83,28 @@ impl UnitPacker {
         Ok(())
     }
 
-    fn place_document(
+    /// Places a document, or a part of a text, once.
+    fn place_once(
         &mut self,
         documents: &Documents<'_>,
         row: usize,
         emit: &mut Emit<'_>,
     ) -> Result<(), PipelineError> {
         let split = documents.split(row);
-        let document = documents.document(row, self.shape, self.source, &self.layout);
-        let statistics = &mut self.report.statistics[split];
-        self.packers[split].push(document, |row| give(statistics, split, row, emit))
-    }
-
-    /// A text or a part of one. A long one leaves a few rows at a time.
-    fn place_text(
-        &mut self,
-        documents: &Documents<'_>,
-        row: usize,
-        emit: &mut Emit<'_>,
-    ) -> Result<(), PipelineError> {
+        let (packer, statistics) = (&mut self.packers[split], &mut self.report.statistics[split]);
+        let emit = |row| emit_row(statistics, split, row, emit);
+        if self.shape.has_images() {
+            return packer.push(documents.document(row, self.shape, self.source, &self.layout), emit);
+        }
         let provenance = documents.provenance(row, self.source);
-        let (split, ends) = (documents.split(row), documents.ends(row));
-        let statistics = &mut self.report.statistics[split];
-        self.packers[split]
-            .text(documents.tokens(row), &provenance, ends, |row| give(statistics, split, row, emit))
+        packer.text(documents.tokens(row), &provenance, documents.ends(row), emit)
     }
 
     /// Closes the open rows at the end of the unit, of which `read` rows were read, and gives its counts.
     pub(crate) fn finish(&mut self, read: u64, emit: &mut Emit<'_>) -> Result<UnitReport, PipelineError> {
         for (split, packer) in self.packers.iter_mut().enumerate() {
             let statistics = &mut self.report.statistics[split];
-            packer.finish(|row| give(statistics, split, row, emit))?;
+            packer.finish(|row| emit_row(statistics, split, row, emit))?;
         }
         let mut report = std::mem::take(&mut self.report);
         let [main, validation] = &mut report.statistics;
@@ -129,7 +116,7 @@ impl UnitPacker {
 }
 
 /// Counts a row and gives it on.
-fn give(
+fn emit_row(
     statistics: &mut SourceStatistics,
     split: usize,
     row: Row,
