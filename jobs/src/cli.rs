@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 
 use crate::settings::words::{between, within};
+use crate::terminal::When;
 
 /// Train one transformer on text and images: next-token loss on text, diffusion loss on images.
 #[derive(Debug, Parser)]
@@ -40,16 +41,6 @@ pub(crate) struct Global {
     pub(crate) color: When,
 }
 
-/// When to use colour.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub(crate) enum When {
-    // In a terminal.
-    #[default]
-    Auto,
-    Always,
-    Never,
-}
-
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(DemoArgs),
@@ -69,12 +60,25 @@ pub(crate) enum Command {
 /// Draw a corpus, train on it with all the jobs below, and report
 #[derive(Debug, Args)]
 pub(crate) struct DemoArgs {
-    /// Folder for all that is made; the parts of an earlier demo in it are replaced
+    /// Folder for all that is made; a stopped demo goes on, the parts of another in it are replaced
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, default_value = "out/demo")]
     pub(crate) output: PathBuf,
+    /// Minutes that all of it takes about, 1 to 600: a few steps are timed, and as many done as fill them
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = within::<u32>(1..=600))]
+    pub(crate) minutes: u32,
+    /// Steps of the model, whatever time they take
+    #[arg(long, value_name = "N", conflicts_with_all = ["minutes", "quick"],
+          value_parser = within::<u64>(1..=100_000_000))]
+    pub(crate) steps: Option<u64>,
+    /// Steps of the codec [default: 2250]
+    #[arg(long, value_name = "N", requires = "steps", value_parser = within::<u64>(1..=100_000_000))]
+    pub(crate) codec_steps: Option<u64>,
     /// Do everything once in under a minute, too short to learn much
-    #[arg(long)]
+    #[arg(long, conflicts_with = "minutes")]
     pub(crate) quick: bool,
+    /// Write only `samples/`, a small corpus for the configs that come with the program, where there is none
+    #[arg(long, conflicts_with_all = ["output", "minutes", "steps", "quick", "seed"])]
+    pub(crate) samples: bool,
     /// Seed of pictures, weights, noise and questions
     #[arg(long, value_name = "SEED", default_value_t = 0, value_parser = within::<u64>(0..=u64::MAX))]
     pub(crate) seed: u64,

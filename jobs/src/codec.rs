@@ -204,24 +204,6 @@ pub(crate) struct Decoded {
     pub(crate) rgb: Vec<u8>,
 }
 
-/// Writes a picture as PNG.
-///
-/// # Errors
-///
-/// If the file can't be written.
-pub(crate) fn save_picture(path: &Path, picture: &Decoded) -> anyhow::Result<()> {
-    let (width, height) = (picture.width as u32, picture.height as u32);
-    image::save_buffer_with_format(
-        path,
-        &picture.rgb,
-        width,
-        height,
-        image::ExtendedColorType::Rgb8,
-        image::ImageFormat::Png,
-    )
-    .with_context(|| format!("cannot write `{}`", path.display()))
-}
-
 /// A picture as the bytes of a PNG file.
 ///
 /// # Errors

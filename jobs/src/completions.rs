@@ -5,8 +5,8 @@ use clap::CommandFactory;
 
 use crate::cli::{Cli, CompletionsArgs, ManArgs};
 use crate::errors::Outcome;
-use crate::printer::Printer;
 use crate::store;
+use crate::terminal::Printer;
 
 /// Prints the completions of a shell.
 pub(crate) fn shell(args: &CompletionsArgs, printer: &Printer) -> anyhow::Result<Outcome> {

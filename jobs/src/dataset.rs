@@ -1,11 +1,11 @@
-//! What a URI holds: a dataset, a lone shard, or a run. Opened here for every command that looks at one.
+//! What a URI holds: a dataset, a lone shard, or a run. Opened here for every command that reads one.
 
 use anyhow::{Context, anyhow};
 use arrow::buffer::Buffer;
 use schemas::shard::Shard;
 use schemas::{Manifest, Row, Tokenizer, manifest_name};
 
-use crate::errors::{Hint, hinted};
+use crate::errors::hinted;
 use crate::store::Place;
 
 /// A dataset whose newest manifest has been read and checked.
@@ -49,11 +49,10 @@ impl Dataset {
     pub(crate) async fn open(place: &Place) -> anyhow::Result<Option<Self>> {
         let Some(file) = newest_manifest(place).await? else { return Ok(None) };
         let parsed = Manifest::from_bytes(&file.bytes);
-        let (manifest, checksum) =
-            parsed.with_context(|| format!("cannot use `{}`", place.join(&file.name).uri)).hint(|| {
-                "restore the file from a copy, or pack the dataset again with `transfusion preprocess`"
-                    .to_owned()
-            })?;
+        let hint = "restore the file from a copy, or pack the dataset again with `transfusion preprocess`";
+        let (manifest, checksum) = parsed
+            .with_context(|| format!("cannot use `{}`", place.join(&file.name).uri))
+            .map_err(|error| hinted(error, hint))?;
         Ok(Some(Self { place: place.clone(), manifest, name: file.name, checksum }))
     }
 
@@ -136,7 +135,7 @@ pub(crate) enum Found {
 }
 
 impl Found {
-    /// Looks at a URI: something named `.arrow` is a shard, anything else a dataset.
+    /// Opens a URI: something named `.arrow` is a shard, anything else a dataset.
     ///
     /// # Errors
     ///

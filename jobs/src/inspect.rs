@@ -1,6 +1,6 @@
 //! `inspect`: looks into a dataset or a shard.
 
-mod html;
+mod page;
 mod query;
 mod rejects;
 mod summary;
@@ -14,10 +14,10 @@ use serde_json::json;
 
 use crate::cli::InspectArgs;
 use crate::dataset::{Dataset, Found, read_tokenizer, row_of};
-use crate::draw::{RowView, count, drawn, row_json, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::session::Session;
 use crate::store::{self, Place};
+use crate::terminal::{RowView, count, drawn, row_json, thousands};
 
 /// Runs the command.
 pub(crate) fn run(args: &InspectArgs, session: &Session) -> anyhow::Result<Outcome> {
@@ -99,10 +99,10 @@ async fn write_page(args: &InspectArgs, path: &Path, found: &Found, session: &Se
         Some(row) => vec![row],
         None => (0..dataset.manifest.statistics.rows.min(ROWS)).collect(),
     };
-    let mut page = html::Page::of(dataset);
+    let mut page = page::of_dataset(dataset);
     for index in rows {
         let drawn = find_row(args, found, index, session).await?;
-        page.row(index, &drawn.place, &drawn.view(args));
+        page::add_row(&mut page, index, &drawn.place, &drawn.view(args));
     }
     store::write_file(path, page.finish())?;
     session.printer.note(&format!("page: {}", path.display()));

@@ -1,9 +1,9 @@
-//! The machine that the program runs on, as far as the system tells it: processor and memory.
+//! The machine that the program runs on, as far as the system knows: processor and memory.
 
 use std::fs;
 use std::path::Path;
 
-/// What a training run is told of the machine.
+/// The machine as a training run needs to know it.
 pub(crate) fn this() -> trainer::device::Machine {
     trainer::device::Machine { processor: processor_model(), available_bytes: available_bytes() }
 }
@@ -14,22 +14,21 @@ fn processor_model() -> Option<String> {
 }
 
 fn model_of(info: &str) -> Option<String> {
-    let value = |key: &str| {
-        let lines = info.lines().filter_map(|line| line.split_once(':'));
-        lines.map(|(name, value)| (name.trim(), value.trim())).find(|(name, _)| *name == key)
-    };
-    let (_, name) = value("model name")?;
-    Some(match (value("cpu family"), value("model")) {
-        (Some((_, family)), Some((_, model))) => format!("{name}, family {family}, model {model}"),
-        _ => name.to_owned(),
+    let name = field(info, "model name")?;
+    Some(match field(info, "cpu family").zip(field(info, "model")) {
+        Some((family, model)) => format!("{name}, family {family}, model {model}"),
+        None => name.to_owned(),
     })
+}
+
+fn field<'a>(info: &'a str, key: &str) -> Option<&'a str> {
+    let mut lines = info.lines().filter_map(|line| line.split_once(':'));
+    lines.find(|(name, _)| name.trim() == key).map(|(_, value)| value.trim())
 }
 
 /// The processor's name.
 pub(crate) fn processor() -> Option<String> {
-    let info = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let name = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(':'));
-    name.map(|(_, name)| name.trim().to_owned())
+    field(&fs::read_to_string("/proc/cpuinfo").ok()?, "model name").map(str::to_owned)
 }
 
 /// Memory that could be taken now: what the system has left, or what a limit on this process's group leaves of it.

@@ -1,28 +1,37 @@
 //! The `transfusion` command line: it reads arguments, configs, environment and clock, hands stores, seeds and
 //! observers to the two libraries, and shows what they report.
 //!
-//! One file a job (`inspect`, `verify`, `preprocess`, `train`, ...), each a list of steps. Around them stand
-//! [`cli`] (flags), [`settings`] (config files and `--set`), [`store`] (URIs and credentials), [`printer`] (the only
-//! place that prints), [`errors`] (how a failure reads) and [`signals`].
+//! One file a job (`inspect`, `verify`, `preprocess`, `train`, ...), each a list of steps; [`demo`] calls the others.
+//! Below them, each floor knowing those before it:
+//!
+//! | floor | what it is for |
+//! | --- | --- |
+//! | [`shapes`], [`page`], [`terminal`] | a benchmark, HTML, text for people: nothing of the crate |
+//! | [`errors`] | how a command ends |
+//! | [`store`], [`settings`], [`signals`], [`machine`] | URIs and credentials, config files, Ctrl-C, the processor |
+//! | [`failure`], [`cli`] | how an error reads, the flags |
+//! | [`session`] | what every job is handed |
+//! | [`dataset`], [`codec`] | opened for any job |
 
 mod cli;
 mod codec;
 mod completions;
 mod dataset;
 mod demo;
-mod draw;
 mod errors;
+mod failure;
 mod inspect;
 mod machine;
+mod page;
 mod preprocess;
-mod printer;
-mod progress;
 mod reference;
 mod sample;
 mod session;
 mod settings;
+mod shapes;
 mod signals;
 mod store;
+mod terminal;
 mod train;
 mod vae;
 mod verify;
@@ -31,22 +40,26 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, Global};
 use crate::errors::Outcome;
-use crate::printer::Printer;
 use crate::session::Session;
+use crate::terminal::{Printer, Style};
 
 fn main() -> ExitCode {
     // Before clap could show one.
     if let Err(error) = store::refuse_in_arguments(std::env::args_os().skip(1)) {
-        return errors::report(&Printer::new(&cli::Global::default()), &error);
+        return failure::report(&Printer::new(Style::default()), &error);
     }
     let cli = Cli::parse();
-    let printer = Printer::new(&cli.global);
+    let printer = Printer::new(style(&cli.global));
     match run(cli, &printer) {
         Ok(outcome) => outcome.code(),
-        Err(error) => errors::report(&printer, &error),
+        Err(error) => failure::report(&printer, &error),
     }
+}
+
+fn style(flags: &Global) -> Style {
+    Style { json: flags.json, quiet: flags.quiet, verbose: flags.verbose > 0, colour: flags.color }
 }
 
 fn run(cli: Cli, printer: &Printer) -> anyhow::Result<Outcome> {

@@ -1,6 +1,6 @@
 //! `preprocess`: raw text and images to packed shards.
 
-mod foresee;
+mod estimate;
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -17,14 +17,14 @@ use pipeline::{
 use serde_json::{Value, json};
 
 use crate::cli::PreprocessArgs;
-use crate::draw::{Counted, balance, bytes, count, counts, refused, table, thousands};
 use crate::errors::{Outcome, hinted};
-use crate::printer::Printer;
-use crate::progress::{Progress, Unit, duration};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
 use crate::store::{self, Stores};
+use crate::terminal::{
+    Counted, Printer, Progress, Unit, balance, bytes, count, counts, duration, refused, table, thousands,
+};
 
 /// Runs the command.
 pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Outcome> {
@@ -34,7 +34,7 @@ pub(crate) fn run(args: &PreprocessArgs, session: &Session) -> anyhow::Result<Ou
         let is_local = is_local(&config, session);
         let shown = session.runtime.block_on(stop.pipeline().until(async {
             let plan = plan(config, args.retry_rejects, session, &stop).await?;
-            foresee::show(&plan, args, &session.printer).await
+            estimate::show(&plan, args, &session.printer).await
         }));
         let shown = shown.map_err(|error| with_roots(error, is_local));
         return stop.outcome(shown, |error| session.printer.note(&format!("{error}; nothing was written")));
@@ -92,7 +92,7 @@ fn with_roots(error: anyhow::Error, is_local: bool) -> anyhow::Error {
     }
 }
 
-/// Shows before anything is read that a local output can't be written. A store tells when it is asked.
+/// Shows before anything is read that a local output can't be written. A store is asked later.
 fn check_output(config: &PreprocessConfig, session: &Session) -> anyhow::Result<()> {
     let named = Some(&config.output).filter(|output| !output.is_empty());
     let place =

@@ -13,8 +13,8 @@ use serde_json::Value;
 
 use crate::cli::{ReferenceArgs, Topic};
 use crate::errors::Outcome;
-use crate::printer::Printer;
 use crate::settings::{self, Kind};
+use crate::terminal::Printer;
 
 /// Runs the command.
 pub(crate) fn run(args: &ReferenceArgs, printer: &Printer) -> anyhow::Result<Outcome> {
@@ -173,6 +173,7 @@ mod tests {
                     let result = tried(value);
                     let is_of_key = result.as_ref().is_err_and(|error| {
                         error.contains(&format!("{key}` is"))
+                            && error.contains("expected")
                             && (error.contains(" to ") || error.contains("number"))
                     });
                     assert!(!is_of_key, "{kind:?} {name} = {value}: {result:?}");

@@ -14,12 +14,11 @@ use trainer::model::Transfusion;
 use trainer::sample::{Progress as Pass, SampleConfig, SampleError};
 
 use crate::cli::{SampleArgs, Weights};
-use crate::draw::{count, thousands};
 use crate::errors::{Outcome, hinted};
 use crate::machine;
-use crate::progress::{Progress, Unit};
 use crate::session::Session;
 use crate::signals::Stop;
+use crate::terminal::{Progress, Unit, count, thousands};
 use output::Output;
 use request::Asks;
 

@@ -10,15 +10,15 @@ use schemas::address::without_secrets;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::Global;
-use crate::printer::Printer;
 use crate::store::Stores;
+use crate::terminal::Printer;
 
 /// The surroundings of a job.
 #[derive(Debug)]
 pub(crate) struct Session {
     /// Where to print.
     pub(crate) printer: Printer,
-    /// Whether more than usual is told.
+    /// Whether the report has every detail.
     pub(crate) verbose: bool,
     /// Cores to use.
     pub(crate) threads: usize,

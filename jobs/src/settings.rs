@@ -231,7 +231,7 @@ mod tests {
     use serde::Deserialize;
 
     use super::*;
-    use crate::errors::Account;
+    use crate::failure::Account;
 
     #[derive(Debug, Default, PartialEq, Deserialize)]
     #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]

@@ -24,7 +24,7 @@ pub(crate) struct Stop {
 }
 
 impl Stop {
-    /// Takes over both signals. Commands that have nothing to save leave them to the system.
+    /// Handles both signals. Commands that have nothing to save leave them to the system.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Stop {
         &self.pipeline
     }
 
-    /// The flag, for libraries to look at between steps.
+    /// The flag, for libraries to read between steps.
     pub(crate) fn flag(&self) -> Arc<AtomicBool> {
         self.flag.clone()
     }

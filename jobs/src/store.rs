@@ -29,7 +29,7 @@ use url::Url;
 use crate::errors::hinted;
 
 pub(crate) use explain::explain;
-pub(crate) use output::{local_file, local_folder, local_input, make_folder_of, write_file};
+pub(crate) use output::{local_file, local_folder, local_input, write_file};
 pub(crate) use secrets::{refuse_in_arguments, refuse_in_table};
 
 /// A place in a store.

@@ -17,16 +17,15 @@ use trainer::run::{Event, Observer, Outcome as Run, StepReport, TrainPlan};
 use trainer::stream::Location;
 
 use crate::cli::TrainArgs;
-use crate::draw::{count, folded, thousands};
-use crate::errors::{Account, Outcome, hinted};
+use crate::errors::{Outcome, hinted};
+use crate::failure::Account;
 use crate::machine;
-use crate::printer::Printer;
-use crate::progress::{Progress, Unit};
 use crate::sample::{Made, pass_text};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
 use crate::store;
+use crate::terminal::{Printer, Progress, Unit, count, thousands};
 use describe::{description_lines, last_lines, sample_command};
 
 pub(crate) use sampling::{Sampled, Sampling};
@@ -39,7 +38,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
     let sampling = Sampling::new(&plan, session)?;
     describe(&plan, args.dry_run, session)?;
     if args.dry_run {
-        foresee(&plan, session);
+        show_warnings(&plan, session);
         session.printer.note("dry run: nothing was written; leave `--dry-run` out to train");
         return Ok(Outcome::Done);
     }
@@ -53,7 +52,7 @@ pub(crate) fn run(args: &TrainArgs, session: &Session) -> anyhow::Result<Outcome
 }
 
 /// Warnings of a run that is not started.
-fn foresee(plan: &TrainPlan, session: &Session) {
+fn show_warnings(plan: &TrainPlan, session: &Session) {
     plan.warnings().iter().for_each(|warning| session.printer.warn(warning));
     if let Some(Err(error)) = machine::available_bytes().map(|bytes| plan.check_memory(bytes)) {
         session.printer.warn(&error.to_string());
@@ -126,7 +125,7 @@ fn location(uri: &str, session: &Session) -> anyhow::Result<Location> {
     let place =
         session.stores.place(uri).with_context(|| format!("cannot open the dataset `{}`", shown(uri)))?;
     if place.local.is_none() {
-        // Tells a missing or closed bucket from a missing dataset.
+        // A missing or closed bucket is another error than a missing dataset.
         session.runtime.block_on(place.join("manifest.json").read_if_there())?;
     }
     Ok(Location { uri: place.uri, store: place.store, prefix: place.path, local: place.local })
@@ -160,7 +159,7 @@ fn describe(plan: &TrainPlan, is_dry: bool, session: &Session) -> anyhow::Result
     } else {
         printer.note(&format!("resolved config: {}/config.toml", description.run));
     }
-    description_lines(&description).iter().flat_map(|line| folded(line)).for_each(|line| printer.note(&line));
+    description_lines(&description).iter().for_each(|line| printer.paragraph(line));
     Ok(())
 }
 
@@ -228,7 +227,7 @@ impl Watcher<'_> {
         if self.printer.shows_progress() {
             let what = count(made.len() as u64, "sample");
             let line = format!("step {}: {what} in {}", thousands(step), folder.display());
-            folded(&line).iter().for_each(|line| self.printer.note(line));
+            self.printer.paragraph(&line);
         }
         self.emit(json!({ "event": "sampled", "step": step, "folder": folder, "samples": entries }));
         (self.seen)(step, &made);
@@ -325,7 +324,7 @@ fn finish(run: &Run, further: &Further, session: &Session) -> anyhow::Result<()>
     let how = if run.stopped { "stopped" } else { "done" };
     printer.note(&format!("{how} at step {}", thousands(run.step)));
     let last = run.last.as_ref().map(last_lines).unwrap_or_default();
-    last.iter().flat_map(|line| folded(line)).for_each(|line| printer.note(&line));
+    last.iter().for_each(|line| printer.paragraph(line));
     printer.note(&format!("checkpoint: {}", run.checkpoint.display()));
     if let Some(samples) = further.samples.as_ref().filter(|samples| samples.is_dir()) {
         printer.note(&format!("samples: {}", samples.display()));

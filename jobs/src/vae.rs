@@ -14,17 +14,15 @@ use trainer::codec::{Pictures, VaeEvent, VaeObserver, VaeStep};
 use trainer::device::device;
 
 use crate::cli::{VaeCodecArgs, VaeCommand, VaeTrainArgs};
-use crate::codec::{Codec, save_picture};
-use crate::draw::{bytes, count, thousands};
+use crate::codec::{Codec, png};
 use crate::errors::{Outcome, hinted};
 use crate::machine;
 use crate::preprocess::say_passed_over;
-use crate::printer::Printer;
-use crate::progress::{Progress, Unit, duration};
 use crate::session::Session;
 use crate::settings::{self, Kind};
 use crate::signals::Stop;
 use crate::store;
+use crate::terminal::{Printer, Progress, Unit, bytes, count, duration, thousands};
 
 pub(crate) use config::VaeConfig;
 
@@ -191,7 +189,7 @@ fn finish(config: &VaeConfig, codec: &Codec, session: &Session) -> anyhow::Resul
         config.train.size,
         codec.channels(),
         bytes(codec.weight_bytes() as u64),
-        crate::draw::short(codec.fingerprint())
+        crate::terminal::short(codec.fingerprint())
     ));
     printer.note(&format!("use it with: `codec.path = \"{output}\"` in a config of transfusion preprocess"));
     Ok(())
@@ -213,7 +211,6 @@ fn encode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
     let decoded = rules.decode(&bytes).map_err(|reject| anyhow!("{reject}"));
     let (picture, _) = decoded.with_context(|| format!("cannot use the picture `{}`", args.input))?;
     let encoded = codec.encode_picture(&picture)?;
-    store::make_folder_of(&output)?;
     latent::write(&output, &encoded)?;
     report(args, &output, session, &[encoded.channels, encoded.height, encoded.width])
 }
@@ -246,8 +243,7 @@ fn decode(args: &VaeCodecArgs, session: &Session) -> anyhow::Result<Outcome> {
     let read = latent::read(&bytes, codec.channels())
         .with_context(|| format!("cannot use the latent `{}`", args.input))?;
     let picture = codec.decode_latent(&read.values, read.height, read.width)?;
-    store::make_folder_of(&output)?;
-    save_picture(&output, &picture)?;
+    store::write_file(&output, png(&picture)?)?;
     report(args, &output, session, &[3, picture.height, picture.width])
 }
 

@@ -7,10 +7,10 @@ use serde::Serialize;
 
 use crate::cli::VerifyArgs;
 use crate::dataset::{is_shard_name, newest_manifest, nothing_at, open_shard};
-use crate::draw::{bytes, count};
 use crate::errors::Outcome;
 use crate::session::Session;
 use crate::store::Place;
+use crate::terminal::{bytes, count};
 
 /// The dataset that `split.validation` sets aside, inside the other one.
 const VALIDATION: &str = "validation";
@@ -24,7 +24,7 @@ pub(crate) struct Damage {
     pub(crate) problem: String,
 }
 
-/// What was looked at, and what is wrong.
+/// What was checked, and what is wrong.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Verdict {
     /// `dataset`, `shard`, `run` or `checkpoint`.
@@ -46,7 +46,7 @@ impl Verdict {
         Self { kind, uri: place.uri.clone(), ..Self::default() }
     }
 
-    /// Takes in what was found of a part in the folder `name`.
+    /// Adds the verdict of a part in the folder `name`.
     fn absorb(&mut self, name: &str, part: Self) {
         self.objects += part.objects;
         self.bytes += part.bytes;

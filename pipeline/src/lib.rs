@@ -38,6 +38,7 @@ pub use host::error::{BoxError, PipelineError};
 pub use host::observer::{Event, Observer, Silent};
 pub use host::passed_over::PassedOver;
 pub use host::stop::Stop;
+pub use job::bpe::{BpeError, train as train_tokenizer};
 pub use job::estimate::{Estimate, SourceEstimate};
 pub use job::preprocess;
 pub use job::report::{OperatorReport, Report, RetryReport, SourceReport};

@@ -20,7 +20,7 @@ pub(crate) struct Demo {
 pub(crate) static DEMO: LazyLock<Demo> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("demo");
-    let run = Run::new(&["demo", "--quick", "--json", "--output", text(&path)]).run();
+    let run = Run::new(&["demo", "--quick", "--json", "--output", text(&path)]).within(folder.path()).run();
     run.expect_code(0);
     for line in run.stdout.lines() {
         serde_json::from_str::<Value>(line).unwrap_or_else(|error| panic!("{error} in the line {line}"));

@@ -5,6 +5,7 @@ use std::process::Command;
 
 fn demo(output: &Path) -> serde_json::Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_transfusion"));
+    command.current_dir(output.parent().expect("a folder"));
     command.args(["demo", "--quick", "--json", "--seed", "3", "--output"]).arg(output);
     let run = command.output().expect("the program starts");
     let told = String::from_utf8_lossy(&run.stderr);

@@ -103,7 +103,7 @@ fn every_key_has_a_description_a_type_a_default_and_a_unit() {
             }
             let is_required =
                 table["required"].as_array().is_some_and(|keys| keys.iter().any(|key| key == name));
-            let says_so = ["if not set", "by default", "By default", "needed where"]
+            let says_so = ["if not set", "by default", "By default", "needed where", "needed if"]
                 .iter()
                 .any(|words| about.contains(words));
             let has_default = schema.get("default").is_some() || is_required || is_kind || says_so;

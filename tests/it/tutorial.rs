@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Run, repository, samples};
+use crate::support::{Run, repository};
 
 /// The commands of the page up to those that need a store of the reader's own, each as its arguments.
 fn commands() -> Vec<Vec<String>> {
@@ -47,9 +47,7 @@ fn configs(folder: &Path) {
 
 #[test]
 fn the_tutorial_works_as_it_is_written() {
-    let Some(samples) = samples() else { return };
     let folder = tempfile::tempdir().expect("a folder");
-    std::os::unix::fs::symlink(samples, folder.path().join("samples")).expect("a link");
     configs(folder.path());
     let commands = commands();
     assert!(commands.len() >= 14, "{commands:?}");
@@ -61,10 +59,6 @@ fn the_tutorial_works_as_it_is_written() {
         let slow = arguments[0] == "sample";
         if slow {
             arguments.extend(["--steps", "2", "--max-tokens", "2"]);
-        }
-        // The demo has tests of its own.
-        if arguments[0] == "demo" {
-            continue;
         }
         Run::new(&arguments).within(folder.path()).run().expect_code(0);
     }

@@ -29,15 +29,15 @@ pub struct TrainConfig {
     /// Packed rows of an update.
     #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "rows"))]
     pub batch: usize,
-    /// Rows of a forward and backward pass; `batch` if not set. Less takes less memory for the same update.
+    /// Rows of a forward and backward pass; `batch` if not set. Less needs less memory for the same update.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1), extend("x-unit" = "rows"))]
     pub micro_batch: Option<usize>,
     /// Weight of the diffusion loss beside the next-token loss (paper, equation 4).
-    #[schemars(range(min = 0.0, max = 1e6), extend("x-unit" = "factor"))]
+    #[schemars(range(min = 0.0, max = 1e6), extend("x-unit" = "none"))]
     pub lambda: f64,
     /// Seed of initial weights, order of rows, timesteps, noise and caption dropout.
-    #[schemars(extend("x-unit" = "seed"))]
+    #[schemars(extend("x-unit" = "none"))]
     pub seed: u64,
     /// What is learned.
     pub objective: ObjectiveKind,
@@ -53,7 +53,7 @@ pub struct TrainConfig {
     pub init: Option<PathBuf>,
     /// Which weights of `init` these are.
     pub init_weights: InitWeights,
-    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB. If not set,
+    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB; if not set,
     /// `transfusion sample` draws with `--codec` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codec: Option<PathBuf>,
@@ -62,7 +62,7 @@ pub struct TrainConfig {
     /// The datasets: at least one.
     #[schemars(extend("x-required" = true))]
     pub data: Vec<DataConfig>,
-    /// AdamW.
+    /// The optimizer, AdamW.
     pub optimizer: OptimizerConfig,
     /// The learning rate.
     pub schedule: ScheduleConfig,
@@ -133,7 +133,7 @@ pub enum ModelChoice {
     /// A built-in model, or the path of a file.
     #[schemars(extend("x-presets" = presets()))]
     Preset(String),
-    /// All of its settings.
+    /// Sizes and switches of the model.
     Table(Box<ModelConfig>),
 }
 
@@ -276,14 +276,14 @@ pub struct SamplingConfig {
     /// How to go from one denoising step to the next.
     pub method: Method,
     /// Weight of classifier-free guidance of a picture; 1 is none.
-    #[schemars(range(min = 0.0, max = 100.0), extend("x-unit" = "factor"))]
+    #[schemars(range(min = 0.0, max = 100.0), extend("x-unit" = "none"))]
     pub guidance: f64,
     /// New tokens at most: behind a picture that was asked for none if not set, elsewhere 256 or what fits a row.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(extend("x-unit" = "tokens"))]
     pub max_tokens: Option<usize>,
-    /// Temperature of text; 0 takes the likeliest token.
-    #[schemars(range(min = 0.0), extend("x-unit" = "factor"))]
+    /// Temperature of text; at 0 the likeliest token is chosen.
+    #[schemars(range(min = 0.0), extend("x-unit" = "none"))]
     pub temperature: f64,
     /// Share of the probability that text is drawn from.
     #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "share"))]

@@ -26,13 +26,13 @@ pub struct OptimizerConfig {
     ))]
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
-    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "gradient"))]
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub epsilon: f64,
     /// Weight decay of matrices (parameters with two axes or more, embeddings too); gains and biases have none.
     #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "share an update, times the learning rate"))]
     pub decay: f64,
     /// Largest joint norm of all gradients; a larger one is scaled down to it.
-    #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "gradient"))]
+    #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub clip: f64,
 }
 

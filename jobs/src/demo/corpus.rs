@@ -1,10 +1,10 @@
-//! Writes the drawn corpus as a few Parquet files: `image` (PNG bytes) and `caption`, as a user's own would look.
+//! The drawn corpus as a few Parquet files: `image` (PNG bytes) and `caption`, as a user's own would look.
 //!
 //! Few files of many rows instead of one small file a picture: a hundred thousand of those take a file system longer
 //! than drawing them takes.
 
 use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -12,19 +12,15 @@ use arrow::array::{ArrayRef, BinaryArray, RecordBatch, StringArray};
 use datafusion::parquet::arrow::ArrowWriter;
 use rayon::prelude::*;
 
-use super::drawing::Corpus;
+use crate::shapes::{Corpus, Example};
 
 /// Pictures of a file. Each file is packed by itself, so several can be worked on at once.
-pub(crate) const FILE_PICTURES: u64 = 8192;
+pub(super) const FILE_PICTURES: u64 = 8192;
 /// Rows of a row group.
 const GROUP: u64 = 2048;
 
-/// Writes the first `pictures` samples of `corpus` into `folder` and returns the size of all files in bytes.
-///
-/// # Errors
-///
-/// If the folder or a file can't be written.
-pub(crate) fn write(corpus: &Corpus, pictures: u64, folder: &Path) -> anyhow::Result<u64> {
+/// Writes the first `pictures` examples of `corpus` into `folder` and gives the size of all files in bytes.
+pub(super) fn write(corpus: &Corpus, pictures: u64, folder: &Path) -> anyhow::Result<u64> {
     fs::create_dir_all(folder).with_context(|| format!("cannot create the folder `{}`", folder.display()))?;
     let starts: Vec<u64> = (0..pictures).step_by(FILE_PICTURES as usize).collect();
     let sizes: Vec<u64> = starts
@@ -35,20 +31,7 @@ pub(crate) fn write(corpus: &Corpus, pictures: u64, folder: &Path) -> anyhow::Re
             write_file(corpus, range, &path).with_context(|| format!("cannot write `{}`", path.display()))
         })
         .collect::<anyhow::Result<_>>()?;
-    remove_later_files(folder, starts.len())?;
     Ok(sizes.iter().sum())
-}
-
-/// Files that an earlier, longer run left would be read as part of the corpus.
-fn remove_later_files(folder: &Path, written: usize) -> anyhow::Result<()> {
-    for number in written.. {
-        let path: PathBuf = folder.join(format!("pictures-{number:03}.parquet"));
-        if !path.exists() {
-            break;
-        }
-        fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
-    }
-    Ok(())
 }
 
 fn write_file(corpus: &Corpus, range: std::ops::Range<u64>, path: &Path) -> anyhow::Result<u64> {
@@ -66,8 +49,8 @@ fn write_file(corpus: &Corpus, range: std::ops::Range<u64>, path: &Path) -> anyh
 fn batch(corpus: &Corpus, range: std::ops::Range<u64>) -> anyhow::Result<RecordBatch> {
     let (pictures, captions): (Vec<Vec<u8>>, Vec<String>) = range
         .map(|index| {
-            let sample = corpus.sample(index);
-            (sample.picture.png(), sample.scene.caption())
+            let Example { scene, picture } = corpus.example(index);
+            (picture.png(), scene.caption())
         })
         .unzip();
     let images: ArrayRef = Arc::new(BinaryArray::from_iter_values(pictures));
@@ -80,26 +63,22 @@ mod tests {
     use arrow::array::AsArray;
     use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-    use super::super::drawing::{Picture, Subset};
     use super::*;
+    use crate::shapes::{Picture, Subset};
 
     #[test]
-    fn the_files_hold_the_samples_in_order() {
+    fn the_files_hold_the_examples_in_order() {
         let folder = tempfile::tempdir().unwrap();
         let corpus = Corpus { seed: 5, subset: Subset::Training };
-        let (count, few) = (FILE_PICTURES + 10, 30);
-        write(&corpus, count, folder.path()).unwrap();
+        write(&corpus, FILE_PICTURES + 10, folder.path()).unwrap();
         let last = File::open(folder.path().join("pictures-001.parquet")).unwrap();
         let mut batches = ParquetRecordBatchReaderBuilder::try_new(last).unwrap().build().unwrap();
         let batch = batches.next().unwrap().unwrap();
         assert_eq!(batch.num_rows(), 10);
-        let sample = corpus.sample(FILE_PICTURES + 3);
-        assert_eq!(batch["caption"].as_string::<i32>().value(3), sample.scene.caption());
+        let Example { scene, picture } = corpus.example(FILE_PICTURES + 3);
+        assert_eq!(batch["caption"].as_string::<i32>().value(3), scene.caption());
         let png = batch["image"].as_binary::<i32>().value(3);
         let read = image::load_from_memory(png).unwrap().to_rgb8();
-        assert_eq!(Picture::from_bytes(read.as_raw()).bytes(), sample.picture.bytes());
-
-        write(&corpus, few, folder.path()).unwrap();
-        assert!(!folder.path().join("pictures-001.parquet").exists(), "files of a longer run are gone");
+        assert_eq!(Picture::from_bytes(read.as_raw()).bytes(), picture.bytes());
     }
 }

@@ -20,7 +20,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::dataset::Found;
-use crate::errors::{Hint, Outcome};
+use crate::errors::{Outcome, hinted};
 use crate::session::Session;
 use crate::store::Place;
 use grid::Grid;
@@ -38,7 +38,8 @@ pub(super) async fn run(found: &Found, sql: &str, session: &Session) -> anyhow::
     context.register_table("rows", table(&context, &places, layout)?)?;
     let read_only =
         SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
-    let frame = context.sql_with_options(sql, read_only).await.map_err(failed).hint(columns)?;
+    let frame =
+        context.sql_with_options(sql, read_only).await.map_err(|error| hinted(failed(error), columns()))?;
     let batches = frame.execute_stream().await.map_err(failed)?;
     print(batches, session).await
 }

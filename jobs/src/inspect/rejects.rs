@@ -8,11 +8,11 @@ use pipeline::reject::RejectReason;
 use pipeline::{RejectLine, RejectTable};
 
 use crate::dataset::{Dataset, nothing_at};
-use crate::draw::{Palette, count, table, thousands, visible};
 use crate::errors::hinted;
 use crate::session::Session;
 use crate::settings::nearest;
 use crate::store::Place;
+use crate::terminal::{Palette, count, table, thousands, visible};
 
 /// A table of refused rows.
 struct Source {

@@ -6,10 +6,10 @@ use schemas::{CodecRecord, Histogram, Manifest, SourceRecord, shard_schema};
 use serde_json::{Value, json};
 
 use crate::dataset::Dataset;
-use crate::draw::{
+use crate::store::Place;
+use crate::terminal::{
     self, Counted, Palette, bars, bytes, count, elided, percent, short, table, thousands, visible, wrapped,
 };
-use crate::store::Place;
 
 /// The whole manifest, the columns, and the share of padding.
 pub(super) fn dataset_json(dataset: &Dataset) -> Value {
@@ -192,12 +192,12 @@ fn codec(codec: &CodecRecord) -> String {
 
 /// The counts of each source and of all, below a heading.
 pub(super) fn counts(manifest: &Manifest) -> Vec<Vec<String>> {
-    draw::counts(&counted(&manifest.sources))
+    terminal::counts(&counted(&manifest.sources))
 }
 
 /// Rows that were refused, or taken with a remark, below a heading.
 pub(super) fn rejects(sources: &[SourceRecord]) -> Vec<Vec<String>> {
-    draw::refused(&counted(sources))
+    terminal::refused(&counted(sources))
 }
 
 fn counted(sources: &[SourceRecord]) -> Vec<Counted<'_>> {

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 /// A table of a file.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// `[codec]`, `[[source]]`; nothing for the keys at the top of the file.
+    /// The table's name in the file, and of several kinds which; nothing for the keys at the top of the file.
     pub(super) heading: String,
     pub(super) about: String,
     pub(super) keys: Vec<Key>,
@@ -70,15 +70,15 @@ fn inner(property: &Value, path: &str) -> Vec<(Value, String)> {
         inner
     };
     if property.get("properties").is_some() {
-        return vec![(property.clone(), format!("[{path}]"))];
+        return vec![(property.clone(), format!("`[{path}]`"))];
     }
     if property["items"].get("properties").is_some() {
-        return vec![(described(&property["items"]), format!("[[{path}]]"))];
+        return vec![(described(&property["items"]), format!("`[[{path}]]`"))];
     }
     let is_table = |choice: &&Value| choice.get("properties").is_some();
     let heading = |choice: &Value| match choice["properties"]["kind"]["const"].as_str() {
-        Some(kind) => format!("[{path}] of the kind {kind}"),
-        None => format!("[{path}]"),
+        Some(kind) => format!("`[{path}]` of the kind `{kind}`"),
+        None => format!("`[{path}]`"),
     };
     choices(property).into_iter().filter(is_table).map(|choice| (choice.clone(), heading(choice))).collect()
 }
@@ -93,8 +93,8 @@ fn choices(schema: &Value) -> Vec<&Value> {
 fn key(table: &Value, name: &str, schema: &Value) -> Key {
     let is_required =
         table["required"].as_array().is_some_and(|names| names.iter().any(|known| known == name));
-    let default = match schema.get("default").or(schema.get("const")) {
-        _ if is_required && schema.get("const").is_none() => Fallback::Required,
+    let default = match schema.get("default") {
+        _ if is_required => Fallback::Required,
         Some(value) => Fallback::Value(toml(value)),
         None => Fallback::Unset,
     };
@@ -185,9 +185,9 @@ fn text(schema: &Value, word: &str) -> String {
 /// A number as a person reads it: thousands apart, no hundreds of zeros.
 fn number(value: &Value) -> String {
     match (value.as_u64(), value.as_f64()) {
-        (Some(whole), _) => crate::draw::thousands(whole),
+        (Some(whole), _) => crate::terminal::thousands(whole),
         (None, Some(real)) if real.fract() == 0.0 && (0.0..1e15).contains(&real) => {
-            crate::draw::thousands(real as u64)
+            crate::terminal::thousands(real as u64)
         }
         (None, Some(real)) if real != 0.0 && !(1e-4..1e15).contains(&real.abs()) => format!("{real:e}"),
         _ => value.to_string(),

@@ -2,6 +2,7 @@
 
 use super::commands::{Argument, Command};
 use super::keys::{Fallback, Key, Table};
+use crate::terminal::wrapped;
 
 /// Columns of a page.
 const WIDTH: usize = 110;
@@ -16,13 +17,13 @@ pub(super) fn config(topic: &str, presets: &[&str], tables: &[Table]) -> String 
          `#:schema PATH`. Built in, to be used by name: {}.",
         known.join(", ")
     );
-    paragraph(&mut page, &intro, "", "");
+    paragraph(&mut page, &intro);
     for table in tables {
         if !table.heading.is_empty() {
-            page += &format!("\n## `{}`\n", table.heading);
+            page += &format!("\n## {}\n", table.heading);
             table.about.split("\n\n").filter(|about| !about.is_empty()).for_each(|about| {
                 page.push('\n');
-                paragraph(&mut page, about, "", "");
+                paragraph(&mut page, about);
             });
         }
         page.push('\n');
@@ -41,7 +42,7 @@ const fn config_title(topic: &str) -> &str {
 }
 
 fn entry(page: &mut String, key: &Key) {
-    let unit = key.unit.as_ref().map(|unit| format!("unit: {unit}"));
+    let unit = key.unit.as_ref().filter(|unit| *unit != "none").map(|unit| format!("unit: {unit}"));
     let default = match &key.default {
         Fallback::Value(value) => Some(format!("default `{value}`")),
         Fallback::Required => Some("required".to_owned()),
@@ -53,7 +54,7 @@ fn entry(page: &mut String, key: &Key) {
     };
     let facts: Vec<String> = [Some(kind), unit, default].into_iter().flatten().collect();
     let text = format!("**`{}`** ({}): {}", key.name, facts.join("; "), key.about.replace("\n\n", " "));
-    paragraph(page, &text, "- ", "  ");
+    item(page, 0, &text);
     let plain: Vec<String> = key
         .values
         .iter()
@@ -61,10 +62,10 @@ fn entry(page: &mut String, key: &Key) {
         .map(|(name, _)| format!("`{name}`"))
         .collect();
     if !plain.is_empty() {
-        paragraph(page, &format!("Known names: {}.", plain.join(", ")), "  - ", "    ");
+        item(page, 2, &format!("Known names: {}.", plain.join(", ")));
     }
     for (name, about) in key.values.iter().filter(|(_, about)| !about.is_empty()) {
-        paragraph(page, &format!("`{name}`: {}", about.replace("\n\n", " ")), "  - ", "    ");
+        item(page, 2, &format!("`{name}`: {}", about.replace("\n\n", " ")));
     }
 }
 
@@ -74,14 +75,14 @@ pub(super) fn commands(commands: &[Command]) -> String {
     let intro = "Written by `transfusion reference commands` from the program itself. Data goes to stdout, text for people to \
                  stderr. A command ends with 0 when it is done, 1 when the answer is no (`verify` found damage), 2 for \
                  a wrong argument or config and for a failure, 130 and 143 after a signal.";
-    paragraph(&mut page, intro, "", "");
+    paragraph(&mut page, intro);
     for (place, command) in commands.iter().enumerate() {
         let title =
             if place == 0 { "Flags of every command".to_owned() } else { format!("`{}`", command.name) };
         page += &format!("\n## {title}\n");
         if place > 0 {
             page.push('\n');
-            paragraph(&mut page, &format!("{}.", command.about), "", "");
+            paragraph(&mut page, &format!("{}.", command.about));
             page += &format!("\n```text\n{}\n```\n", command.usage);
         }
         if !command.arguments.is_empty() {
@@ -101,24 +102,16 @@ fn flag(page: &mut String, argument: &Argument) {
     ];
     let facts: Vec<String> = facts.into_iter().flatten().collect();
     let facts = if facts.is_empty() { String::new() } else { format!(" ({})", facts.join("; ")) };
-    paragraph(page, &format!("**`{}`**{facts}: {}", argument.written, argument.help), "- ", "  ");
+    item(page, 0, &format!("**`{}`**{facts}: {}", argument.written, argument.help));
 }
 
-/// Adds a text in lines no longer than the page is wide; the first begins with `first`, the others with `other`.
-fn paragraph(page: &mut String, text: &str, first: &str, other: &str) {
-    let mut line = first.to_owned();
-    let mut is_empty = true;
-    for word in text.split(' ') {
-        if !is_empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            *page += &format!("{line}\n");
-            line = other.to_owned();
-            is_empty = true;
-        }
-        if !is_empty {
-            line.push(' ');
-        }
-        line += word;
-        is_empty = false;
-    }
-    *page += &format!("{line}\n");
+/// Adds a text in lines no longer than the page is wide.
+fn paragraph(page: &mut String, text: &str) {
+    *page += &format!("{}\n", wrapped(text, WIDTH, 0));
+}
+
+/// Adds an item of a list, `depth` columns further in.
+fn item(page: &mut String, depth: usize, text: &str) {
+    let lines = wrapped(&format!("- {text}"), WIDTH - depth, 2);
+    lines.lines().for_each(|line| *page += &format!("{:depth$}{line}\n", ""));
 }

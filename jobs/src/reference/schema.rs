@@ -5,12 +5,18 @@ use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde_json::{Map, Value, json};
 
+const KIND: &str = "Which of the kinds this is.";
+
 /// The schema of `T`.
 pub(super) fn of<T: JsonSchema>(title: &str) -> Value {
     let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     tidy(&mut schema);
     schema["title"] = json!(title);
+    // What the type says of itself, it says to a reader of the code.
+    if let Some(schema) = schema.as_object_mut() {
+        schema.remove("description");
+    }
     schema
 }
 
@@ -59,9 +65,16 @@ fn drop_null(schema: &mut Map<String, Value>) {
 fn tidy_properties(schema: &mut Map<String, Value>) {
     let listed = schema.get("required").and_then(Value::as_array);
     let mut required: Vec<Value> = listed.cloned().unwrap_or_default();
+    // Two keys have no field of their own, and so no doc comment: the name of a kind, and the value of a variant.
+    let is_variant = properties(schema).count() == 1;
+    let about = schema.get("description").filter(|_| is_variant).cloned();
     for (name, property) in properties(schema) {
         tidy(property);
         let Some(property) = property.as_object_mut() else { continue };
+        let about = if property.contains_key("const") { Some(json!(KIND)) } else { about.clone() };
+        if let Some(about) = about {
+            property.entry("description").or_insert(about);
+        }
         if property.remove("x-required").is_some() {
             property.remove("default");
             if !required.contains(&json!(name)) {

@@ -16,10 +16,10 @@ use trainer::sample::{End, SampleConfig};
 use super::sampler::{Ask, Made, Piece};
 use crate::cli::SampleArgs;
 use crate::codec::png;
-use crate::draw::{NARROW, visible, wrap};
 use crate::errors::hinted;
 use crate::session::Session;
 use crate::store::Place;
+use crate::terminal::{NARROW, visible, wrap};
 
 const LIST: &str = "samples.json";
 /// Bytes that are written and removed to see whether there is room for a beginning.

@@ -7,10 +7,10 @@ use trainer::sample::{LatentImage, LatentSize};
 use super::prompts;
 use super::sampler::{Ask, Goal, Sampler};
 use crate::cli::SampleArgs;
-use crate::draw::count;
 use crate::errors::hinted;
 use crate::session::Session;
 use crate::signals::Stop;
+use crate::terminal::count;
 
 /// Distinct prompts, and how often each is sampled.
 pub(super) struct Asks {

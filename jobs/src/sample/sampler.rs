@@ -18,9 +18,9 @@ use trainer::sample::{
 };
 
 use crate::codec::{Codec, Decoded};
-use crate::draw::{count, thousands, visible};
 use crate::errors::hinted;
 use crate::session::Session;
+use crate::terminal::{count, thousands, visible};
 
 /// Prompts that are worked on side by side, at most.
 const BESIDE: usize = 8;

@@ -97,7 +97,7 @@ fn range_of(kind: &str) -> Option<(i128, i128)> {
 fn whole(number: i128) -> String {
     let sign = if number < 0 { "-" } else { "" };
     match u64::try_from(number.unsigned_abs()) {
-        Ok(size) => format!("{sign}{}", crate::draw::thousands(size)),
+        Ok(size) => format!("{sign}{}", crate::terminal::thousands(size)),
         Err(_) => format!("{:e}", number as f64),
     }
 }

@@ -224,7 +224,7 @@ fn sections(text: &str) -> Sections {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::errors::Account;
+    use crate::failure::Account;
 
     const CONFIG: &str = "
 # comment

@@ -55,18 +55,9 @@ pub(crate) fn local_input(key: &str, text: impl AsRef<Path>) -> anyhow::Result<P
 ///
 /// If the disk refuses.
 pub(crate) fn write_file(path: &Path, content: impl AsRef<[u8]>) -> anyhow::Result<()> {
-    make_folder_of(path)?;
-    fs::write(path, content).with_context(|| format!("cannot write `{}`", path.display()))
-}
-
-/// Makes the folders above a file.
-///
-/// # Errors
-///
-/// If the disk refuses.
-pub(crate) fn make_folder_of(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(parent(path))
-        .with_context(|| format!("cannot make the folder of `{}`", path.display()))
+        .with_context(|| format!("cannot make the folder of `{}`", path.display()))?;
+    fs::write(path, content).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn local(key: &str, path: &Path) -> anyhow::Result<PathBuf> {

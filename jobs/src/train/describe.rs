@@ -4,8 +4,8 @@ use std::path::Path;
 
 use trainer::run::{Description, Memory, StepReport};
 
-use crate::draw::{bytes, count, percent, thousands};
 use crate::settings::shell;
+use crate::terminal::{bytes, count, percent, thousands};
 
 /// The run, its model, memory and data, each from a line of its own.
 pub(super) fn description_lines(of: &Description) -> Vec<String> {
@@ -87,7 +87,7 @@ pub(super) fn last_lines(last: &StepReport) -> Vec<String> {
 }
 
 /// The command that draws from a finished run, and what it needs: a model of text alone writes, and one whose
-/// checkpoints hold no codec must be told where it is.
+/// checkpoints hold no codec needs its folder named.
 pub(super) fn sample_command(run: &Path, prompt: Option<&str>, draws: bool, has_codec: bool) -> String {
     let run = shell(&run.display().to_string());
     let prompt = shell(prompt.unwrap_or(if draws { "a red circle" } else { "Once upon a time" }));
@@ -103,7 +103,7 @@ mod tests {
     use trainer::run::ByOrder;
 
     use super::*;
-    use crate::draw::{columns_of, folded};
+    use crate::terminal::{NARROW, columns_of, wrapped};
 
     #[test]
     fn the_largest_runs_fit_a_terminal() {
@@ -138,7 +138,8 @@ mod tests {
             datasets: vec![dataset],
         };
         let lines: Vec<String> =
-            description_lines(&description).iter().flat_map(|line| folded(line)).collect();
+            description_lines(&description).iter().map(|line| wrapped(line, NARROW, 2)).collect();
+        let lines: Vec<&str> = lines.iter().flat_map(|line| line.lines()).collect();
         assert!(lines.iter().all(|line| columns_of(line) <= 80), "{lines:#?}");
         assert!(lines.last().is_some_and(|line| line.contains("epochs")), "the data stands last: {lines:#?}");
     }

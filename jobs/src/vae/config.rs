@@ -59,9 +59,11 @@ impl<'de> Visitor<'de> for Keys {
             }
         }
         let train = others.try_into().map_err(|error: toml::de::Error| {
-            let listed = error
-                .message()
-                .replace("expected one of ", "expected one of `source`, `pictures`, `max-pictures`, ");
+            // Only the table at the top has these three.
+            let listed = error.message().replace(
+                "expected one of `output`, ",
+                "expected one of `source`, `pictures`, `max-pictures`, `output`, ",
+            );
             serde::de::Error::custom(listed)
         })?;
         Ok(VaeConfig { train, sources, pictures, max_pictures })

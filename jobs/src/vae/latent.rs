@@ -6,6 +6,8 @@ use anyhow::{Context, bail};
 use pipeline::codec::LatentBatch;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 
+use crate::store;
+
 const NAME: &str = "latent";
 
 /// Writes one latent.
@@ -13,7 +15,7 @@ pub(super) fn write(path: &Path, latent: &LatentBatch) -> anyhow::Result<()> {
     let bytes: Vec<u8> = latent.values.iter().flat_map(|value| value.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, vec![latent.channels, latent.height, latent.width], &bytes)?;
     let file = safetensors::serialize([(NAME, view)], None)?;
-    std::fs::write(path, file).with_context(|| format!("cannot write `{}`", path.display()))
+    store::write_file(path, file)
 }
 
 /// Reads one latent of `channels` channels.

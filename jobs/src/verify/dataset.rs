@@ -10,10 +10,9 @@ use schemas::{DatasetStatistics, Manifest, Modality, RejectsRecord, ShardRecord,
 
 use super::Verdict;
 use crate::dataset::{ManifestFile, open_shard};
-use crate::draw::{count, thousands};
-use crate::progress::{Progress, Unit};
 use crate::session::Session;
 use crate::store::Place;
+use crate::terminal::{Progress, Unit, count, thousands};
 
 /// Checks all of a dataset. Damage is collected; only what makes looking impossible is an error.
 pub(super) async fn verify(place: &Place, file: ManifestFile, session: &Session) -> anyhow::Result<Verdict> {
@@ -38,7 +37,7 @@ pub(super) async fn verify(place: &Place, file: ManifestFile, session: &Session)
 }
 
 fn chain(error: &anyhow::Error) -> String {
-    crate::errors::Account::of(error).lines.join(": ")
+    crate::failure::Account::of(error).lines.join(": ")
 }
 
 async fn check_tokenizer(place: &Place, manifest: &Manifest, verdict: &mut Verdict) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::path::Path;
 use trainer::checkpoint::{Checkpoint, CheckpointError, Checkpoints};
 
 use super::Verdict;
-use crate::errors::Account;
+use crate::failure::Account;
 use crate::store::Place;
 
 /// Whether a folder is a checkpoint or a run.

@@ -37,7 +37,7 @@ pub struct PreprocessConfig {
     #[schemars(extend("x-required" = true))]
     pub output: String,
     /// Seed of every choice that is made by hash of a row: order of a pair, caption, template, share of a weight, split.
-    #[schemars(extend("x-unit" = "seed"))]
+    #[schemars(extend("x-unit" = "none"))]
     pub seed: u64,
     /// Positions of a packed row: the length of the sequences that are trained on.
     #[schemars(range(min = 8, max = 1 << 24), extend("x-unit" = "positions"))]

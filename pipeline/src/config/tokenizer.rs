@@ -13,7 +13,7 @@ use crate::PipelineError;
 pub struct TokenizerConfig {
     /// Address of a `tokenizer.model` (SentencePiece) or a `tokenizer.json`; needed if `train` is not set.
     pub model: Option<String>,
-    /// Trains a byte-level BPE on the texts and captions of the sources instead.
+    /// Trains a byte-level BPE on the texts and captions of the sources; needed if `model` is not set.
     pub train: Option<TrainTokenizer>,
     /// The piece that begins every document, e.g. `<s>`; by default the one that the file names.
     #[serde(skip_serializing_if = "Option::is_none")]

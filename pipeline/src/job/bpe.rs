@@ -30,7 +30,7 @@ const MOST_WORDS: usize = 2_000_000;
 
 /// Why no tokenizer was trained.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum BpeError {
+pub enum BpeError {
     /// Not even one letter would fit.
     #[error("a vocabulary of {found} is too small: {RESERVED} ids are taken by markers and bytes")]
     TooSmall {
@@ -136,7 +136,7 @@ impl Trainer {
 /// # Errors
 ///
 /// If the vocabulary is too small or there is no text.
-pub(crate) fn train<T: AsRef<str>>(
+pub fn train<T: AsRef<str>>(
     texts: impl IntoIterator<Item = T>,
     vocabulary: u32,
 ) -> Result<Vec<u8>, BpeError> {

@@ -19,24 +19,24 @@ pub struct ModelConfig {
     #[schemars(range(min = 1, max = 1000), extend("x-unit" = "layers"))]
     pub layers: usize,
     /// Numbers of a position between layers; a multiple of twice the heads.
-    #[schemars(range(min = 1, max = 131_072), extend("x-unit" = "numbers a position"))]
+    #[schemars(range(min = 1, max = 131_072), extend("x-unit" = "none"))]
     pub width: usize,
     /// Attention heads.
     #[schemars(range(min = 1, max = 4096), extend("x-unit" = "heads"))]
     pub heads: usize,
     /// Width of the feed-forward; 8/3 of `width` rounded up to 256 if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "numbers a position"))]
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "none"))]
     pub feed_forward: Option<usize>,
     /// Ids of the tokenizer, without BOI and EOI; the dataset's if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 16_777_216), extend("x-unit" = "ids"))]
     pub vocabulary: Option<u32>,
     /// Epsilon of every RMSNorm.
-    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "added to a mean square"))]
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub norm_epsilon: f64,
     /// Base of the rotary position angles.
-    #[schemars(range(min = 1.0, max = 1e12), extend("x-unit" = "positions a radian of the slowest angle"))]
+    #[schemars(range(min = 1.0, max = 1e12), extend("x-unit" = "none"))]
     pub rope_theta: f64,
     /// Let a document see the ones before it in its row.
     pub across_documents: bool,
@@ -63,12 +63,12 @@ pub struct ImageConfig {
     #[schemars(range(min = 1, max = 256), extend("x-unit" = "latent pixels"))]
     pub patch: Option<usize>,
     /// Sines and cosines that stand for a timestep, both together; an even number.
-    #[schemars(range(min = 2, max = 65_536), extend("x-unit" = "numbers"))]
+    #[schemars(range(min = 2, max = 65_536), extend("x-unit" = "none"))]
     pub sinusoids: usize,
     /// Numbers of the timestep's embedding. A patch is padded with zeros to as many before the two are added. As many as a
     /// patch has if not set, which is the paper.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "numbers"))]
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "none"))]
     pub time_width: Option<usize>,
 }
 
@@ -88,11 +88,11 @@ pub enum ImageEnd {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct InitialConfig {
-    /// Of the token embedding; the built-in models `demo` and `tiny` start from 0.5, which a short run learns quicker from.
-    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "standard deviation"))]
+    /// Standard deviation of the token embedding; the built-in models `demo` and `tiny` start from 0.5, which a short run learns quicker from.
+    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "none"))]
     pub embedding: f64,
-    /// Of the output matrix.
-    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "standard deviation"))]
+    /// Standard deviation of the output matrix.
+    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "none"))]
     pub head: f64,
 }
 

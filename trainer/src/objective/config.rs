@@ -45,10 +45,7 @@ pub enum LossWeight {
     #[default]
     None,
     /// `k / (SNR + k)` with the signal-to-noise ratio of the timestep: nearly clean images count less.
-    SoftSnr(
-        #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "signal-to-noise ratio"))]
-        f64,
-    ),
+    SoftSnr(#[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))] f64),
 }
 
 /// Why settings make no objective.

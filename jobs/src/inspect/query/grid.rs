@@ -4,7 +4,7 @@ use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 
-use crate::draw::{columns_of, elided, visible};
+use crate::terminal::{columns_of, elided, visible};
 
 /// Less than this shows no value.
 const LEAST_WIDTH: usize = 8;

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::progress::duration;
+use crate::terminal::duration;
 
 /// How far the clock is off, where the answer of the store tells its own time.
 pub(super) fn complaint(answer: &str) -> String {

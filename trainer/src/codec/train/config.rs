@@ -31,7 +31,7 @@ pub struct VaeTrainConfig {
     #[schemars(range(min = 1, max = 65_536), extend("x-unit" = "pictures"))]
     pub batch: usize,
     /// Highest learning rate.
-    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "learning rate"))]
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub rate: f64,
     /// Updates until the highest learning rate is reached.
     #[schemars(range(min = 0, max = *STEPS.end()), extend("x-unit" = "updates"))]
@@ -40,7 +40,7 @@ pub struct VaeTrainConfig {
     #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share of `rate`"))]
     pub floor: f64,
     /// Names all randomness: first weights, order, mirroring, noise.
-    #[schemars(extend("x-unit" = "seed"))]
+    #[schemars(extend("x-unit" = "none"))]
     pub seed: u64,
     /// Decay of AdamW's two moments.
     #[schemars(extend(
@@ -49,22 +49,22 @@ pub struct VaeTrainConfig {
     ))]
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
-    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "gradient"))]
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub epsilon: f64,
     /// Weight decay of matrices and kernels.
     #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share an update, times the learning rate"))]
     pub decay: f64,
     /// Largest joint norm of the gradients.
-    #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "gradient"))]
+    #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub clip: f64,
     /// Weight of the mean absolute error of a picture's values, which are in -1..1.
-    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "factor"))]
+    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "none"))]
     pub l1: f64,
     /// Weight of the mean squared error of a picture's values.
-    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "factor"))]
+    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "none"))]
     pub mse: f64,
     /// Weight of the divergence of the latents from the normal distribution.
-    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "factor"))]
+    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "none"))]
     pub kl: f64,
     /// What of a picture's latent values is weighted by `kl`.
     pub kl_reduction: KlReduction,
