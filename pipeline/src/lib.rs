@@ -30,8 +30,9 @@ mod tests;
 mod units;
 
 pub use config::{
-    CaptionChoice, CodecConfig, ColumnType, Filling, Format, JoinConfig, JoinKeys, LatentKind, PictureConfig,
-    PreprocessConfig, Shape, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig, TrainTokenizer,
+    CaptionChoice, CodecConfig, ColumnType, Format, JoinConfig, JoinKeys, LatentKind, PackingMethod,
+    PictureConfig, PreprocessConfig, Shape, SourceConfig, SplitConfig, Template, TextSplit, TokenizerConfig,
+    TrainTokenizer,
 };
 pub use document::pack;
 pub use host::error::{BoxError, PipelineError};

@@ -43,7 +43,7 @@ pub struct PreprocessConfig {
     #[schemars(range(min = 8, max = 1 << 24), extend("x-unit" = "positions"))]
     pub context: u32,
     /// How documents fill rows.
-    pub packing: Filling,
+    pub packing: PackingMethod,
     /// Rows that best-fit packing keeps open; the fullest is closed when there would be more.
     #[schemars(range(min = 1, max = 1 << 16), extend("x-unit" = "rows"))]
     pub window: usize,
@@ -87,7 +87,7 @@ impl Default for PreprocessConfig {
             output: String::new(),
             seed: 0,
             context: 4096,
-            packing: Filling::BestFit,
+            packing: PackingMethod::BestFit,
             window: 256,
             caption_first_share: 0.8,
             unit_bytes: 128 << 20,
@@ -108,7 +108,7 @@ impl Default for PreprocessConfig {
 /// How documents fill rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Filling {
+pub enum PackingMethod {
     /// Each document goes to the open row with the least space that fits; one that fits a row is never cut.
     #[default]
     BestFit,

@@ -14,8 +14,8 @@
 //!
 //! All of ours take one input, keep its order and its partitions, and know a unit by its name in the rows, never by
 //! the number of its partition. Refused rows go through all of them; a row of the kind `End` ends a unit. They hold plain
-//! data, and find what belongs to the process in its [`runtime`]. They know nothing about sources, configurations as a
-//! whole, or the plan that they stand in.
+//! data, and find what belongs to the process in its [`runtime`]. This folder knows nothing about sources,
+//! configurations as a whole, or the plan that its operators stand in.
 
 pub(crate) mod deduplicate;
 pub(crate) mod documents;

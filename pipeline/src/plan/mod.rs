@@ -20,7 +20,7 @@ use serde_json::Value;
 use self::check::{check_codec, open_tokenizer};
 pub use self::environment::Environment;
 use crate::PipelineError;
-use crate::config::{Filling, PreprocessConfig};
+use crate::config::{PackingMethod, PreprocessConfig};
 use crate::document::pack::Packing;
 use crate::engine::memory::Memory;
 use crate::engine::session::thread_pool;
@@ -265,8 +265,8 @@ impl PreprocessPlan {
 
     pub(crate) fn packing(&self) -> Packing {
         match self.config.packing {
-            Filling::BestFit => Packing::BestFit { window: self.config.window },
-            Filling::Sequence => Packing::Sequence,
+            PackingMethod::BestFit => Packing::BestFit { window: self.config.window },
+            PackingMethod::Sequence => Packing::Sequence,
         }
     }
 }

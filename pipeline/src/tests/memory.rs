@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::fixtures::{Job, byte_tokenizer, config, corpus, files, manifest, rows, texts};
 use crate::job::bpe;
 use crate::operators::runtime::Runtime;
-use crate::{Filling, PipelineError, PreprocessConfig, SourceConfig, TextSplit};
+use crate::{PackingMethod, PipelineError, PreprocessConfig, SourceConfig, TextSplit};
 
 /// Words of changing length, with escapes where they stand in JSON.
 fn book(bytes: usize) -> String {
@@ -85,9 +85,11 @@ async fn a_long_text_is_whole_wherever_it_goes() {
     let text = book(3 << 20);
     let inputs = corpus_with_words(&[("in/a.txt", text.as_bytes()), ("in/b.txt", b"short")]).await;
     let mut counts = Vec::new();
-    for (packing, weight, validation) in
-        [(Filling::BestFit, 1.0, 0.0), (Filling::Sequence, 3.0, 0.0), (Filling::BestFit, 1.0, 1.0)]
-    {
+    for (packing, weight, validation) in [
+        (PackingMethod::BestFit, 1.0, 0.0),
+        (PackingMethod::Sequence, 3.0, 0.0),
+        (PackingMethod::BestFit, 1.0, 1.0),
+    ] {
         let source = SourceConfig { weight, document: TextSplit::File, ..texts("book", "in/*.txt") };
         let mut config = PreprocessConfig { packing, ..with_bpe(vec![source]) };
         config.split.validation = validation;
@@ -161,7 +163,7 @@ proptest! {
             let lines: Vec<String> = lengths.iter().enumerate().map(line).collect();
             let inputs = corpus(&[("in/a.jsonl", lines.concat().as_bytes())]).await;
             let job = Job::new(&inputs);
-            let packing = if sequence { Filling::Sequence } else { Filling::BestFit };
+            let packing = if sequence { PackingMethod::Sequence } else { PackingMethod::BestFit };
             let config = PreprocessConfig { context, window, packing, ..config(vec![texts("web", "in/a.jsonl")]) };
             let report = job.run(config).await.unwrap();
             let tokenizer = schemas::Tokenizer::from_bytes(&byte_tokenizer()).unwrap();

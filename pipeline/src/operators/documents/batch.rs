@@ -55,8 +55,11 @@ pub(super) struct RowColumns {
     id: ArrayRef,
 }
 
+/// A text of a reject.
+type RejectText = fn(&Reject) -> &str;
+
 /// What is written of a reject, in the order of its columns.
-const REJECT: [(&str, fn(&Reject) -> &str); 3] = [
+const REJECT: [(&str, RejectText); 3] = [
     (REASON, |reject| reject.reason.name()),
     (DETAIL, |reject| &reject.detail),
     (EXCERPT, |reject| &reject.excerpt),
@@ -72,7 +75,7 @@ impl RowColumns {
         };
         // Most batches have no reject, and then nothing has to be written anew.
         let refused = outcomes.iter().any(|outcome| outcome.reject.is_some());
-        let reject = |(name, of): (&str, fn(&Reject) -> &str)| -> Result<ArrayRef, PipelineError> {
+        let reject = |(name, of): (&str, RejectText)| -> Result<ArrayRef, PipelineError> {
             if !refused {
                 return text(name);
             }
