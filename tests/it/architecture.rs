@@ -152,6 +152,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "schemas",
         &[
             "address",
+            "arrow_layout",
             "hash",
             "random",
             "cursor",

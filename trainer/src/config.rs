@@ -348,7 +348,7 @@ pub struct ConfigError {
     pub key: String,
     /// Its value.
     pub found: String,
-    /// What it must be.
+    /// The values allowed.
     pub expected: String,
 }
 

@@ -234,7 +234,7 @@ pub struct Step {
     pub t: u32,
     /// Where it ends; `None` is the clean end.
     pub previous: Option<u32>,
-    /// What the network predicted.
+    /// The kind of the network's prediction.
     pub prediction: Prediction,
     /// How to step.
     pub sampler: Sampler,

@@ -125,7 +125,7 @@ impl AdamW {
         self.updates
     }
 
-    /// What gradients of this joint norm ([`Gradients::norm`]) are multiplied by: `min(1, clip / (norm + 1e-6))`.
+    /// The factor of gradients with this joint norm ([`Gradients::norm`]): `min(1, clip / (norm + 1e-6))`.
     pub fn clip_scale(&self, norm: f64) -> f32 {
         (self.config.clip / (norm + 1e-6)).min(1.0) as f32
     }

@@ -7,9 +7,8 @@
 //! the rest of the file. One batch is held at a time, its memory reserved; what a file declares is checked against what
 //! it has before memory is taken for it, and a batch that nobody should hold is an error that says what to do.
 //!
-//! Arrow's own reader trusts the layout that a file declares, so [`check`] goes over each batch before it does.
+//! Arrow's own reader trusts the layout that a file declares, so [`arrow_layout`] goes over each batch before it does.
 
-mod check;
 #[cfg(test)]
 mod tests;
 
@@ -27,6 +26,7 @@ use arrow::ipc::{self, MessageHeader, MetadataVersion, root_as_footer, root_as_m
 use bytes::{Buf, Bytes};
 use datafusion::execution::memory_pool::MemoryReservation;
 use futures::{StreamExt, TryStreamExt};
+use schemas::arrow_layout;
 
 use super::batch::{Emit, Target};
 use super::columnar::{convert, refused, refused_rows};
@@ -310,7 +310,7 @@ impl Footer {
             return damaged("its batches lie in another order than in the footer");
         }
         let Some(found) = footer.schema() else { return damaged("its footer has no columns") };
-        check::schema(&found).map_err(Failure::Damaged)?;
+        arrow_layout::schema(&found).map_err(Failure::Damaged)?;
         Ok(Self { schema: Arc::new(fb_to_schema(found)), dictionaries, batches })
     }
 }
@@ -389,7 +389,7 @@ impl Messages {
         if ![MetadataVersion::V4, MetadataVersion::V5].contains(&message.version()) {
             return damaged(format!("it is of version {:?}", message.version()));
         }
-        check::schema(&found).map_err(Failure::Damaged)?;
+        arrow_layout::schema(&found).map_err(Failure::Damaged)?;
         messages.schema = Arc::new(fb_to_schema(found));
         messages.read(head.body)?;
         Ok(messages)
@@ -465,7 +465,7 @@ impl Messages {
         memory: &MemoryReservation,
     ) -> Result<RecordBatch, Failure> {
         let Some(batch) = message.header_as_record_batch() else { return damaged("a batch is empty") };
-        let unpacked = check::batch(&batch, body, &self.schema, columns).map_err(Failure::Damaged)?;
+        let unpacked = arrow_layout::batch(&batch, body, &self.schema, columns).map_err(Failure::Damaged)?;
         if unpacked > MAX_BATCH_BYTES {
             return damaged(format!("a batch claims {unpacked} bytes once it is decompressed"));
         }
@@ -481,7 +481,7 @@ impl Messages {
         let Some(batch) = message.header_as_dictionary_batch() else {
             return damaged("a dictionary is none");
         };
-        check::dictionary(&batch, body, &self.schema).map_err(Failure::Damaged)?;
+        arrow_layout::dictionary(&batch, body, &self.schema).map_err(Failure::Damaged)?;
         Ok(read_dictionary(body, batch, &self.schema, &mut self.dictionaries, &message.version())?)
     }
 

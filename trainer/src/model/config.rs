@@ -126,7 +126,7 @@ impl Default for InitialConfig {
     }
 }
 
-/// What a dataset says about the model that is trained on it.
+/// The numbers of a model that the dataset decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataShape {
     /// Ids of the tokenizer, without BOI and EOI.
@@ -145,7 +145,7 @@ pub struct ImageShape {
 }
 
 impl DataShape {
-    /// What `manifest` says.
+    /// Those of the dataset of `manifest`.
     pub fn of(manifest: &schemas::Manifest) -> Self {
         let image = manifest.codec.as_ref().filter(|codec| codec.channels > 0);
         Self {
@@ -166,9 +166,9 @@ pub enum ModelError {
     Value {
         /// The key below `model`.
         key: &'static str,
-        /// What it must be.
+        /// The values allowed.
         expected: String,
-        /// What it is.
+        /// The value found.
         found: String,
     },
     /// Config and dataset contradict each other.

@@ -54,9 +54,9 @@ pub enum LossWeight {
 pub struct ObjectiveConfigError {
     /// The key below `diffusion`.
     pub key: &'static str,
-    /// What it must be.
+    /// The values allowed.
     pub expected: String,
-    /// What it is.
+    /// The value found.
     pub found: String,
 }
 

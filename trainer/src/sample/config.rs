@@ -89,9 +89,9 @@ pub enum SampleError {
     Value {
         /// The key below `sample`.
         key: &'static str,
-        /// What it must be.
+        /// The values allowed.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: f64,
     },
     /// A list of steps that the schedule doesn't have.
@@ -102,7 +102,7 @@ pub enum SampleError {
     Prompt {
         /// Number of the prompt.
         prompt: u64,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// A size of pictures that can't be cut into patches.
