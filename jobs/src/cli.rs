@@ -52,6 +52,7 @@ pub(crate) enum Command {
     Vae(VaeCommand),
     Train(TrainArgs),
     Sample(Box<SampleArgs>),
+    Reference(ReferenceArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -276,6 +277,24 @@ pub(crate) enum Weights {
     // The average where there is one, else the last.
     Best,
     Last,
+}
+
+/// Print every key of a config with its default, or every command
+#[derive(Debug, Args)]
+pub(crate) struct ReferenceArgs {
+    /// Which config, or the commands; with --json a config's JSON Schema for editors
+    #[arg(value_name = "TOPIC")]
+    pub(crate) topic: Topic,
+}
+
+/// What there is a reference of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Topic {
+    Preprocess,
+    Train,
+    Vae,
+    Model,
+    Commands,
 }
 
 /// Print the completions of a shell

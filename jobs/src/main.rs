@@ -24,6 +24,7 @@ mod inspect;
 mod machine;
 mod page;
 mod preprocess;
+mod reference;
 mod sample;
 mod session;
 mod settings;
@@ -71,6 +72,7 @@ fn run(cli: Cli, printer: &Printer) -> anyhow::Result<Outcome> {
         Command::Sample(args) => sample::run(&args, &session()?),
         Command::Inspect(args) => inspect::run(&args, &session()?),
         Command::Verify(args) => verify::run(&args, &session()?),
+        Command::Reference(args) => reference::run(&args, printer),
         Command::Completions(args) => completions::shell(&args, printer),
         Command::Man(args) => completions::man(&args, printer),
     }

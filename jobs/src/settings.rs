@@ -41,7 +41,7 @@ pub(crate) enum Kind {
 
 impl Kind {
     /// The folder below `configs/`.
-    const fn folder(self) -> &'static str {
+    pub(crate) const fn folder(self) -> &'static str {
         match self {
             Self::Preprocess => "preprocess",
             Self::Vae => "vae",
@@ -219,7 +219,8 @@ fn preset(kind: Kind, name: &str) -> Option<(&'static str, &'static str)> {
     PRESETS.iter().find(|(known, _)| *known == path).copied()
 }
 
-fn presets(kind: Kind) -> impl Iterator<Item = &'static str> {
+/// The names of the built-in configs of a kind.
+pub(crate) fn presets(kind: Kind) -> impl Iterator<Item = &'static str> {
     PRESETS.iter().filter_map(move |(path, _)| {
         path.strip_prefix(kind.folder())?.strip_prefix('/')?.strip_suffix(".toml")
     })

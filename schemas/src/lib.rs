@@ -3,7 +3,7 @@
 //! The pipeline writes packed rows, the trainer reads them, and neither knows the other. Everything both must
 //! read alike stands here and only here: the token ids of the markers ([`Vocabulary`]), a packed row and its
 //! invariants ([`Row`], [`Span`]), the attention rule ([`AttentionRule`]), which text positions have a loss
-//! ([`Row::text_targets`]), the Arrow columns and the file around them ([`shard`]), the dataset's manifest
+//! ([`Row::text_targets`]), the Arrow columns and the file around them ([`shard`]), the check of Arrow bytes before they are followed ([`arrow_layout`]), the dataset's manifest
 //! ([`Manifest`]), the text tokenizer ([`Tokenizer`]), the reader's position ([`StreamCursor`]) and the hash that every per-row choice is drawn from
 //! ([`row_hash`]), the randomness without state ([`random::Stream`]), and how an address is shown without its secrets
 //! ([`address`]).
@@ -11,6 +11,7 @@
 //! This crate does no I/O and has no async code: bytes come in, bytes go out.
 
 pub mod address;
+pub mod arrow_layout;
 mod columns;
 mod cursor;
 mod hash;

@@ -152,6 +152,7 @@ const FLOORS: &[(&str, &[&str])] = &[
         "schemas",
         &[
             "address",
+            "arrow_layout",
             "hash",
             "random",
             "cursor",
@@ -204,6 +205,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "sample",
             "train",
             "vae",
+            "reference",
             "demo",
         ],
     ),

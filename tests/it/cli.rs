@@ -140,6 +140,7 @@ fn help_is_as_written_down() {
         "vae decode",
         "train",
         "sample",
+        "reference",
         "completions",
         "man",
     ];

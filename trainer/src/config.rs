@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -17,28 +18,34 @@ use crate::schedule::ScheduleConfig;
 use crate::stream::{Retry, Shuffle, StreamSettings};
 
 /// A training config. The defaults are the paper's where it has any.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Folder of the run: checkpoints, log, resolved config.
+    /// Folder of the run, on a local disk: checkpoints, log, samples, resolved config.
     pub run: PathBuf,
     /// Updates of the whole run.
+    #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub steps: u64,
-    /// Rows an update.
+    /// Packed rows of an update.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "rows"))]
     pub batch: usize,
-    /// Rows a forward and backward pass; `batch` if not set. Less needs less memory for the same update.
+    /// Rows of a forward and backward pass; `batch` if not set. Less needs less memory for the same update.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1), extend("x-unit" = "rows"))]
     pub micro_batch: Option<usize>,
     /// Weight of the diffusion loss beside the next-token loss (paper, equation 4).
+    #[schemars(range(min = 0.0, max = 1e6), extend("x-unit" = "none"))]
     pub lambda: f64,
     /// Seed of initial weights, order of rows, timesteps, noise and caption dropout.
+    #[schemars(extend("x-unit" = "none"))]
     pub seed: u64,
     /// What is learned.
     pub objective: ObjectiveKind,
-    /// The device that computes.
+    /// The device that computes; the flag `--device` goes before it.
     pub device: String,
     /// Decay of a moving average of the weights; none is kept if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1.0, "x-unit" = "share an update"))]
     pub ema: Option<f64>,
     /// A run or a checkpoint whose weights a new run starts from, with a schedule and an optimizer of its own; fresh
     /// weights if not set.
@@ -46,14 +53,16 @@ pub struct TrainConfig {
     pub init: Option<PathBuf>,
     /// Which weights of `init` these are.
     pub init_weights: InitWeights,
-    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB.
+    /// Folder of the codec that made the latents; a copy is kept in each checkpoint if it is below 64 MiB; if not set,
+    /// `transfusion sample` draws with `--codec` only.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub codec: Option<PathBuf>,
-    /// The model: a preset's name or a table.
+    /// The model: a preset's name, a table, or the path of a file with the keys of that table.
     pub model: ModelChoice,
-    /// The datasets.
+    /// The datasets: at least one.
+    #[schemars(extend("x-required" = true))]
     pub data: Vec<DataConfig>,
-    /// AdamW.
+    /// The optimizer, AdamW.
     pub optimizer: OptimizerConfig,
     /// The learning rate.
     pub schedule: ScheduleConfig,
@@ -98,7 +107,7 @@ impl Default for TrainConfig {
 }
 
 /// What is learned.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ObjectiveKind {
     /// Next tokens of text and the noise of images, as in the paper.
@@ -107,7 +116,7 @@ pub enum ObjectiveKind {
 }
 
 /// Which weights of the checkpoint `init` a run starts from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum InitWeights {
     /// Those of its last step.
@@ -118,12 +127,13 @@ pub enum InitWeights {
 }
 
 /// The model: a preset's name or a table. A file's name is for the caller to resolve.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum ModelChoice {
-    /// A built-in model.
+    /// A built-in model, or the path of a file.
+    #[schemars(extend("x-presets" = presets()))]
     Preset(String),
-    /// All of its settings.
+    /// Sizes and switches of the model.
     Table(Box<ModelConfig>),
 }
 
@@ -175,15 +185,17 @@ impl ModelChoice {
 }
 
 /// One `[[data]]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct DataConfig {
-    /// The dataset.
+    /// Folder of the dataset: a path, `s3://`, `gs://`, `az://` or `https://`.
+    #[schemars(extend("x-required" = true))]
     pub uri: String,
-    /// Only the rows of this source.
+    /// Only the rows of this source; all rows if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
     /// Share of the positions, relative to the other tables.
+    #[schemars(range(min = 1e-9, max = 1e9), extend("x-unit" = "share, relative to the other tables"))]
     pub weight: f64,
 }
 
@@ -194,12 +206,14 @@ impl Default for DataConfig {
 }
 
 /// The `[checkpoint]` table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct CheckpointConfig {
     /// Steps from one checkpoint to the next. The last step always has one.
+    #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub every: u64,
     /// How many of the newest are kept, beside the best.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "checkpoints"))]
     pub keep: usize,
 }
 
@@ -210,21 +224,26 @@ impl Default for CheckpointConfig {
 }
 
 /// The `[stream]` table. Only the two `shuffle` keys decide which rows come when.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct StreamConfig {
     /// Reading threads a dataset.
+    #[schemars(range(min = 1, max = 256), extend("x-unit" = "threads"))]
     pub readers: usize,
     /// Rows held ready a dataset.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "rows"))]
     pub prefetch_rows: usize,
     /// Shards whose blocks of 64 rows are shuffled together.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "shards"))]
     pub shuffle_shards: usize,
     /// Blocks whose rows are shuffled together.
+    #[schemars(range(min = 1, max = 1_000_000), extend("x-unit" = "blocks of 64 rows"))]
     pub shuffle_blocks: usize,
     /// Folder for copies of remote shards; `cache` in the run's folder if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<PathBuf>,
-    /// Bytes that folder may hold.
+    /// Bytes that the folder of copies may hold.
+    #[schemars(extend("x-unit" = "bytes"))]
     pub cache_bytes: u64,
 }
 
@@ -243,25 +262,31 @@ impl Default for StreamConfig {
 }
 
 /// The `[sample]` table: what is drawn into the run's folder while it goes on. It changes nothing that is learned.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct SamplingConfig {
     /// Steps from one time to the next; 0 for none.
+    #[schemars(extend("x-unit" = "updates"))]
     pub every: u64,
     /// Captions to draw pictures for; a model of text alone goes on with them. Without any, one document from nothing.
     pub prompts: Vec<String>,
     /// Denoising steps of a picture.
+    #[schemars(extend("x-unit" = "denoising steps"))]
     pub steps: u32,
     /// How to go from one denoising step to the next.
     pub method: Method,
-    /// Guidance of a picture.
+    /// Weight of classifier-free guidance of a picture; 1 is none.
+    #[schemars(range(min = 0.0, max = 100.0), extend("x-unit" = "none"))]
     pub guidance: f64,
     /// New tokens at most: behind a picture that was asked for none if not set, elsewhere 256 or what fits a row.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-unit" = "tokens"))]
     pub max_tokens: Option<usize>,
     /// Temperature of text; at 0 the likeliest token is chosen.
+    #[schemars(range(min = 0.0), extend("x-unit" = "none"))]
     pub temperature: f64,
     /// Share of the probability that text is drawn from.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "share"))]
     pub top_p: f64,
 }
 
@@ -298,10 +323,11 @@ impl SamplingConfig {
 }
 
 /// The `[log]` table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct LogConfig {
     /// Steps from one line of `log.jsonl` to the next.
+    #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub every: u64,
 }
 
@@ -322,7 +348,7 @@ pub struct ConfigError {
     pub key: String,
     /// Its value.
     pub found: String,
-    /// What it must be.
+    /// The values allowed.
     pub expected: String,
 }
 

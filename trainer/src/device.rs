@@ -46,7 +46,7 @@ pub fn processor(device: &Device) -> String {
     std::env::consts::ARCH.to_owned()
 }
 
-/// What the caller knows of the machine that a run is to be made on.
+/// The machine that a run is to be made on, as far as the caller knows it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Machine {
     /// The processor's name, as the system has it.
@@ -55,7 +55,7 @@ pub struct Machine {
     pub available_bytes: Option<u64>,
 }
 
-/// What steps were computed on: the same weights and rows give the same bits on equal ones.
+/// The machine that computed steps: the same weights and rows give the same bits on equal ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ComputedOn {
     /// Name of the device.

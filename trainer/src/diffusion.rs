@@ -10,10 +10,11 @@
 
 use std::f64::consts::FRAC_PI_2;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the network predicts.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Prediction {
     /// The noise, as in the paper.
@@ -233,7 +234,7 @@ pub struct Step {
     pub t: u32,
     /// Where it ends; `None` is the clean end.
     pub previous: Option<u32>,
-    /// What the network predicted.
+    /// The kind of the network's prediction.
     pub prediction: Prediction,
     /// How to step.
     pub sampler: Sampler,

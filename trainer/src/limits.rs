@@ -10,9 +10,9 @@ pub(crate) const STEPS: RangeInclusive<u64> = 1..=1_000_000_000_000;
 /// A number outside of its range, in words.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Outside {
-    /// What it must be.
+    /// The range.
     pub(crate) expected: String,
-    /// What it is.
+    /// The number found.
     pub(crate) found: String,
 }
 

@@ -9,22 +9,30 @@ use std::collections::BTreeMap;
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Gradients as Graph, Tensor};
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{AdamWStep, adamw_step, sum_of_squares};
 use crate::weights::{self, Path, Tensors, UnreadTensor, UnreadTensors, WeightsError};
 
 /// The `[optimizer]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct OptimizerConfig {
     /// Decay of the first and the second moment.
+    #[schemars(extend(
+        "items" = { "type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0 },
+        "x-unit" = "share an update"
+    ))]
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub epsilon: f64,
     /// Weight decay of matrices (parameters with two axes or more, embeddings too); gains and biases have none.
+    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "share an update, times the learning rate"))]
     pub decay: f64,
     /// Largest joint norm of all gradients; a larger one is scaled down to it.
+    #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub clip: f64,
 }
 
@@ -117,7 +125,7 @@ impl AdamW {
         self.updates
     }
 
-    /// What gradients of this joint norm ([`Gradients::norm`]) are multiplied by: `min(1, clip / (norm + 1e-6))`.
+    /// The factor of gradients with this joint norm ([`Gradients::norm`]): `min(1, clip / (norm + 1e-6))`.
     pub fn clip_scale(&self, norm: f64) -> f32 {
         (self.config.clip / (norm + 1e-6)).min(1.0) as f32
     }

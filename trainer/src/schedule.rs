@@ -2,21 +2,28 @@
 
 use std::f64::consts::PI;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::STEPS;
+
 /// The `[schedule]` table.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ScheduleConfig {
     /// Highest learning rate.
+    #[schemars(range(max = 1000.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub rate: f64,
-    /// Updates until it is reached; a tenth of the schedule's steps, at most 4,000, if not set.
+    /// Updates until the highest learning rate is reached; a tenth of the schedule's steps, at most 4,000, if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub warm_up: Option<u64>,
     /// Learning rate of the last update.
+    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "none"))]
     pub floor: f64,
     /// Updates until the floor is reached; the run's `steps` if not set, so that it moves with them.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub steps: Option<u64>,
 }
 

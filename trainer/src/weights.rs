@@ -253,7 +253,7 @@ pub fn borrowed(tensors: &Tensors) -> UnreadTensors<'_> {
 ///
 /// # Errors
 ///
-/// What `out` fails of, or so many tensors that the header has no room.
+/// A failure of `out`, or so many tensors that the header has no room.
 pub fn write(tensors: &UnreadTensors<'_>, out: &mut dyn Write) -> io::Result<()> {
     let mut offset = 0;
     let info = |(name, tensor): (&String, &UnreadTensor<'_>)| {

@@ -219,6 +219,9 @@ pub enum Warning {
 }
 
 impl Warning {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::ExifBad, Self::ProfileConverted, Self::ProfileBad];
+
     /// The name in manifests and reports.
     pub const fn name(self) -> &'static str {
         match self {

@@ -92,6 +92,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_reason_is_explained_in_the_book() {
+        use Aside::*;
+        let page = include_str!("../../../docs/rejects.md");
+        for why in [
+            Hidden, About, OtherForm, Unknown, Unfinished, NoPicture, DeadLink, Loop, Special, Closed,
+            BadName,
+        ] {
+            let row = format!("| `{}` |", why.words()[0]);
+            let line = page.lines().find(|line| line.starts_with(&row)).expect(&row);
+            let warns = line.split('|').nth(3).map(str::trim);
+            assert_eq!(warns, Some(if why.is_loss() { "yes" } else { "no" }), "{line}");
+        }
+    }
+
+    #[test]
     fn the_first_names_are_shown_and_all_are_counted() {
         let mut passed = Passed::default();
         ["c", "b\r", "d", "a"].iter().for_each(|name| passed.add(Aside::Hidden, name));

@@ -1,4 +1,4 @@
-//! What can be wrong with a checkpoint.
+//! Faults of a checkpoint.
 
 use std::io;
 use std::path::PathBuf;
@@ -27,7 +27,7 @@ pub enum CheckpointError {
     AllDamaged {
         /// The run.
         run: PathBuf,
-        /// What is wrong with each, newest first.
+        /// The faults of each, newest first.
         damage: Vec<String>,
     },
     /// A checkpoint that was there and is not any more.
@@ -49,7 +49,7 @@ pub enum CheckpointError {
     State {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// A file that doesn't have its checksum.
@@ -67,7 +67,7 @@ pub enum CheckpointError {
     Newer {
         /// The folder.
         path: PathBuf,
-        /// What it needs.
+        /// The version or feature needed.
         what: String,
     },
     /// Tensors that can't be read or don't fit the config.
@@ -102,9 +102,9 @@ pub enum CheckpointError {
     Memory {
         /// The folder.
         path: PathBuf,
-        /// What it needs.
+        /// The memory needed.
         needed_bytes: u64,
-        /// What there is.
+        /// The memory there is.
         available_bytes: u64,
     },
     /// The system's complaint.

@@ -201,7 +201,7 @@ impl Checkpoint {
         self.tensors(OPTIMIZER)
     }
 
-    /// What the model is built from.
+    /// The plan of the model.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! What is saved, and how it is written: file after file, tensor after tensor, each file synced and hashed on its way.
+//! The contents of a checkpoint, and how they are written: file after file, tensor after tensor, each file synced and hashed on its way.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -14,7 +14,7 @@ use crate::device::ComputedOn;
 use crate::durable;
 use crate::weights::{self, UnreadTensors};
 
-/// What is saved.
+/// The contents of a checkpoint.
 #[derive(Debug)]
 pub struct Snapshot<'a> {
     /// Updates done.
@@ -31,7 +31,7 @@ pub struct Snapshot<'a> {
     pub optimizer: UnreadTensors<'a>,
     /// The averaged weights.
     pub average: Option<UnreadTensors<'a>>,
-    /// What the last step was computed on.
+    /// The machine that computed the last step.
     pub computed_on: Option<&'a ComputedOn>,
     /// Tokenizer and codec.
     pub companions: &'a Companions,

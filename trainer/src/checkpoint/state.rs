@@ -35,7 +35,7 @@ pub struct CheckpointState {
     /// Side in pixels of the pictures that the latents were made from.
     #[serde(default)]
     pub picture_size: Option<u32>,
-    /// What the last step was computed on; absent in the states of earlier versions.
+    /// The machine that computed the last step; absent in the states of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub computed_on: Option<ComputedOn>,
     /// Positions of the longest rows that it was trained on.

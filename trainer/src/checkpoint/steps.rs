@@ -23,7 +23,7 @@ pub struct Checkpoints {
 }
 
 impl Checkpoints {
-    /// Those of a run, which need not exist yet.
+    /// The checkpoints of a run, which need not exist yet.
     pub fn of(run: &Path) -> Self {
         Self { folder: run.join("checkpoints"), whole: BTreeSet::new() }
     }
@@ -240,7 +240,7 @@ impl Checkpoints {
     }
 }
 
-/// What one listing of a run showed.
+/// One listing of a run.
 enum Newest {
     Found(Box<Checkpoint>, Vec<String>),
     None,

@@ -5,13 +5,14 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
 use super::CodecError;
 
 /// The network of a codec.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
 pub enum Architecture {
     /// Residual blocks around down- and up-sampling, with group norm and attention at the bottom (Esser et al. 2021):
@@ -22,16 +23,20 @@ pub enum Architecture {
 }
 
 /// Sizes of an `AutoencoderKL`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct KlShape {
     /// Channels of each level; each level after the first halves the picture.
+    #[schemars(length(min = 1, max = 8), inner(range(min = 1, max = MOST_CHANNELS)), extend("x-unit" = "channels"))]
     pub channels: Vec<usize>,
     /// Residual blocks of a level; the decoder has one more.
+    #[schemars(range(min = 1, max = 64), extend("x-unit" = "blocks"))]
     pub layers: usize,
     /// Channels of a latent.
+    #[schemars(range(min = 1, max = MOST_CHANNELS), extend("x-unit" = "channels"))]
     pub latent_channels: usize,
     /// Groups of every group norm.
+    #[schemars(range(min = 1, max = MOST_CHANNELS), extend("x-unit" = "groups"))]
     pub groups: usize,
     /// Whether there is attention at the bottom.
     pub attention: bool,
@@ -57,16 +62,20 @@ impl Default for KlShape {
 }
 
 /// Sizes of a `PatchAutoencoder`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct PatchShape {
     /// Side of the block of pixels that becomes one latent pixel.
+    #[schemars(range(min = 1, max = 64), extend("x-unit" = "pixels"))]
     pub patch: usize,
     /// Channels between.
+    #[schemars(range(min = 1, max = MOST_CHANNELS), extend("x-unit" = "channels"))]
     pub width: usize,
     /// 3 x 3 convolutions of the encoder; the decoder has one more.
+    #[schemars(range(min = 1, max = 64), extend("x-unit" = "convolutions"))]
     pub layers: usize,
     /// Channels of a latent.
+    #[schemars(range(min = 1, max = MOST_CHANNELS), extend("x-unit" = "channels"))]
     pub latent_channels: usize,
 }
 

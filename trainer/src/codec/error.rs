@@ -1,4 +1,4 @@
-//! What can be wrong with a codec.
+//! Faults of a codec.
 
 use std::{io, path::PathBuf};
 
@@ -14,7 +14,7 @@ pub enum CodecError {
     File {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// A `config.json` that is no JSON, lacks a key, or has one that this program doesn't know.
@@ -22,7 +22,7 @@ pub enum CodecError {
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         reason: String,
     },
     /// A codec of a kind that this program doesn't have.
@@ -38,7 +38,7 @@ pub enum CodecError {
     Weights {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The fault.
         source: WeightsError,
     },
     /// Weights with values that are no numbers: whatever they compute is none either.
@@ -54,9 +54,9 @@ pub enum CodecError {
     NoWeights {
         /// The folder.
         folder: PathBuf,
-        /// What lies there.
+        /// The files there.
         found: String,
-        /// What to do.
+        /// Advice.
         hint: &'static str,
     },
     /// Sizes of a model that can't be built.
@@ -88,7 +88,7 @@ pub enum CodecError {
     Setting {
         /// The key, as it is written in the file.
         key: &'static str,
-        /// What it must be, and what it is.
+        /// The range, and the value found.
         reason: String,
     },
     /// No pictures to learn from.

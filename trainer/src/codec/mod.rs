@@ -133,7 +133,7 @@ impl Codec {
         &self.fingerprint
     }
 
-    /// What its `config.json` says.
+    /// Its `config.json`.
     pub fn config(&self) -> &CodecConfig {
         &self.config
     }
@@ -158,7 +158,7 @@ impl Codec {
         parameters(&self.config.architecture) * size_of::<f32>()
     }
 
-    /// What it runs on, as far as the bits of its results depend on it.
+    /// The processor or device that it runs on, as far as the bits of its results depend on it.
     pub fn processor(&self) -> String {
         crate::device::processor(&self.device)
     }

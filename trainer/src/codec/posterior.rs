@@ -1,4 +1,4 @@
-//! What an encoder says about a picture's latent: a normal distribution at each value.
+//! The latent of a picture as an encoder gives it: a normal distribution at each value.
 
 /// Means and log variances of a batch, each `images x channels x height x width`.
 #[derive(Clone, Debug, PartialEq)]

@@ -1,4 +1,4 @@
-//! What an update of the weights is made of, over flat slices: the sum of squares for the joint norm, and AdamW.
+//! The parts of an update of the weights, over flat slices: the sum of squares for the joint norm, and AdamW.
 
 /// Values summed by one task. A constant, so that the order of summation does not depend on the number of threads.
 const CHUNK: usize = 1 << 14;

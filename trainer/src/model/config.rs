@@ -5,30 +5,38 @@
 
 use std::ops::RangeInclusive;
 
+use schemars::JsonSchema;
 use schemas::{AttentionRule, Vocabulary};
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{self, Outside, Reals};
 
 /// The `[model]` table of a configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ModelConfig {
     /// Transformer layers.
+    #[schemars(range(min = 1, max = 1000), extend("x-unit" = "layers"))]
     pub layers: usize,
-    /// Numbers of a position.
+    /// Numbers of a position between layers; a multiple of twice the heads.
+    #[schemars(range(min = 1, max = 131_072), extend("x-unit" = "none"))]
     pub width: usize,
     /// Attention heads.
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "heads"))]
     pub heads: usize,
     /// Width of the feed-forward; 8/3 of `width` rounded up to 256 if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "none"))]
     pub feed_forward: Option<usize>,
     /// Ids of the tokenizer, without BOI and EOI; the dataset's if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 16_777_216), extend("x-unit" = "ids"))]
     pub vocabulary: Option<u32>,
     /// Epsilon of every RMSNorm.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub norm_epsilon: f64,
-    /// Base of the rotary angles.
+    /// Base of the rotary position angles.
+    #[schemars(range(min = 1.0, max = 1e12), extend("x-unit" = "none"))]
     pub rope_theta: f64,
     /// Let a document see the ones before it in its row.
     pub across_documents: bool,
@@ -41,27 +49,31 @@ pub struct ModelConfig {
 }
 
 /// The `[model.image]` table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ImageConfig {
     /// The networks between patches and the transformer.
     pub end: ImageEnd,
     /// Channels of a latent; the dataset's if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 4096), extend("x-unit" = "channels"))]
     pub channels: Option<usize>,
     /// Side of a patch in latent pixels; the dataset's if not set.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 256), extend("x-unit" = "latent pixels"))]
     pub patch: Option<usize>,
-    /// Sines and cosines that stand for a timestep, both together.
+    /// Sines and cosines that stand for a timestep, both together; an even number.
+    #[schemars(range(min = 2, max = 65_536), extend("x-unit" = "none"))]
     pub sinusoids: usize,
     /// Numbers of the timestep's embedding. A patch is padded with zeros to as many before the two are added. As many as a
     /// patch has if not set, which is the paper.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_048_576), extend("x-unit" = "none"))]
     pub time_width: Option<usize>,
 }
 
 /// The networks between patches and the transformer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum ImageEnd {
     /// One linear layer each way, the timestep's embedding added to each patch before the first.
@@ -73,12 +85,14 @@ pub enum ImageEnd {
 ///
 /// All other matrices start at `1 / sqrt(inputs)`, `o_proj` and `down_proj` at that divided by `sqrt(2 layers)`; the last layer
 /// of images and all biases start at zero.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct InitialConfig {
-    /// Of the token embedding; the built-in models `demo` and `tiny` start from 0.5, which a short run learns quicker from.
+    /// Standard deviation of the token embedding; the built-in models `demo` and `tiny` start from 0.5, which a short run learns quicker from.
+    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "none"))]
     pub embedding: f64,
-    /// Of the output matrix.
+    /// Standard deviation of the output matrix.
+    #[schemars(range(min = 0.0, max = 1000.0), extend("x-unit" = "none"))]
     pub head: f64,
 }
 
@@ -112,7 +126,7 @@ impl Default for InitialConfig {
     }
 }
 
-/// What a dataset says about the model that is trained on it.
+/// The numbers of a model that the dataset decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DataShape {
     /// Ids of the tokenizer, without BOI and EOI.
@@ -131,7 +145,7 @@ pub struct ImageShape {
 }
 
 impl DataShape {
-    /// What `manifest` says.
+    /// Those of the dataset of `manifest`.
     pub fn of(manifest: &schemas::Manifest) -> Self {
         let image = manifest.codec.as_ref().filter(|codec| codec.channels > 0);
         Self {
@@ -152,9 +166,9 @@ pub enum ModelError {
     Value {
         /// The key below `model`.
         key: &'static str,
-        /// What it must be.
+        /// The values allowed.
         expected: String,
-        /// What it is.
+        /// The value found.
         found: String,
     },
     /// Config and dataset contradict each other.

@@ -145,9 +145,9 @@ impl SelfAttention {
 /// SwiGLU feed-forward.
 #[derive(Module, Debug)]
 pub struct FeedForward {
-    /// What is gated with.
+    /// The gate.
     pub gate_proj: Matrix,
-    /// What is gated.
+    /// The values behind the gate.
     pub up_proj: Matrix,
     /// Out.
     pub down_proj: Matrix,
@@ -169,7 +169,7 @@ impl FeedForward {
     }
 }
 
-/// What writes into the residual stream starts smaller, so that the stream's scale doesn't grow with depth.
+/// Matrices that write into the residual stream start smaller, so that the stream's scale doesn't grow with depth.
 fn residual_scale(plan: &ModelPlan) -> f64 {
     1.0 / (2.0 * plan.layers() as f64).sqrt()
 }

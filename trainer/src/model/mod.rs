@@ -54,7 +54,7 @@ pub struct Transfusion {
     plan: ModelPlan,
 }
 
-/// What the network is given: positions of some rows one behind another, padding left out. A *place* is an index into them.
+/// The network's inputs: positions of some rows one behind another, padding left out. A *place* is an index into them.
 #[derive(Debug, Clone)]
 pub struct Inputs {
     /// Token at each place; at patches some valid id that is not read.
@@ -96,7 +96,7 @@ impl Transfusion {
         }
     }
 
-    /// What it was built from.
+    /// The plan that it was built from.
     pub fn plan(&self) -> &ModelPlan {
         &self.plan
     }

@@ -67,7 +67,7 @@ mod tests {
         assert_eq!(ModelConfig { initial: InitialConfig::default(), ..tiny }, ModelConfig::default());
     }
 
-    /// What the models of short runs were tuned with is theirs alone.
+    /// The large embedding at the start belongs to the models of short runs alone.
     #[test]
     fn embeddings_of_the_papers_sizes_start_small() {
         for name in presets() {

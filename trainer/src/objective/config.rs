@@ -1,23 +1,27 @@
 //! Settings of the diffusion objective. The defaults are the paper's.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::diffusion::{CosineSchedule, Prediction};
 use crate::limits::{self, Outside, Reals};
 
 /// The `[diffusion]` table of a configuration.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct ObjectiveConfig {
-    /// Steps of the cosine schedule.
+    /// Timesteps of the cosine schedule.
+    #[schemars(range(min = 1, max = 100_000), extend("x-unit" = "timesteps"))]
     pub steps: u32,
     /// What the network predicts.
     pub prediction: Prediction,
     /// How much an image counts, by its noise.
     pub loss_weight: LossWeight,
     /// Probability that an image of a caption-first pair doesn't see its caption, 0 to 1. Guidance needs it.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share"))]
     pub caption_dropout: f64,
     /// Largest timestep of an image that stands before its caption (paper, section 4.3.4); `steps - 1` is no limit.
+    #[schemars(extend("x-unit" = "timesteps"))]
     pub noise_limit: u32,
 }
 
@@ -34,14 +38,14 @@ impl Default for ObjectiveConfig {
 }
 
 /// How much an image counts, by its noise.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum LossWeight {
     /// All alike, as in the paper.
     #[default]
     None,
     /// `k / (SNR + k)` with the signal-to-noise ratio of the timestep: nearly clean images count less.
-    SoftSnr(f64),
+    SoftSnr(#[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))] f64),
 }
 
 /// Why settings make no objective.
@@ -50,9 +54,9 @@ pub enum LossWeight {
 pub struct ObjectiveConfigError {
     /// The key below `diffusion`.
     pub key: &'static str,
-    /// What it must be.
+    /// The values allowed.
     pub expected: String,
-    /// What it is.
+    /// The value found.
     pub found: String,
 }
 

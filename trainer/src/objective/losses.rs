@@ -5,7 +5,7 @@ use std::{iter::Sum, ops::Add};
 use burn::tensor::{Tensor, TensorData};
 use schemas::{Modality, Row, Vocabulary};
 
-/// What the terms of the loss are divided by, and what a step has worked on.
+/// The divisors of the loss's terms, and the positions that a step has worked on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     /// Positions with a next-token loss.
@@ -49,7 +49,7 @@ pub fn counts(rows: &[Row], vocabulary: Vocabulary) -> Counts {
     rows.iter().map(one).sum()
 }
 
-/// What a micro-batch costs, before any division.
+/// The losses of a micro-batch, before any division.
 #[derive(Debug, Clone)]
 pub struct Losses {
     /// Nats of each target, in the order of [`super::MicroBatch::targets`]; `None` without targets.

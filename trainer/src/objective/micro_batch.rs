@@ -14,13 +14,13 @@ use crate::{
 /// Rows that pass the network together. Places are those of [`Inputs`].
 #[derive(Debug, Clone)]
 pub struct MicroBatch {
-    /// What the network is given. Patches are noisy, or clean at t = 0 where an image is context only.
+    /// The network's inputs. Patches are noisy, or clean at t = 0 where an image is context only.
     pub inputs: Inputs,
     /// Which place must predict which token.
     pub targets: Arc<[Target]>,
     /// Places of the patches that are learned from, in order.
     pub learned_places: Arc<[u32]>,
-    /// What the network should predict at `learned_places`, `numbers` values each.
+    /// The right predictions at `learned_places`, `numbers` values each.
     pub goals: Vec<f32>,
     /// Numbers of one patch; 1 for a model of text alone.
     pub numbers: usize,

@@ -61,7 +61,7 @@ pub struct Arithmetic {
 }
 
 impl Arithmetic {
-    /// That of a model.
+    /// The multiplications of `model`.
     pub fn new(model: &ModelPlan) -> Self {
         let mut matrices = BTreeMap::new();
         for (name, shape) in model.shapes().iter().filter(|(_, shape)| shape.len() == 2) {

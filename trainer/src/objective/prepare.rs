@@ -48,9 +48,9 @@ pub enum PrepareError {
         row: u64,
         /// Index in the row.
         image: usize,
-        /// What the model takes.
+        /// The images that the model has room for.
         expected: String,
-        /// What stands there.
+        /// The image found.
         found: String,
     },
 }
@@ -180,7 +180,7 @@ impl RowDraw {
     fn add_text(&self, builder: &mut Builder<'_>, row: &Row, first: usize) -> Result<(), PrepareError> {
         let vocabulary = builder.model.vocabulary();
         let expected = vocabulary.embedding_rows();
-        // What stands at patches is replaced; it only has to be an id that exists.
+        // Ids at patches are replaced; they only have to exist.
         builder.ids.resize(first + row.used() as usize, vocabulary.boi());
         for span in row.spans().iter().filter(|span| span.modality == Modality::Text) {
             for position in span.range() {

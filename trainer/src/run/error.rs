@@ -15,7 +15,7 @@ use crate::objective::{ObjectiveConfigError, PrepareError};
 use crate::stream::StreamError;
 use crate::weights::WeightsError;
 
-/// What helps when a number stopped being one. To go on from the last checkpoint would do the same steps again.
+/// Advice for a number that stopped being one. To go on from the last checkpoint would do the same steps again.
 fn after_divergence(run: Option<&Path>) -> String {
     let gentler = "a lower `schedule.rate` or a longer `schedule.warm-up`";
     match run {
@@ -115,7 +115,7 @@ pub enum TrainError {
         first: String,
         /// The other one.
         other: String,
-        /// What differs.
+        /// The property that differs.
         what: &'static str,
     },
     /// A dataset of codes.
@@ -150,7 +150,7 @@ pub enum TrainError {
     NotFinite {
         /// The step.
         step: u64,
-        /// What isn't finite.
+        /// The number that isn't finite.
         what: &'static str,
         /// The rows of the batch: source, file and row of each document.
         rows: String,
@@ -163,9 +163,9 @@ pub enum TrainError {
         path.display()
     )]
     Init {
-        /// What `init` names.
+        /// The path of `init`.
         path: PathBuf,
-        /// What differs, both values.
+        /// The differences, with both values.
         differences: String,
     },
     /// More memory than there is.
@@ -174,9 +174,9 @@ pub enum TrainError {
         gigabytes(needed.total()), gigabytes(*available_bytes), parts(needed)
     )]
     Memory {
-        /// What the run needs.
+        /// The memory that the run needs.
         needed: Box<Memory>,
-        /// What there is.
+        /// The memory there is.
         available_bytes: u64,
     },
     /// The system's complaint.

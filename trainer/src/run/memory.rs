@@ -1,4 +1,4 @@
-//! What a run holds in memory, counted before it starts.
+//! The memory of a run, counted before it starts.
 
 use serde::Serialize;
 

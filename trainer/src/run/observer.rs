@@ -27,7 +27,7 @@ pub trait Observer {
     }
 }
 
-/// What happened.
+/// Something that happened.
 #[derive(Debug)]
 pub enum Event<'a> {
     /// The first step is about to be made.

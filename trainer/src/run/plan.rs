@@ -1,4 +1,4 @@
-//! What a run will do: the config with every value settled, the data opened, the checkpoint found.
+//! The plan of a run: the config with every value settled, the data opened, the checkpoint found.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -126,7 +126,7 @@ impl TrainPlan {
         self.start.as_ref().map_or(0, |start| start.state().step)
     }
 
-    /// What the run is, in numbers.
+    /// The run in numbers.
     pub fn describe(&self) -> Description {
         let parameters = self.model.parameters();
         let datasets = self.ingredients.iter().map(describe_dataset).collect();
@@ -149,7 +149,7 @@ impl TrainPlan {
         memory::needed(&self.config, &self.model, &self.ingredients, filled)
     }
 
-    /// What a person should know before the first step.
+    /// Warnings before the first step.
     pub fn warnings(&self) -> &[String] {
         &self.warnings
     }
@@ -169,7 +169,7 @@ impl TrainPlan {
     }
 }
 
-/// That the learning rate of the next step is not the one that the checkpoint's config gave it, if so.
+/// A warning if the learning rate of the next step is not the one that the checkpoint's config gave it.
 fn rate_jump(start: &Checkpoint, schedule: &Schedule) -> Option<String> {
     let saved = start.config();
     let (before, next) = (saved.schedule.curve(saved.steps), start.state().step + 1);
@@ -183,7 +183,7 @@ fn rate_jump(start: &Checkpoint, schedule: &Schedule) -> Option<String> {
     })
 }
 
-/// That the run goes on elsewhere, if so. States of earlier versions don't say where they were computed.
+/// A warning if the run goes on elsewhere. States of earlier versions don't say where they were computed.
 fn moved(start: &Checkpoint, here: &ComputedOn) -> Option<String> {
     let before = start.state().computed_on.as_ref().filter(|before| *before != here)?;
     Some(format!(

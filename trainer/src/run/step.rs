@@ -60,7 +60,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// That something of `rows` is no number.
+    /// The error of a number that `rows` made infinite or NaN.
     pub(super) fn not_finite(
         &self,
         batch: &GlobalBatch,

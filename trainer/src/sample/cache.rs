@@ -137,7 +137,7 @@ pub(super) fn append(
     hidden_nd
 }
 
-/// What the network is given in a pass, and the rows of the new keys and values.
+/// The network's inputs in a pass, and the rows of the new keys and values.
 fn side_by_side(
     cache: &KeyValueCache,
     appended: &[(usize, &Appended)],

@@ -1,5 +1,6 @@
 //! Settings of sampling. The defaults are the paper's, where it says something.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::Choice;
@@ -37,7 +38,7 @@ pub struct SampleConfig {
 }
 
 /// How to go from one denoising step to the next.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
     /// Ancestral sampling.
@@ -88,9 +89,9 @@ pub enum SampleError {
     Value {
         /// The key below `sample`.
         key: &'static str,
-        /// What it must be.
+        /// The values allowed.
         expected: &'static str,
-        /// What it is.
+        /// The value found.
         found: f64,
     },
     /// A list of steps that the schedule doesn't have.
@@ -101,7 +102,7 @@ pub enum SampleError {
     Prompt {
         /// Number of the prompt.
         prompt: u64,
-        /// What is wrong.
+        /// The fault.
         what: String,
     },
     /// A size of pictures that can't be cut into patches.

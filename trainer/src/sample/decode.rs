@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{kernels::gather_rows, model::Transfusion, patches::PatchGrid, random::Stream};
 
-/// What is to be continued.
+/// Prompts to continue.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// The prompts.
@@ -68,7 +68,7 @@ pub fn sample(
     Ok(decoding.sequences.into_iter().map(Sequence::finish).collect())
 }
 
-/// What a sequence does next.
+/// The next thing that a sequence does.
 enum State {
     /// Choose a token from these scores.
     Write(Vec<f64>),

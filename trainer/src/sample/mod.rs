@@ -6,7 +6,7 @@
 //! noise are appended and overwritten step by step, the keys and values of what stands before them cached. The clean image then writes
 //! its keys and values at t = 0, EOI is appended, and LM mode goes on.
 //!
-//! What a prompt gives depends on the model, the settings and its number, not on the prompts beside it, except for rounding: a
+//! The sample of a prompt depends on the model, the settings and its number, not on the prompts beside it, except for rounding: a
 //! matrix product may add in another order when it has other rows.
 
 mod cache;

@@ -1,4 +1,4 @@
-//! What goes in and what comes out.
+//! Prompts, and the samples that continue them.
 
 use schemas::Vocabulary;
 
@@ -148,7 +148,7 @@ impl LatentImage {
     }
 }
 
-/// What is appended to a sequence in one pass.
+/// Positions that are appended to a sequence in one pass.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Appended {
     /// One id a position; at patches one that is not read.
@@ -180,7 +180,7 @@ impl Appended {
     }
 }
 
-/// What a prompt was continued with.
+/// The continuation of a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sample {
     /// New text (without markers) and new images, in order.

@@ -4,7 +4,7 @@
 //! for a copy. A file's name is the checksum of its content: the same shard of two datasets is kept once, and no file
 //! has to be believed, because each is checked when it is first used. The folder belongs to one process at a time.
 //!
-//! What counts against the limit are finished files and the downloads under way. Files that are being read are not
+//! Finished files and the downloads under way count against the limit. Files that are being read are not
 //! deleted; who opens them holds no more at a time than fits ([`super::RowStream::open`] shares the limit out), so the
 //! folder may pass its limit by no more than the shards that reading threads are between.
 

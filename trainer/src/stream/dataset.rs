@@ -54,7 +54,7 @@ impl Dataset {
         }
     }
 
-    /// What it says of itself.
+    /// Its manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

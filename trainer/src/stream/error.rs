@@ -1,4 +1,4 @@
-//! What can go wrong between a dataset and its rows.
+//! Faults between a dataset and its rows.
 
 use std::path::PathBuf;
 
@@ -79,7 +79,7 @@ pub enum StreamError {
         uri: String,
         /// The shard.
         path: String,
-        /// What stands there.
+        /// The value found.
         found: String,
     },
     /// A shard that became shorter after its checksum was compared.
@@ -123,7 +123,7 @@ pub enum StreamError {
         uri: String,
         /// The shard.
         path: String,
-        /// What differs.
+        /// The difference.
         what: String,
     },
     /// A path in the manifest that leads out of the dataset.
@@ -169,7 +169,7 @@ pub enum StreamError {
     /// A cursor of other data.
     #[error("the position saved in the checkpoint doesn't fit the data: {what}")]
     Cursor {
-        /// What differs.
+        /// The difference.
         what: String,
     },
     /// A reader ended without a word.

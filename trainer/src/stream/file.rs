@@ -83,7 +83,7 @@ impl ShardFile {
         Ok(Self { file, bytes, index, _in_use: in_use })
     }
 
-    /// What its footer says.
+    /// Its footer.
     pub(super) fn index(&self) -> &Arc<ShardIndex> {
         &self.index
     }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{Architecture, CodecError};
+use crate::codec::{Architecture, CODEC_PRESETS, CodecError};
 use crate::limits::{self, Outside, Reals, STEPS};
 use crate::optimizer::OptimizerConfig;
 use crate::schedule::Schedule;
@@ -13,53 +14,71 @@ use crate::schedule::Schedule;
 ///
 /// The loss of a batch is the mean over its pictures of `l1 |y - x| + mse (y - x)^2 + kl KL`. The first two are means over a picture's
 /// values; the divergence is as [`KlReduction`] says.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields, default)]
 pub struct VaeTrainConfig {
     /// Folder of the codec to be made; absent or empty.
     pub output: PathBuf,
-    /// Updates.
+    /// Updates of the whole training.
+    #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub steps: u64,
-    /// Side of the pictures in pixels.
+    /// Side of the pictures that are learned from; a multiple of the codec's downsampling.
+    #[schemars(range(min = 1, max = 16_384), extend("x-unit" = "pixels"))]
     pub size: usize,
     /// A preset's name (`demo`, `tiny`, `86m`), or a table of sizes.
     pub model: CodecChoice,
     /// Pictures of an update.
+    #[schemars(range(min = 1, max = 65_536), extend("x-unit" = "pictures"))]
     pub batch: usize,
     /// Highest learning rate.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub rate: f64,
-    /// Updates until it is reached.
+    /// Updates until the highest learning rate is reached.
+    #[schemars(range(min = 0, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub warm_up: u64,
     /// Learning rate of the last update, as a share of `rate`.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share of `rate`"))]
     pub floor: f64,
     /// Names all randomness: first weights, order, mirroring, noise.
+    #[schemars(extend("x-unit" = "none"))]
     pub seed: u64,
     /// Decay of AdamW's two moments.
+    #[schemars(extend(
+        "items" = { "type": "number", "minimum": 0.0, "exclusiveMaximum": 1.0 },
+        "x-unit" = "share an update"
+    ))]
     pub betas: [f64; 2],
     /// Added to the root of the second moment.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub epsilon: f64,
     /// Weight decay of matrices and kernels.
+    #[schemars(range(min = 0.0, max = 1.0), extend("x-unit" = "share an update, times the learning rate"))]
     pub decay: f64,
     /// Largest joint norm of the gradients.
+    #[schemars(range(max = 1e9), extend("exclusiveMinimum" = 0.0, "x-unit" = "none"))]
     pub clip: f64,
-    /// Weight of the absolute error.
+    /// Weight of the mean absolute error of a picture's values, which are in -1..1.
+    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "none"))]
     pub l1: f64,
-    /// Weight of the squared error.
+    /// Weight of the mean squared error of a picture's values.
+    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "none"))]
     pub mse: f64,
     /// Weight of the divergence of the latents from the normal distribution.
+    #[schemars(range(min = 0.0, max = 1e40), extend("x-unit" = "none"))]
     pub kl: f64,
     /// What of a picture's latent values is weighted by `kl`.
     pub kl_reduction: KlReduction,
     /// Whether each picture is mirrored half of the time.
     pub flip: bool,
     /// Updates between two lines of `log.jsonl`.
+    #[schemars(range(min = 1, max = *STEPS.end()), extend("x-unit" = "updates"))]
     pub log_every: u64,
 }
 
 /// How the divergence of a picture's latent values becomes one number.
 ///
 /// The paper's weight 1e-6 belongs to the sum; what the sum weighs depends on the latent's size.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum KlReduction {
     /// The sum over the values.
@@ -70,10 +89,11 @@ pub enum KlReduction {
 }
 
 /// A preset by name, or sizes: `model = "tiny"` or `model = { kind = "patch", width = 48 }`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 #[serde(untagged)]
 pub enum CodecChoice {
     /// A built-in codec.
+    #[schemars(extend("enum" = CODEC_PRESETS))]
     Preset(String),
     /// A codec of these sizes.
     Sizes(Architecture),

@@ -49,7 +49,7 @@ pub trait Pictures: Sync {
     fn rgb(&self, index: usize) -> &[u8];
 }
 
-/// What happens in a run.
+/// Events of a run.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum VaeEvent {
     /// An update was made.

@@ -16,7 +16,7 @@ impl Staging {
         let mut name = output.file_name().unwrap_or_default().to_owned();
         name.push(".partial");
         let staging = Self { folder: output.with_file_name(name), output: output.to_owned() };
-        // What a killed run left behind.
+        // Files of a killed run.
         staging.remove().map_err(CodecError::file(&staging.folder))?;
         fs::create_dir_all(&staging.folder).map_err(CodecError::file(&staging.folder))?;
         Ok(staging)

@@ -239,7 +239,7 @@ impl Shape {
             let row = self.width * self.inputs;
             return &x[rows.start * row..rows.end * row];
         }
-        // What is left of another tile is overwritten: a stretch of the picture, and zeros around it.
+        // Values of another tile are overwritten: a stretch of the picture, and zeros around it.
         scratch.resize(rows.len() * self.out_width * self.depth(), 0.0);
         self.each_stretch(rows, |columns, before, pixel, length| {
             let columns = &mut scratch[columns];

@@ -22,7 +22,7 @@ use crate::kernels::{
 /// A segment with more scores a head than this is shared out by heads.
 const LONG: usize = 1 << 14;
 
-/// What the backward pass reads.
+/// The values that the backward pass reads.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct BackwardSlices<'a> {
     pub(super) forward: super::Slices<'a>,

@@ -74,7 +74,7 @@ struct Scratch {
     visible: Vec<usize>,
 }
 
-/// What is known of the softmax of sixteen queries after some of their keys.
+/// The softmax of sixteen queries after some of their keys.
 #[derive(Debug, Clone, Copy)]
 struct Running {
     largest: [f32; LANES],

@@ -1,13 +1,18 @@
-//! Whether a message describes what Arrow can follow, before Arrow follows it.
+//! Whether an Arrow message describes what Arrow can follow, before Arrow follows it: the one place that knows how long the
+//! buffers of a column must be, for shards as for files of other origin.
 //!
 //! Arrow's reader trusts the layout that a file declares: a damaged one makes it panic, or ask for as much memory as
-//! the damage says. What passes here can only be wrong in its values, which Arrow checks.
+//! the damage says. A message that passes can only be wrong in its values, which Arrow checks.
 
 use arrow::datatypes::{DataType, Field, Schema};
 use arrow::ipc;
 
-/// Whether every column is of a kind that is read; else what is not.
-pub(super) fn schema(found: &ipc::Schema<'_>) -> Result<(), String> {
+/// Whether every column is of a kind that is read.
+///
+/// # Errors
+///
+/// The first thing that is not.
+pub fn schema(found: &ipc::Schema<'_>) -> Result<(), String> {
     if found.endianness() != ipc::Endianness::Little {
         return Err("its columns are not little-endian".to_owned());
     }
@@ -84,16 +89,37 @@ fn is_entry<'a>(children: impl IntoIterator<Item = ipc::Field<'a>>) -> bool {
 
 /// Whether a batch has these columns, with buffers that lie inside its body and are as long as they must be. Gives
 /// the bytes of the columns `wanted` once they are decompressed, 0 where nothing is compressed.
-pub(super) fn batch(
+///
+/// # Errors
+///
+/// The first thing that is wrong with it.
+pub fn batch(
     batch: &ipc::RecordBatch<'_>,
     body: &[u8],
     schema: &Schema,
     wanted: &[usize],
 ) -> Result<u64, String> {
+    walk(batch, body, schema, wanted, false)
+}
+
+/// [`batch`] of a file that this program wrote: no buffer is absurdly longer than it must be, and no column has nulls that may
+/// have none.
+pub(crate) fn own_batch(batch: &ipc::RecordBatch<'_>, body: &[u8], schema: &Schema) -> Result<(), String> {
+    walk(batch, body, schema, &[], true).map(drop)
+}
+
+fn walk(
+    batch: &ipc::RecordBatch<'_>,
+    body: &[u8],
+    schema: &Schema,
+    wanted: &[usize],
+    is_own: bool,
+) -> Result<u64, String> {
     let rows = usize::try_from(batch.length()).ok().filter(|rows| *rows <= i32::MAX as usize);
     let rows = rows.ok_or_else(|| format!("a batch claims {} rows", batch.length()))?;
     let mut walk = Walk {
         body,
+        is_own,
         compressed: batch.compression().is_some(),
         nodes: batch.nodes().into_iter().flatten(),
         buffers: batch.buffers().into_iter().flatten(),
@@ -112,12 +138,12 @@ pub(super) fn batch(
     Ok(unpacked)
 }
 
-/// The same for the values of a dictionary.
-pub(super) fn dictionary(
-    found: &ipc::DictionaryBatch<'_>,
-    body: &[u8],
-    schema: &Schema,
-) -> Result<(), String> {
+/// [`batch`] for the values of a dictionary.
+///
+/// # Errors
+///
+/// The first thing that is wrong with them.
+pub fn dictionary(found: &ipc::DictionaryBatch<'_>, body: &[u8], schema: &Schema) -> Result<(), String> {
     // Dictionaries are known by numbers that Arrow is about to keep to itself; its own reader asks in this way.
     #[allow(deprecated)]
     let fields = schema.fields_with_dict_id(found.id());
@@ -133,6 +159,7 @@ pub(super) fn dictionary(
 /// Nodes and buffers of a batch in the order of its columns, depth first.
 struct Walk<'a, N, B, V> {
     body: &'a [u8],
+    is_own: bool,
     compressed: bool,
     nodes: N,
     buffers: B,
@@ -156,18 +183,21 @@ where
         if length.is_some_and(|length| length != count) {
             return wrong(format!("has {count} values, {} belong there", length.unwrap_or_default()));
         }
-        if !(0..=node.length()).contains(&nulls) {
+        if !(0..=node.length()).contains(&nulls) || (self.is_own && nulls > 0 && !field.is_nullable()) {
             return wrong(format!("has {nulls} nulls of {count} values"));
         }
         if field.data_type() == &DataType::Null {
             return Ok(());
         }
         let validity = self.buffer()?;
-        if nulls > 0 && validity < count.div_ceil(8) {
+        if validity < count.div_ceil(8) && (nulls > 0 || (self.is_own && validity > 0)) {
             return wrong("has too short a list of nulls".to_owned());
         }
         match self.values(field, count) {
             Ok(true) => Ok(()),
+            Ok(false) if self.is_own => {
+                wrong(format!("has too few bytes for {count} values, or far too many"))
+            }
             Ok(false) => wrong(format!("has fewer bytes than {count} values need")),
             Err(what) => Err(what),
         }
@@ -176,7 +206,7 @@ where
     /// Whether the values of a column are there.
     fn values(&mut self, field: &Field, count: usize) -> Result<bool, String> {
         match field.data_type() {
-            DataType::Boolean => Ok(self.buffer()? >= count.div_ceil(8)),
+            DataType::Boolean => self.buffer().map(|found| self.fits(found, count.div_ceil(8))),
             DataType::Utf8 | DataType::Binary => self.offsets(count, 4, true),
             DataType::LargeUtf8 | DataType::LargeBinary => self.offsets(count, 8, true),
             DataType::Utf8View | DataType::BinaryView => self.views(count),
@@ -197,7 +227,7 @@ where
             DataType::FixedSizeBinary(width) => {
                 let width = usize::try_from(*width).ok();
                 let bytes = width.and_then(|width| count.checked_mul(width)).ok_or("a column is too long")?;
-                Ok(self.buffer()? >= bytes)
+                self.buffer().map(|found| self.fits(found, bytes))
             }
             other => self.fixed(count, other.primitive_width()),
         }
@@ -206,7 +236,12 @@ where
     fn fixed(&mut self, count: usize, width: Option<usize>) -> Result<bool, String> {
         let width = width.filter(|width| *width > 0).ok_or("a column without a width")?;
         let bytes = count.checked_mul(width).ok_or("a column is too long")?;
-        Ok(self.whole(width)? >= bytes)
+        self.whole(width).map(|found| self.fits(found, bytes))
+    }
+
+    /// Whether a buffer of `found` bytes serves for `needed`.
+    fn fits(&self, found: usize, needed: usize) -> bool {
+        found >= needed && (!self.is_own || found <= needed.saturating_mul(2).saturating_add(4096))
     }
 
     /// The next buffer, which holds whole values: Arrow takes one that doesn't for a fault of the program.
@@ -224,7 +259,8 @@ where
         if data {
             self.buffer()?;
         }
-        Ok(count == 0 || found >= (count + 1).saturating_mul(width))
+        let needed = (count + 1).saturating_mul(width);
+        Ok((count == 0 && found < needed) || self.fits(found, needed))
     }
 
     fn views(&mut self, count: usize) -> Result<bool, String> {
@@ -233,7 +269,7 @@ where
         for _ in 0..buffers.ok_or("a column of views without a number of buffers")? {
             self.buffer()?;
         }
-        Ok(found >= count.saturating_mul(16))
+        Ok(self.fits(found, count.saturating_mul(16)))
     }
 
     /// Bytes of the next buffer once it is decompressed.
