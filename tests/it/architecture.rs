@@ -247,8 +247,8 @@ fn modules_of(library: &str) -> Graph {
 fn no_modules_name_each_other_in_a_circle() {
     for (library, _) in FLOORS {
         let graph = modules_of(library);
-        for circle in modules::circles(&graph) {
-            let within = |name: &String| graph[name].intersection(&circle).cloned().collect::<Vec<_>>();
+        if let Some(circle) = modules::circles(&graph).first() {
+            let within = |name: &String| graph[name].intersection(circle).cloned().collect::<Vec<_>>();
             let lines = circle.iter().map(|name| format!("\n  {name} uses {}", within(name).join(", ")));
             panic!("{library}: a circle of {} modules{}", circle.len(), lines.collect::<String>());
         }

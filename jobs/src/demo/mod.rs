@@ -117,7 +117,7 @@ fn announce(recipe: &Recipe, minutes: Option<u32>, speed: &Speed, session: &Sess
         "codec-steps": recipe.codec_steps, "pictures": recipe.pictures,
     }))?;
     let pictures = count(recipe.pictures, "drawn picture");
-    say(session, &format!("a codec, a tokenizer and a model learn from {pictures}, then draw new ones"));
+    say(session, &format!("a codec, a tokenizer and a model will learn from {pictures}"));
     let fitted =
         minutes.map_or("steps".to_owned(), |minutes| format!("in {}", count(minutes.into(), "minute")));
     let milliseconds = |seconds: f64| (1000.0 * seconds).round();
@@ -131,7 +131,7 @@ fn announce(recipe: &Recipe, minutes: Option<u32>, speed: &Speed, session: &Sess
             milliseconds(speed.codec_step)
         ),
     );
-    say(session, &format!("the same steps again, anywhere: {}", recipe.command()));
+    say(session, &format!("the same again: {}", recipe.command()));
     let parts = [("data", data), ("codec", codec), ("model", model), ("scores", questions)];
     let parts = parts.map(|(name, seconds)| format!("{name} {}", time(seconds)));
     say(session, &format!("about {}: {}", time(estimate.total()), parts.join(", ")));
@@ -181,7 +181,9 @@ impl Demo<'_> {
         if self.stop.signal().is_some() {
             return Err(anyhow!("stopped before `{name}`"));
         }
-        command.iter().flat_map(|command| command.lines()).for_each(|line| say(self.session, line));
+        if self.session.printer.shows_progress() {
+            command.iter().for_each(|command| self.session.printer.note(command));
+        }
         let begin = Instant::now();
         let what = work(self)?;
         let seconds = begin.elapsed().as_secs_f64();

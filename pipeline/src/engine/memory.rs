@@ -1,7 +1,7 @@
 //! The memory of a job: one limit for all of its units, and what waits when it is reached.
 //!
 //! Every operator reserves from one pool of DataFusion's what it holds. Half of the limit is for the ordinary work of
-//! units, and only as many units run at a time as fit into it. The other half is for what no plan can foresee, a row of
+//! units, and only as many units run at a time as fit into it. The other half is for what no plan can know before, a row of
 //! up to 256 MB or a picture of many megapixels. Who meets one takes its bytes from a [`Share`] and waits until there
 //! are enough, so many units at once make the job slower and not fail. Nobody waits for a share while holding some of
 //! it, nor for the rows' while holding the pictures', so no two can wait for each other.

@@ -1,4 +1,4 @@
-//! What all nodes of ours tell DataFusion: one input, whose order and partitions they keep.
+//! What all nodes of ours are for DataFusion: one input, whose order and partitions they keep.
 
 use std::sync::Arc;
 

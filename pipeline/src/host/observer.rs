@@ -1,4 +1,4 @@
-//! What a job tells while it works.
+//! The events of a job while it works.
 
 use std::time::Duration;
 
@@ -60,7 +60,7 @@ pub enum Event {
     Finished,
 }
 
-/// Somebody who is told. Called from many threads; must not block for long.
+/// Whoever takes the events of a job. Called from many threads; must not block for long.
 pub trait Observer: Send + Sync {
     /// Takes an event.
     fn event(&self, event: Event);

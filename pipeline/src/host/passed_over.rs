@@ -1,4 +1,4 @@
-//! What a caller is told of the files that are passed over.
+//! Files that are passed over, as the caller gets them.
 
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ pub struct PassedOver {
 }
 
 impl PassedOver {
-    /// What a person is told: ``3 files about the data (`LICENSE.txt`, `README.md`, `md5sums.txt`)``.
+    /// In words: ``3 files about the data (`LICENSE.txt`, `README.md`, `md5sums.txt`)``.
     pub fn describe(&self) -> String {
         let mut names: Vec<String> = self.names.iter().map(|name| format!("`{name}`")).collect();
         if self.files > names.len() as u64 {

@@ -153,7 +153,7 @@ impl PreprocessPlan {
         sample: &mut SampleCounts,
     ) -> Result<(), PipelineError> {
         let rows = if source.config.shape.has_images() { PICTURE_ROWS } else { u64::MAX };
-        let limit = Arc::new(sample::Sample::new(UNIT_BYTES, rows));
+        let limit = Arc::new(sample::SampleLimit::new(UNIT_BYTES, rows));
         let mut input = Input { sample: Some(limit.clone()), ..source.input.clone() };
         if !is_small(source) {
             // Choices by the numbers of lines are the same on average.

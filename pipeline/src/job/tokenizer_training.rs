@@ -46,7 +46,7 @@ pub(crate) async fn train(
     settings: TrainTokenizer,
 ) -> Result<(Tokenizer, u64), PipelineError> {
     let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
-    let sample = Sample { chosen: units, of: units, each: share(settings, units), sketch: false };
+    let sample = Spread { chosen: units, of: units, each: share(settings, units), sketch: false };
     learn(plan, settings, &sample).await
 }
 
@@ -57,7 +57,7 @@ pub(crate) async fn sketch(
 ) -> Result<(Tokenizer, u64), PipelineError> {
     let units: usize = plan.sources.iter().map(|source| source.units.len()).sum();
     let chosen = units.min((settings.sample_bytes / LEAST_SHARE).max(1) as usize);
-    let sample = Sample { chosen, of: units, each: share(settings, chosen), sketch: true };
+    let sample = Spread { chosen, of: units, each: share(settings, chosen), sketch: true };
     learn(plan, settings, &sample).await
 }
 
@@ -69,16 +69,16 @@ fn share(settings: TrainTokenizer, units: usize) -> u64 {
 }
 
 /// Which units give texts, evenly spread over all, and how many bytes each.
-struct Sample {
+struct Spread {
     chosen: usize,
     of: usize,
     each: u64,
-    /// Whether nothing hangs on the very texts.
+    /// Whether other texts would do as well.
     sketch: bool,
 }
 
-impl Sample {
-    fn takes(&self, unit: usize) -> bool {
+impl Spread {
+    fn includes(&self, unit: usize) -> bool {
         // The multiples of `of / chosen`, rounded up, are chosen.
         unit * self.chosen % self.of.max(1) < self.chosen
     }
@@ -87,7 +87,7 @@ impl Sample {
 async fn learn(
     plan: &PreprocessPlan,
     settings: TrainTokenizer,
-    sample: &Sample,
+    sample: &Spread,
 ) -> Result<(Tokenizer, u64), PipelineError> {
     let (mut units, mut number) = (Vec::new(), 0);
     let mut runtime = plan.runtime.clone();
@@ -99,7 +99,7 @@ async fn learn(
         }
         let physical = source.rows(&source.units, Columns::Texts).await?;
         for partition in 0..source.units.len() {
-            if sample.takes(number) {
+            if sample.includes(number) {
                 units.push((source, physical.clone(), partition));
             }
             number += 1;
@@ -153,8 +153,8 @@ mod tests {
     #[test]
     fn a_sketch_takes_units_from_everywhere() {
         let taken = |chosen, of| {
-            let sample = Sample { chosen, of, each: 1, sketch: true };
-            (0..of).filter(|&unit| sample.takes(unit)).collect::<Vec<_>>()
+            let sample = Spread { chosen, of, each: 1, sketch: true };
+            (0..of).filter(|&unit| sample.includes(unit)).collect::<Vec<_>>()
         };
         assert_eq!(taken(3, 3), [0, 1, 2]);
         assert_eq!(taken(3, 9), [0, 3, 6]);

@@ -66,7 +66,7 @@ impl fmt::Debug for PreprocessPlan {
     }
 }
 
-/// A unit as a person is told of it.
+/// A unit, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnitSummary {
     /// Its name.

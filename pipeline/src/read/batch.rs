@@ -85,7 +85,7 @@ impl Target {
         let numbers = first..first + batch.num_rows() as u64;
         let Some(only) = &self.only else { return Ok((batch.clone(), numbers.collect())) };
         let chosen: BooleanArray = numbers.clone().map(|row| Some(only.contains(&row))).collect();
-        let batch = filter_record_batch(batch, &chosen).map_err(|error| PipelineError::Plan(error.into()))?;
+        let batch = filter_record_batch(batch, &chosen)?;
         Ok((batch, numbers.filter(|row| only.contains(row)).collect()))
     }
 
@@ -96,7 +96,7 @@ impl Target {
 
     /// Fetches the images of rows and gives the rows on, in as many batches as their images fill; a row whose image can't be
     /// had is a reject.
-    pub(crate) fn give(
+    pub(crate) fn emit_with_images(
         &self,
         input: &Input,
         mut parts: Parts,
@@ -230,8 +230,7 @@ pub(crate) fn batch(
     rows: usize,
 ) -> Result<RecordBatch, PipelineError> {
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(schema, columns, &options)
-        .map_err(|error| PipelineError::Plan(error.into()))
+    Ok(RecordBatch::try_new_with_options(schema, columns, &options)?)
 }
 
 /// Where a text stands, an entry that names no image is there to keep the place, like null.

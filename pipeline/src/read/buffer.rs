@@ -119,8 +119,7 @@ pub(crate) fn column_of_one(text: String, memory: RowMemory) -> Result<ArrayRef,
     let length = i32::try_from(text.len()).map_err(|error| PipelineError::Format(Box::new(error)))?;
     let offsets = OffsetBuffer::new(ScalarBuffer::from(vec![0, length]));
     let values = Buffer::from(Bytes::from_owner(Owned { text, _memory: memory }));
-    let column = StringArray::try_new(offsets, values, None);
-    column.map(|column| Arc::new(column) as ArrayRef).map_err(|error| PipelineError::Plan(error.into()))
+    Ok(Arc::new(StringArray::try_new(offsets, values, None)?))
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ enum Annotation {
 
 impl Annotation {
     /// The image and the caption, `None` without a caption; or what is wrong.
-    fn take(self) -> Result<Option<(String, String)>, String> {
+    fn into_caption(self) -> Result<Option<(String, String)>, String> {
         let (image_id, caption) = match self {
             Self::Fields { image_id, caption } => (image_id, caption),
             Self::Other(_) => return Err("an annotation is no object".to_owned()),
@@ -117,7 +117,7 @@ pub(crate) fn read(
     let mut by_image: HashMap<String, Vec<Value>> = HashMap::new();
     let mut bad = Vec::new();
     for (number, annotation) in (images..).zip(captions.annotations) {
-        match annotation.take() {
+        match annotation.into_caption() {
             Ok(Some((image, caption))) => {
                 by_image.entry(image).or_default().push(Value::String(caption));
             }

@@ -84,7 +84,7 @@ pub(crate) fn convert(
         }
     }
     let images = images(target, batch, &mut parts)?;
-    target.give(input, parts, images, emit)
+    target.emit_with_images(input, parts, images, emit)
 }
 
 /// Refuses rows whose bytes are no text: the cast makes null of them.
@@ -183,7 +183,7 @@ fn place(
         let texts = texts.as_ref().filter(|texts| texts.is_valid(row)).map(|texts| texts.value(row));
         let texts = texts.as_ref().and_then(|texts| texts.as_string_opt::<i32>());
         match slots(texts.map_or(0, StringArray::len), matched) {
-            Ok(slots) => placed.push(take_slots(&slots, texts, images_of_row, &mut placed_texts)),
+            Ok(slots) => placed.push(place_slots(&slots, texts, images_of_row, &mut placed_texts)),
             Err(reject) => {
                 parts.rejects[row].get_or_insert(reject);
                 placed.push(Vec::new());
@@ -200,7 +200,7 @@ fn place(
 /// The numbers of texts that images give.
 fn matched_texts(images: &ArrayRef) -> Result<Vec<Matched>, PipelineError> {
     let null = || Err("null".to_owned());
-    let Some(numbers) = column_below(images, &[MATCHED.to_owned()]).map_err(failed)? else {
+    let Some(numbers) = column_below(images, &[MATCHED.to_owned()])? else {
         return Ok(vec![null(); images.len()]);
     };
     if numbers.data_type().is_floating() {
@@ -213,11 +213,7 @@ fn matched_texts(images: &ArrayRef) -> Result<Vec<Matched>, PipelineError> {
     Ok(numbers.iter().map(|number| number.map_or_else(null, Ok)).collect())
 }
 
-fn failed(error: arrow::error::ArrowError) -> PipelineError {
-    PipelineError::Plan(error.into())
-}
-
-fn take_slots(
+fn place_slots(
     slots: &[Slot],
     texts: Option<&StringArray>,
     mut images: Vec<ImageRef>,

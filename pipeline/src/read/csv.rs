@@ -134,19 +134,19 @@ fn open(reader: Box<dyn BufRead + Send>, file: &InputFile, dialect: Dialect) -> 
     let mut builder = csv::ReaderBuilder::new();
     builder.delimiter(delimiter).flexible(true).quoting(quote.is_some());
     let quotes =
-        Quotes { inner: reader, watch: Watch::new(delimiter, quote, tabs), fresh: true, ended: false };
+        Quotes { inner: reader, scan: QuoteScan::new(delimiter, quote, tabs), fresh: true, ended: false };
     builder.quote(quote.unwrap_or(b'"')).from_reader(quotes)
 }
 
 /// Whether quotes can stand around the values of a file with tabs that begins so, and is no longer if `ended`.
 fn is_quoted(beginning: &[u8], ended: bool) -> bool {
-    let mut watch = Watch::new(b'\t', Some(b'"'), true);
+    let mut scan = QuoteScan::new(b'\t', Some(b'"'), true);
     let content = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning);
-    content.iter().for_each(|byte| watch.step(*byte));
+    content.iter().for_each(|byte| scan.step(*byte));
     if ended {
-        watch.end();
+        scan.end();
     }
-    !watch.has_text_behind_quote && watch.torn.is_empty() && !(ended && watch.place == Place::Quoted)
+    !scan.has_text_behind_quote && scan.torn.is_empty() && !(ended && scan.place == QuoteState::Quoted)
 }
 
 const TAKE_AS_THEY_ARE: &str = "with `quote = \"\"` quotes are taken as they are";
@@ -167,7 +167,7 @@ fn torn_apart(record: &csv::ByteRecord, row: u64, lines: u64) -> RawRow {
 
 /// Where a byte of a CSV file stands, as the CSV crate tells.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Place {
+enum QuoteState {
     /// Where a value begins.
     Start,
     Plain,
@@ -177,12 +177,12 @@ enum Place {
 }
 
 /// Follows the quotes of a CSV file.
-struct Watch {
+struct QuoteScan {
     delimiter: u8,
     quote: Option<u8>,
     /// Whether values have no delimiter in them, so that lines with as many values as there are names are records.
     tabs: bool,
-    place: Place,
+    place: QuoteState,
     /// Bytes so far.
     at: u64,
     /// Bytes of the record so far.
@@ -202,13 +202,13 @@ struct Watch {
     torn: VecDeque<(u64, u64)>,
 }
 
-impl Watch {
+impl QuoteScan {
     fn new(delimiter: u8, quote: Option<u8>, tabs: bool) -> Self {
         Self {
             delimiter,
             quote,
             tabs,
-            place: Place::Start,
+            place: QuoteState::Start,
             at: 0,
             record: 0,
             lines: 0,
@@ -226,19 +226,19 @@ impl Watch {
         self.record += 1;
         let is_quote = Some(byte) == self.quote;
         self.place = match (self.place, byte) {
-            (Place::Start, _) if is_quote => {
+            (QuoteState::Start, _) if is_quote => {
                 self.value_lines = 0;
-                Place::Quoted
+                QuoteState::Quoted
             }
-            (Place::Quote, _) if is_quote => Place::Quoted,
-            (Place::Quoted, _) if is_quote => Place::Quote,
-            (Place::Quoted, b'\n') => {
+            (QuoteState::Quote, _) if is_quote => QuoteState::Quoted,
+            (QuoteState::Quoted, _) if is_quote => QuoteState::Quote,
+            (QuoteState::Quoted, b'\n') => {
                 self.lines += 1;
                 self.value_lines += 1;
                 self.end_line();
                 return;
             }
-            (Place::Quoted, _) => Place::Quoted,
+            (QuoteState::Quoted, _) => QuoteState::Quoted,
             (_, b'\n' | b'\r') => {
                 // A line end of two bytes ends the record with its first, and is one line end.
                 if self.record > 1 {
@@ -246,17 +246,17 @@ impl Watch {
                     self.end_record();
                 }
                 self.record = 0;
-                Place::Start
+                QuoteState::Start
             }
-            (_, byte) if byte == self.delimiter => Place::Start,
-            (Place::Quote, _) => {
+            (_, byte) if byte == self.delimiter => QuoteState::Start,
+            (QuoteState::Quote, _) => {
                 self.has_text_behind_quote = true;
                 if self.value_lines > 0 {
                     self.torn.push_back((self.at, self.lines));
                 }
-                Place::Plain
+                QuoteState::Plain
             }
-            _ => Place::Plain,
+            _ => QuoteState::Plain,
         };
         self.delimiters += u64::from(byte == self.delimiter);
     }
@@ -276,7 +276,7 @@ impl Watch {
 
     /// Behind the last byte.
     fn end(&mut self) {
-        if self.record > 0 && self.place != Place::Quoted {
+        if self.record > 0 && self.place != QuoteState::Quoted {
             self.end_line();
             self.end_record();
         }
@@ -287,7 +287,7 @@ impl Watch {
 /// What a CSV reader reads, and whether it has ended inside quotes.
 struct Quotes {
     inner: Box<dyn BufRead + Send>,
-    watch: Watch,
+    scan: QuoteScan,
     /// Whether no byte has been read yet.
     fresh: bool,
     ended: bool,
@@ -296,13 +296,13 @@ struct Quotes {
 impl Quotes {
     /// Whether the file has ended inside quotes. The record that was read last is the one that they stand in.
     fn is_open(&self) -> bool {
-        self.ended && self.watch.place == Place::Quoted
+        self.ended && self.scan.place == QuoteState::Quoted
     }
 
     /// The lines that stand in the quotes of a record which ends there, if it is torn.
     fn torn_before(&mut self, end: u64) -> Option<u64> {
         let mut lines = None;
-        while let Some((_, found)) = self.watch.torn.pop_front_if(|(at, _)| *at <= end) {
+        while let Some((_, found)) = self.scan.torn.pop_front_if(|(at, _)| *at <= end) {
             lines = Some(found);
         }
         lines
@@ -314,16 +314,16 @@ impl Read for Quotes {
         let bytes = self.inner.read(buffer)?;
         self.ended = bytes == 0 && !buffer.is_empty();
         if self.ended {
-            self.watch.end();
+            self.scan.end();
         }
         // A byte order mark is no part of the first name.
         let mark = std::mem::take(&mut self.fresh) && buffer[..bytes].starts_with(b"\xef\xbb\xbf");
         let mark = if mark { 3 } else { 0 };
-        self.watch.at += mark as u64;
+        self.scan.at += mark as u64;
         for &byte in &buffer[mark..bytes] {
-            self.watch.step(byte);
+            self.scan.step(byte);
         }
-        if self.watch.record > MAX_ROW_BYTES {
+        if self.scan.record > MAX_ROW_BYTES {
             let what = format!("a record is longer than {MAX_ROW_BYTES} bytes; is a quote not closed?");
             return Err(std::io::Error::other(what));
         }

@@ -29,7 +29,7 @@ const ROWS: u64 = 1000;
 const FILES: usize = 8;
 
 /// Bytes, decompressed, that one look at a source takes at most.
-pub(crate) const LOOK_BYTES: u64 = 64 << 20;
+pub(crate) const SCAN_BYTES: u64 = 64 << 20;
 
 /// Bytes in which the names of a CSV file's columns are.
 const NAMES_BYTES: u64 = 4 << 20;
@@ -48,7 +48,7 @@ pub(crate) enum Extent {
 
 /// What was found by looking at rows.
 #[derive(Debug, Default)]
-pub(crate) struct Looked {
+pub(crate) struct Inferred {
     pub(crate) fields: Vec<Field>,
     /// The file of the first refused row, and why it is refused.
     pub(crate) refused: Option<(String, String)>,
@@ -66,52 +66,57 @@ pub(crate) fn infer(
     named: &HashSet<String>,
     typed: &HashSet<String>,
     extent: Extent,
-) -> Result<Looked, PipelineError> {
-    let mut looking =
-        Looking { named, typed, rows: Columns::default(), records: Columns::default(), refused: None };
-    let mut left = if extent == Extent::Whole { u64::MAX } else { LOOK_BYTES };
+) -> Result<Inferred, PipelineError> {
+    let mut inference = Inference {
+        named,
+        typed,
+        rows: SeenColumns::default(),
+        records: SeenColumns::default(),
+        refused: None,
+    };
+    let mut left = if extent == Extent::Whole { u64::MAX } else { SCAN_BYTES };
     if extent != Extent::FirstRows {
         for file in files {
-            left -= looking.look(input, file, left, |_| true)?;
+            left -= inference.scan(input, file, left, |_| true)?;
         }
-        return Ok(looking.finish(left == 0));
+        return Ok(inference.finish(left == 0));
     }
     let chosen: Vec<&InputFile> = files.iter().step_by(files.len().div_ceil(FILES).max(1)).collect();
     for (index, file) in chosen.iter().enumerate() {
         let (mut rows, share) = (0, left / (chosen.len() - index) as u64);
-        left -= looking.look(input, file, share, |_| {
+        left -= inference.scan(input, file, share, |_| {
             rows += 1;
             rows < ROWS
         })?;
     }
     // Of one file, further looks would see the same.
     let mut cut = left == 0 && files.len() == 1;
-    left = if cut { 0 } else { LOOK_BYTES };
+    left = if cut { 0 } else { SCAN_BYTES };
     for file in files {
-        if left == 0 || !looking.is_unknown() {
+        if left == 0 || !inference.is_unknown() {
             break;
         }
-        left -= looking.look(input, file, left, Looking::is_unknown)?;
-        cut |= left == 0 && looking.is_unknown();
+        left -= inference.scan(input, file, left, Inference::is_unknown)?;
+        cut |= left == 0 && inference.is_unknown();
     }
-    Ok(looking.finish(cut))
+    Ok(inference.finish(cut))
 }
 
 /// What has been seen so far.
-struct Looking<'a> {
+struct Inference<'a> {
     named: &'a HashSet<String>,
     /// Columns whose type is given.
     typed: &'a HashSet<String>,
-    rows: Columns,
+    rows: SeenColumns,
     /// Columns of CSV files, whose values are all text: what they spell.
-    records: Columns,
+    records: SeenColumns,
     refused: Option<(String, String)>,
 }
 
-impl Looking<'_> {
+impl Inference<'_> {
     /// Looks at the rows of a file for as long as `more` of them are wanted and no more than so many bytes are read; gives
     /// how many were.
-    fn look(
+    fn scan(
         &mut self,
         input: &Input,
         file: &InputFile,
@@ -166,7 +171,7 @@ impl Looking<'_> {
         null.map(|(name, _)| name.clone()).collect()
     }
 
-    fn finish(self, cut: bool) -> Looked {
+    fn finish(self, cut: bool) -> Inferred {
         let unknown = if cut { self.null_columns() } else { Vec::new() };
         let rows = self.rows.0.into_iter();
         let mut fields: Vec<Field> =
@@ -180,7 +185,7 @@ impl Looking<'_> {
                 None => fields.push(Field::new(name, DataType::Utf8, true)),
             }
         }
-        Looked { fields, refused: self.refused, cut, unknown }
+        Inferred { fields, refused: self.refused, cut, unknown }
     }
 }
 
@@ -196,9 +201,9 @@ fn beside_records(of: &DataType, spelled: &DataType) -> DataType {
 
 /// What was seen of columns, in the order of their first appearance.
 #[derive(Default)]
-struct Columns(Vec<(String, Seen)>);
+struct SeenColumns(Vec<(String, Seen)>);
 
-impl Columns {
+impl SeenColumns {
     fn of(&mut self, name: &str) -> &mut Seen {
         let index = self.0.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
             self.0.push((name.to_owned(), Seen::default()));
@@ -211,7 +216,7 @@ impl Columns {
 /// What was seen of a column: how many values of each kind, and what is in them. Nulls don't count.
 struct Seen {
     objects: u64,
-    fields: Columns,
+    fields: SeenColumns,
     lists: u64,
     items: Option<Box<Seen>>,
     scalars: u64,
@@ -222,7 +227,7 @@ impl Default for Seen {
     fn default() -> Self {
         Self {
             objects: 0,
-            fields: Columns::default(),
+            fields: SeenColumns::default(),
             lists: 0,
             items: None,
             scalars: 0,
@@ -328,18 +333,18 @@ mod tests {
 
     fn inferred_for(named: &[&str], rows: &[Value]) -> Vec<(String, DataType)> {
         let named = named.iter().map(|name| (*name).to_owned()).collect();
-        let mut looking = Looking {
+        let mut inference = Inference {
             named: &named,
             typed: &HashSet::new(),
-            rows: Columns::default(),
-            records: Columns::default(),
+            rows: SeenColumns::default(),
+            records: SeenColumns::default(),
             refused: None,
         };
         for row in rows {
             let fields = row.as_object().expect("an object").clone();
-            fields.into_iter().for_each(|(name, value)| looking.rows.of(&name).add(value));
+            fields.into_iter().for_each(|(name, value)| inference.rows.of(&name).add(value));
         }
-        let fields = looking.finish(false).fields.into_iter();
+        let fields = inference.finish(false).fields.into_iter();
         fields.map(|field| (field.name().clone(), field.data_type().clone())).collect()
     }
 

@@ -55,42 +55,42 @@ const SCHEMA_BYTES: u64 = 64 << 10;
 const REQUESTS: usize = 8;
 
 /// Why a file can't be read on.
-enum Stop {
+enum Failure {
     /// It is not what it says.
     Damaged(String),
     /// The store failed, or there is not enough memory.
     Failed(PipelineError),
 }
 
-impl From<PipelineError> for Stop {
+impl From<PipelineError> for Failure {
     fn from(error: PipelineError) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<ArrowError> for Stop {
+impl From<ArrowError> for Failure {
     fn from(error: ArrowError) -> Self {
         Self::Damaged(error.to_string())
     }
 }
 
-fn damaged<T>(what: impl Into<String>) -> Result<T, Stop> {
-    Err(Stop::Damaged(what.into()))
+fn damaged<T>(what: impl Into<String>) -> Result<T, Failure> {
+    Err(Failure::Damaged(what.into()))
 }
 
 /// The columns of a file, or why it can't be read; then it is met again as a reject.
 pub(crate) fn schema(input: &Input, file: &InputFile) -> Result<Result<SchemaRef, String>, PipelineError> {
     match head(input, file) {
         Ok(messages) => Ok(Ok(messages.schema)),
-        Err(Stop::Damaged(what)) => Ok(Err(what)),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Failure::Damaged(what)) => Ok(Err(what)),
+        Err(Failure::Failed(error)) => Err(error),
     }
 }
 
-fn head(input: &Input, file: &InputFile) -> Result<Messages, Stop> {
+fn head(input: &Input, file: &InputFile) -> Result<Messages, Failure> {
     let start = range(input, file, 0, SCHEMA_BYTES.min(file.bytes))?;
     match Messages::open(Box::new(start.reader()), file, Some(file.bytes)) {
-        Err(Stop::Damaged(_)) => Messages::open_file(input, file),
+        Err(Failure::Damaged(_)) => Messages::open_file(input, file),
         head => head,
     }
 }
@@ -110,12 +110,12 @@ pub(crate) fn batches(input: &Input, file: &InputFile) -> Result<Vec<(u64, u64)>
     };
     match found {
         Ok(batches) => Ok(batches),
-        Err(Stop::Damaged(_)) => Ok(Vec::new()),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Failure::Damaged(_)) => Ok(Vec::new()),
+        Err(Failure::Failed(error)) => Err(error),
     }
 }
 
-fn batch_rows(input: &Input, file: &InputFile, blocks: &[Block]) -> Result<Vec<(u64, u64)>, Stop> {
+fn batch_rows(input: &Input, file: &InputFile, blocks: &[Block]) -> Result<Vec<(u64, u64)>, Failure> {
     let heads = futures::stream::iter(blocks)
         .map(|block| stream::get_range(input, file, block.offset..block.offset + block.head))
         .buffered(REQUESTS);
@@ -123,14 +123,14 @@ fn batch_rows(input: &Input, file: &InputFile, blocks: &[Block]) -> Result<Vec<(
     blocks.iter().zip(heads).map(|(block, head)| Ok((block.bytes(), rows_of(&head)?))).collect()
 }
 
-fn rows_of(head: &[u8]) -> Result<u64, Stop> {
+fn rows_of(head: &[u8]) -> Result<u64, Failure> {
     let message = match head {
         [0xff, 0xff, 0xff, 0xff, _, _, _, _, message @ ..] => message.to_vec(),
         _ => return damaged("a batch does not begin where the footer says"),
     };
-    let message = root_as_message(&message).map_err(|error| Stop::Damaged(error.to_string()))?;
+    let message = root_as_message(&message).map_err(|error| Failure::Damaged(error.to_string()))?;
     let rows = message.header_as_record_batch().and_then(|batch| u64::try_from(batch.length()).ok());
-    rows.ok_or(Stop::Damaged("the footer names a batch that is none".to_owned()))
+    rows.ok_or(Failure::Damaged("the footer names a batch that is none".to_owned()))
 }
 
 /// Reads a file; gives the number of rows and whether more are wanted.
@@ -142,15 +142,15 @@ pub(crate) fn read(
     emit: &mut Emit<'_>,
 ) -> Result<(u64, bool), PipelineError> {
     let (batch, row) = file.part.map_or((0, 0), |part| (part.start, part.first_row.unwrap_or(0)));
-    let mut reading = Reading { input, target, batch, row, read: 0, emit };
+    let mut reading = BatchReader { input, target, batch, row, read: 0, emit };
     let mut file = file.clone();
     loop {
         let done = reading.batches(&file, memory);
         memory.free();
         let what = match done {
             Ok(more) => return Ok((reading.read, more)),
-            Err(Stop::Failed(error)) => return Err(error),
-            Err(Stop::Damaged(what)) => what,
+            Err(Failure::Failed(error)) => return Err(error),
+            Err(Failure::Damaged(what)) => what,
         };
         let bad = |detail| Reject::new(RejectReason::BadEntry, detail);
         let Some((rows, rest)) = lost(input, &file, reading.batch)? else {
@@ -185,13 +185,13 @@ fn lost(input: &Input, file: &InputFile, batch: u64) -> Result<Option<(u64, File
     };
     match found() {
         Ok(found) => Ok(Some(found)),
-        Err(Stop::Damaged(_)) => Ok(None),
-        Err(Stop::Failed(error)) => Err(error),
+        Err(Failure::Damaged(_)) => Ok(None),
+        Err(Failure::Failed(error)) => Err(error),
     }
 }
 
 /// How far a file is read.
-struct Reading<'a, 'e> {
+struct BatchReader<'a, 'e> {
     input: &'a Input,
     target: &'a Target,
     /// Number of the next batch.
@@ -202,8 +202,8 @@ struct Reading<'a, 'e> {
     emit: &'a mut Emit<'e>,
 }
 
-impl Reading<'_, '_> {
-    fn batches(&mut self, file: &InputFile, memory: &MemoryReservation) -> Result<bool, Stop> {
+impl BatchReader<'_, '_> {
+    fn batches(&mut self, file: &InputFile, memory: &MemoryReservation) -> Result<bool, Failure> {
         let needed = self.target.table.needed(&self.target.schema);
         let mut messages = match file.part {
             Some(part) => Messages::open_part(self.input, file, part.start as usize, part.end as usize)?,
@@ -215,7 +215,7 @@ impl Reading<'_, '_> {
         while let Some(batch) = messages.next_batch(&columns, memory)? {
             let rows = batch.num_rows() as u64;
             self.batch += 1;
-            if !self.give(&batch)? {
+            if !self.emit(&batch)? {
                 return Ok(false);
             }
             if let Some(sample) = &self.input.sample {
@@ -228,7 +228,7 @@ impl Reading<'_, '_> {
         Ok(true)
     }
 
-    fn give(&mut self, batch: &RecordBatch) -> Result<bool, PipelineError> {
+    fn emit(&mut self, batch: &RecordBatch) -> Result<bool, PipelineError> {
         for start in (0..batch.num_rows()).step_by(self.target.batch_rows()) {
             let slice = batch.slice(start, self.target.batch_rows().min(batch.num_rows() - start));
             let (chosen, numbers) = self.target.asked_for(&slice, self.row)?;
@@ -282,7 +282,7 @@ struct Footer {
 }
 
 impl Footer {
-    fn read(input: &Input, file: &InputFile) -> Result<Self, Stop> {
+    fn read(input: &Input, file: &InputFile) -> Result<Self, Failure> {
         const TRAILER: u64 = 10;
         if file.bytes < MAGIC.len() as u64 + TRAILER {
             return damaged(format!("it has {} bytes", file.bytes));
@@ -293,7 +293,7 @@ impl Footer {
             return damaged("it is not of the file form");
         }
         let trailer: [u8; TRAILER as usize] =
-            trailer.as_ref().try_into().map_err(|_| Stop::Damaged("it has no end".to_owned()))?;
+            trailer.as_ref().try_into().map_err(|_| Failure::Damaged("it has no end".to_owned()))?;
         let bytes = read_footer_length(trailer)? as u64;
         let start = end.checked_sub(bytes).filter(|start| *start >= 8 && bytes <= MAX_HEAD_BYTES);
         let Some(start) = start else { return damaged(format!("its footer claims to have {bytes} bytes")) };
@@ -302,23 +302,23 @@ impl Footer {
         Self::parse(&footer, start)
     }
 
-    fn parse(bytes: &[u8], start: u64) -> Result<Self, Stop> {
-        let footer = root_as_footer(bytes).map_err(|error| Stop::Damaged(error.to_string()))?;
+    fn parse(bytes: &[u8], start: u64) -> Result<Self, Failure> {
+        let footer = root_as_footer(bytes).map_err(|error| Failure::Damaged(error.to_string()))?;
         let dictionaries = blocks(footer.dictionaries().into_iter().flatten(), start)?;
         let batches = blocks(footer.recordBatches().into_iter().flatten(), start)?;
         if !batches.is_sorted_by(|a, b| a.offset + a.bytes() <= b.offset) {
             return damaged("its batches lie in another order than in the footer");
         }
         let Some(found) = footer.schema() else { return damaged("its footer has no columns") };
-        arrow_layout::schema(&found).map_err(Stop::Damaged)?;
+        arrow_layout::schema(&found).map_err(Failure::Damaged)?;
         Ok(Self { schema: Arc::new(fb_to_schema(found)), dictionaries, batches })
     }
 }
 
 /// The blocks that a footer at `end` names.
-fn blocks<'a>(found: impl Iterator<Item = &'a ipc::Block>, end: u64) -> Result<Vec<Block>, Stop> {
+fn blocks<'a>(found: impl Iterator<Item = &'a ipc::Block>, end: u64) -> Result<Vec<Block>, Failure> {
     let blocks = found.map(|block| Block::inside(block, end)).collect::<Option<Vec<_>>>();
-    blocks.ok_or(Stop::Damaged("a block of its footer lies outside the file".to_owned()))
+    blocks.ok_or(Failure::Damaged("a block of its footer lies outside the file".to_owned()))
 }
 
 /// The messages of a file, from front to back.
@@ -342,19 +342,23 @@ struct Head {
 }
 
 impl Head {
-    fn message(&self) -> Result<ipc::Message<'_>, Stop> {
-        root_as_message(&self.bytes).map_err(|error| Stop::Damaged(error.to_string()))
+    fn message(&self) -> Result<ipc::Message<'_>, Failure> {
+        root_as_message(&self.bytes).map_err(|error| Failure::Damaged(error.to_string()))
     }
 }
 
 impl Messages {
-    fn open_file(input: &Input, file: &InputFile) -> Result<Self, Stop> {
+    fn open_file(input: &Input, file: &InputFile) -> Result<Self, Failure> {
         let stream = stream::open(input, file);
         Self::open(stream.reader, file, (!stream.compressed).then_some(file.bytes))
     }
 
     /// Reads the columns. `left` are the bytes of the file.
-    fn open(mut reader: Box<dyn BufRead + Send>, file: &InputFile, left: Option<u64>) -> Result<Self, Stop> {
+    fn open(
+        mut reader: Box<dyn BufRead + Send>,
+        file: &InputFile,
+        left: Option<u64>,
+    ) -> Result<Self, Failure> {
         let start = reader.fill_buf().map_err(|error| stopped(error, file))?;
         if start.starts_with(OLD_FEATHER) {
             return damaged("it is of Feather version 1; write it again as version 2 or as Parquet");
@@ -370,7 +374,7 @@ impl Messages {
             file: file.clone(),
         };
         if framed {
-            messages.take(MAGIC.len() as u64)?;
+            messages.read(MAGIC.len() as u64)?;
         }
         let mut word = messages.word()?;
         // Writers fill up with zeros behind the magic number, some more than others.
@@ -385,14 +389,14 @@ impl Messages {
         if ![MetadataVersion::V4, MetadataVersion::V5].contains(&message.version()) {
             return damaged(format!("it is of version {:?}", message.version()));
         }
-        arrow_layout::schema(&found).map_err(Stop::Damaged)?;
+        arrow_layout::schema(&found).map_err(Failure::Damaged)?;
         messages.schema = Arc::new(fb_to_schema(found));
-        messages.take(head.body)?;
+        messages.read(head.body)?;
         Ok(messages)
     }
 
     /// The batches from `start` to before `end`.
-    fn open_part(input: &Input, file: &InputFile, start: usize, end: usize) -> Result<Self, Stop> {
+    fn open_part(input: &Input, file: &InputFile, start: usize, end: usize) -> Result<Self, Failure> {
         let footer = Footer::read(input, file)?;
         let Some(block) = footer.batches.get(start) else {
             return damaged(format!("it has no batch {start}"));
@@ -414,7 +418,7 @@ impl Messages {
     }
 
     /// Reads a dictionary that lies elsewhere.
-    fn add_dictionary(&mut self, reader: Box<dyn BufRead + Send>, bytes: u64) -> Result<(), Stop> {
+    fn add_dictionary(&mut self, reader: Box<dyn BufRead + Send>, bytes: u64) -> Result<(), Failure> {
         let reader = std::mem::replace(&mut self.reader, reader);
         let left = self.left.replace(bytes);
         if let Some(head) = self.next_head()? {
@@ -430,7 +434,7 @@ impl Messages {
         &mut self,
         columns: &[usize],
         memory: &MemoryReservation,
-    ) -> Result<Option<RecordBatch>, Stop> {
+    ) -> Result<Option<RecordBatch>, Failure> {
         while self.wanted > 0 {
             let Some(head) = self.next_head()? else { return Ok(None) };
             let message = head.message()?;
@@ -459,9 +463,9 @@ impl Messages {
         body: &Buffer,
         columns: &[usize],
         memory: &MemoryReservation,
-    ) -> Result<RecordBatch, Stop> {
+    ) -> Result<RecordBatch, Failure> {
         let Some(batch) = message.header_as_record_batch() else { return damaged("a batch is empty") };
-        let unpacked = arrow_layout::batch(&batch, body, &self.schema, columns).map_err(Stop::Damaged)?;
+        let unpacked = arrow_layout::batch(&batch, body, &self.schema, columns).map_err(Failure::Damaged)?;
         if unpacked > MAX_BATCH_BYTES {
             return damaged(format!("a batch claims {unpacked} bytes once it is decompressed"));
         }
@@ -472,37 +476,37 @@ impl Messages {
         Ok(decoder.with_projection(Some(columns)).read_record_batch()?)
     }
 
-    fn dictionary(&mut self, head: &Head, body: &Buffer) -> Result<(), Stop> {
+    fn dictionary(&mut self, head: &Head, body: &Buffer) -> Result<(), Failure> {
         let message = head.message()?;
         let Some(batch) = message.header_as_dictionary_batch() else {
             return damaged("a dictionary is none");
         };
-        arrow_layout::dictionary(&batch, body, &self.schema).map_err(Stop::Damaged)?;
+        arrow_layout::dictionary(&batch, body, &self.schema).map_err(Failure::Damaged)?;
         Ok(read_dictionary(body, batch, &self.schema, &mut self.dictionaries, &message.version())?)
     }
 
     /// The next message; `None` at the end.
-    fn next_head(&mut self) -> Result<Option<Head>, Stop> {
+    fn next_head(&mut self) -> Result<Option<Head>, Failure> {
         let word = self.word()?;
         self.head(word)
     }
 
     /// The message that begins with this word.
-    fn head(&mut self, word: Option<[u8; 4]>) -> Result<Option<Head>, Stop> {
+    fn head(&mut self, word: Option<[u8; 4]>) -> Result<Option<Head>, Failure> {
         let Some(mut length) = word else {
             // A stream may end without a word, a file may not.
             return if self.framed { damaged("it ends without a footer") } else { Ok(None) };
         };
         if length == MARKER {
-            length = self.word()?.ok_or(Stop::Damaged("it ends in the middle of a message".to_owned()))?;
+            length = self.word()?.ok_or(Failure::Damaged("it ends in the middle of a message".to_owned()))?;
         }
         let length = match u64::try_from(i32::from_le_bytes(length)) {
             Ok(0) => return Ok(None),
             Ok(length) if length <= MAX_HEAD_BYTES => length,
             _ => return damaged("a message says an impossible length"),
         };
-        let head = self.take(length)?;
-        let message = root_as_message(&head).map_err(|error| Stop::Damaged(error.to_string()))?;
+        let head = self.read(length)?;
+        let message = root_as_message(&head).map_err(|error| Failure::Damaged(error.to_string()))?;
         let Some(body) = u64::try_from(message.bodyLength()).ok().filter(|body| self.has(*body)) else {
             return damaged(format!("a message claims a body of {} bytes", message.bodyLength()));
         };
@@ -515,17 +519,17 @@ impl Messages {
     }
 
     /// The next four bytes; `None` at the end.
-    fn word(&mut self) -> Result<Option<[u8; 4]>, Stop> {
+    fn word(&mut self) -> Result<Option<[u8; 4]>, Failure> {
         let start = self.reader.fill_buf().map_err(|error| stopped(error, &self.file))?;
         if start.is_empty() {
             return Ok(None);
         }
-        let word = self.take(4)?;
+        let word = self.read(4)?;
         Ok(word.as_slice().try_into().ok())
     }
 
     /// The next bytes; memory is taken as they come.
-    fn take(&mut self, bytes: u64) -> Result<Vec<u8>, Stop> {
+    fn read(&mut self, bytes: u64) -> Result<Vec<u8>, Failure> {
         let mut taken = Vec::new();
         let read = Read::by_ref(&mut self.reader).take(bytes).read_to_end(&mut taken);
         read.map_err(|error| stopped(error, &self.file))?;
@@ -534,7 +538,7 @@ impl Messages {
     }
 
     /// The body of a message, as Arrow wants it aligned.
-    fn body(&mut self, head: &Head) -> Result<Buffer, Stop> {
+    fn body(&mut self, head: &Head) -> Result<Buffer, Failure> {
         let known = if self.left.is_some() { head.body as usize } else { 0 };
         let mut body = MutableBuffer::with_capacity(known);
         while (body.len() as u64) < head.body {
@@ -550,7 +554,7 @@ impl Messages {
         Ok(body.into())
     }
 
-    fn count(&mut self, found: u64, expected: u64) -> Result<(), Stop> {
+    fn count(&mut self, found: u64, expected: u64) -> Result<(), Failure> {
         if found != expected {
             return damaged(format!("it ends {} bytes early", expected - found));
         }
@@ -559,13 +563,13 @@ impl Messages {
     }
 }
 
-fn reserve(memory: &MemoryReservation, bytes: u64) -> Result<(), Stop> {
-    memory.try_resize(bytes as usize).map_err(|error| Stop::Failed(error.into()))
+fn reserve(memory: &MemoryReservation, bytes: u64) -> Result<(), Failure> {
+    memory.try_resize(bytes as usize).map_err(|error| Failure::Failed(error.into()))
 }
 
-fn stopped(error: std::io::Error, file: &InputFile) -> Stop {
+fn stopped(error: std::io::Error, file: &InputFile) -> Failure {
     match damage(error, file) {
-        Ok(error) => Stop::Damaged(error.to_string()),
-        Err(error) => Stop::Failed(error),
+        Ok(error) => Failure::Damaged(error.to_string()),
+        Err(error) => Failure::Failed(error),
     }
 }

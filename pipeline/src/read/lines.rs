@@ -21,7 +21,7 @@ use crate::units::InputFile;
 const COUNTS: usize = 4;
 
 /// A file, and the byte that a part of it begins with.
-type Place = (Path, u64);
+type LinePlace = (Path, u64);
 
 /// What has been counted so far.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ pub(crate) struct Lines {
     /// Bytes from the start of a part to that of the next.
     step: u64,
     /// Ends of lines in a part, moved back by the one byte that says whether a line starts with the next part.
-    counts: Mutex<HashMap<Place, Arc<OnceCell<u64>>>>,
+    counts: Mutex<HashMap<LinePlace, Arc<OnceCell<u64>>>>,
     /// Numbers of the first rows of parts.
-    known: Mutex<BTreeMap<Place, u64>>,
+    known: Mutex<BTreeMap<LinePlace, u64>>,
     at_once: Semaphore,
 }
 
@@ -43,12 +43,12 @@ impl Lines {
     }
 
     /// Says what an earlier start has counted.
-    pub(crate) fn know(&self, path: &Path, start: u64, first_row: u64) {
+    pub(crate) fn set_first_row(&self, path: &Path, start: u64, first_row: u64) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).insert((path.clone(), start), first_row);
     }
 
     /// The number of a part's first row, if it has been counted.
-    pub(crate) fn known(&self, path: &Path, start: u64) -> Option<u64> {
+    pub(crate) fn known_first_row(&self, path: &Path, start: u64) -> Option<u64> {
         let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.get(&(path.clone(), start)).copied()
     }
@@ -76,7 +76,7 @@ impl Lines {
         let parts = (from..start).step_by(usize::try_from(self.step).unwrap_or(usize::MAX));
         let counts = stream::iter(parts).map(|start| self.count(input, file, start)).buffered(COUNTS);
         let lines = counts.try_fold(0, async |sum, lines| Ok::<u64, PipelineError>(sum + lines)).await?;
-        self.know(&file.path, start, first_row + lines);
+        self.set_first_row(&file.path, start, first_row + lines);
         Ok(first_row + lines)
     }
 

@@ -52,7 +52,7 @@ use tokio::runtime::Handle;
 use self::ahead::Held;
 use self::buffer::RowMemory;
 use self::lines::Lines;
-use self::sample::{Allowance, Sample};
+use self::sample::{Allowance, SampleLimit};
 use crate::PipelineError;
 use crate::config::{Format, MEMORY_BYTES, TextSplit};
 use crate::engine::memory::{Budget, Memory};
@@ -81,7 +81,7 @@ pub(crate) struct Input {
     /// The counters of the units that run.
     pub(crate) meter: Meter,
     /// Where paths of pictures start, unless that is the folder of their table.
-    pub(crate) folder: Option<Folder>,
+    pub(crate) folder: Option<PictureFolder>,
     /// The same for single files, by their paths.
     pub(crate) folders: Arc<BTreeMap<String, String>>,
     /// Extensions, as they are written, of captions and fields beside pictures.
@@ -91,7 +91,7 @@ pub(crate) struct Input {
     /// What large rows take their memory from.
     pub(crate) memory: Arc<Memory>,
     /// Set where no more than a sample is wanted.
-    pub(crate) sample: Option<Arc<Sample>>,
+    pub(crate) sample: Option<Arc<SampleLimit>>,
     /// How much may still be read where columns are looked for.
     pub(crate) allowance: Option<Arc<Allowance>>,
     /// Counts the lines before parts of files; `None` where their numbers don't matter, and each part has its own.
@@ -189,7 +189,7 @@ pub(crate) fn picture_bytes(memory: &Memory) -> usize {
 
 /// A folder of pictures.
 #[derive(Clone, Debug)]
-pub(crate) struct Folder {
+pub(crate) struct PictureFolder {
     pub(crate) store: Arc<dyn ObjectStore>,
     pub(crate) path: Path,
 }
@@ -288,7 +288,7 @@ pub(crate) fn read_rows(
     let stream = stream::open(input, file);
     let (reader, compressed) = (stream.reader, stream.compressed);
     let mut content = |reader, file: &InputFile, visit: &mut Visit<'_>| {
-        let wanted = tar::Wanted { pick, images, pieces: !compressed };
+        let wanted = tar::WantedMembers { pick, images, pieces: !compressed };
         read_content(input, reader, file, &wanted, visit)
     };
     match stream.zip {
@@ -301,7 +301,7 @@ fn read_content(
     input: &Input,
     mut reader: Box<dyn BufRead + Send>,
     file: &InputFile,
-    wanted: &tar::Wanted<'_>,
+    wanted: &tar::WantedMembers<'_>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     let pick = wanted.pick;

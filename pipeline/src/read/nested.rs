@@ -64,7 +64,7 @@ impl ColumnPath {
     /// Its values in a batch, in the plain types of [`super::columnar`]; `None` if the file has no such column.
     pub(crate) fn column(&self, batch: &RecordBatch) -> Result<Option<ArrayRef>, PipelineError> {
         let Some(root) = batch.column_by_name(&self.root) else { return Ok(None) };
-        column_below(&plain_column(root)?, &self.below).map_err(|error| PipelineError::Plan(error.into()))
+        Ok(column_below(&plain_column(root)?, &self.below)?)
     }
 }
 

@@ -141,7 +141,7 @@ pub(crate) fn read(
         Ok(columns) => columns,
         Err(error) => return Ok((1, refused(target, first_row, rejected(&damage(error)?), emit)?)),
     };
-    let mut reading = Reading { input, target, average, row: first_row, read: 0, emit };
+    let mut reading = GroupReader { input, target, average, row: first_row, read: 0, emit };
     for (index, group) in groups.iter().enumerate().take(part.end as usize).skip(part.start as usize) {
         let Some(rows) = group_rows(group) else {
             let what = format!("row group {index} has other numbers of rows in its columns");
@@ -174,7 +174,7 @@ fn group_rows(group: &RowGroupMetaData) -> Option<u64> {
 const MOST_LOST: u64 = 1 << 24;
 
 /// How far a file is read.
-struct Reading<'a, 'e> {
+struct GroupReader<'a, 'e> {
     input: &'a Input,
     target: &'a Target,
     /// Bytes of the file for a row.
@@ -185,7 +185,7 @@ struct Reading<'a, 'e> {
     emit: &'a mut Emit<'e>,
 }
 
-impl Reading<'_, '_> {
+impl GroupReader<'_, '_> {
     /// Reads a row group of so many rows; gives whether more are wanted.
     fn group(&mut self, index: usize, builder: Builder, rows: u64) -> Result<bool, PipelineError> {
         let end = self.row.saturating_add(rows);
@@ -193,7 +193,7 @@ impl Reading<'_, '_> {
             Ok(mut stream) => loop {
                 match self.input.handle.block_on(stream.next()) {
                     Some(Ok(batch)) => {
-                        // No more than the footer says: the numbers of the next group's rows hang on it.
+                        // No more than the footer says: the numbers of the next group's rows depend on it.
                         let left = usize::try_from(end - self.row).unwrap_or(usize::MAX);
                         if !self.batch(&batch.slice(0, batch.num_rows().min(left)))? {
                             return Ok(false);

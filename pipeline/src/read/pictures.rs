@@ -72,7 +72,7 @@ impl Fetching {
 }
 
 /// An image that was asked for.
-enum Asked {
+enum ImageRequest {
     /// Nothing more is to be read.
     Done(Fetched),
     /// The answer of a store has begun.
@@ -81,7 +81,7 @@ enum Asked {
     Piece(Arc<InputFile>, Range<u64>),
 }
 
-impl Asked {
+impl ImageRequest {
     /// Bytes that are still to come.
     fn bytes(&self) -> u64 {
         match self {
@@ -92,8 +92,8 @@ impl Asked {
     }
 }
 
-async fn ask(input: &Input, folder: &str, image: ImageRef) -> Result<Asked, PipelineError> {
-    let done = |fetched| Ok(Asked::Done(fetched));
+async fn ask(input: &Input, folder: &str, image: ImageRef) -> Result<ImageRequest, PipelineError> {
+    let done = |fetched| Ok(ImageRequest::Done(fetched));
     let written = match image {
         ImageRef::Absent => return done(Ok(None)),
         ImageRef::Nameless => {
@@ -102,7 +102,7 @@ async fn ask(input: &Input, folder: &str, image: ImageRef) -> Result<Asked, Pipe
         }
         ImageRef::Bytes(bytes) => return done(Ok(Some(bytes))),
         ImageRef::Path(path) => path,
-        ImageRef::Piece(file, range) => return Ok(Asked::Piece(file, range)),
+        ImageRef::Piece(file, range) => return Ok(ImageRequest::Piece(file, range)),
     };
     let (store, folder) = match &input.folder {
         Some(folder) => (&folder.store, folder.path.as_ref()),
@@ -119,16 +119,16 @@ async fn ask(input: &Input, folder: &str, image: ImageRef) -> Result<Asked, Pipe
             let detail = format!("file has more than {MAX_PICTURE_BYTES} bytes");
             done(Err(Reject::new(RejectReason::ImageTooLarge, detail).showing(written.as_bytes())))
         }
-        Ok(download) => Ok(Asked::Picture { download: Box::new(download), name, written }),
-        Err(error) => failed(&path, &name, &written, error).map(Asked::Done),
+        Ok(download) => Ok(ImageRequest::Picture { download: Box::new(download), name, written }),
+        Err(error) => failed(&path, &name, &written, error).map(ImageRequest::Done),
     }
 }
 
 /// The image with memory for its bytes. In the order of the images, so that none waits for a later one.
 async fn grant(
     budget: Option<Budget>,
-    asked: Result<Asked, PipelineError>,
-) -> Result<(Asked, Option<Granted>), PipelineError> {
+    asked: Result<ImageRequest, PipelineError>,
+) -> Result<(ImageRequest, Option<Granted>), PipelineError> {
     let asked = asked?;
     let memory = match (budget, asked.bytes()) {
         (None, _) | (_, 0) => None,
@@ -139,13 +139,13 @@ async fn grant(
 
 async fn fetch(
     input: &Input,
-    granted: Result<(Asked, Option<Granted>), PipelineError>,
+    granted: Result<(ImageRequest, Option<Granted>), PipelineError>,
 ) -> Result<(Fetched, Option<Granted>), PipelineError> {
     let (asked, memory) = granted?;
     let fetched = match asked {
-        Asked::Done(fetched) => fetched,
-        Asked::Piece(file, range) => Ok(Some(file_stream::get_range(input, &file, range).await?)),
-        Asked::Picture { download, name, written } => {
+        ImageRequest::Done(fetched) => fetched,
+        ImageRequest::Piece(file, range) => Ok(Some(file_stream::get_range(input, &file, range).await?)),
+        ImageRequest::Picture { download, name, written } => {
             let path = download.path.clone();
             match download.finish().await {
                 Ok(bytes) => Ok(Some(bytes)),

@@ -80,18 +80,18 @@ impl<'a> RowSink<'a> {
         for mut row in rows {
             memory = memory.or(row.memory.take());
             parts.rows.push(row.row);
-            let (fields_of_row, images_of_row, reject) = self.take(row);
+            let (fields_of_row, images_of_row, reject) = self.typed(row);
             fields.push(fields_of_row);
             images.push(images_of_row);
             parts.rejects.push(reject);
         }
         parts.scalars = scalars(&self.schema, fields, memory)?;
-        self.target.give(self.input, parts, images, &mut *self.emit)
+        self.target.emit_with_images(self.input, parts, images, &mut *self.emit)
     }
 
     /// The fields of a row, each in the type of its column, its images in their order, and why it can't be used. Of a
     /// refused row the fields are kept too: one may be its id.
-    fn take(&self, mut row: RawRow) -> (Map<String, Value>, Vec<ImageRef>, Option<Reject>) {
+    fn typed(&self, mut row: RawRow) -> (Map<String, Value>, Vec<ImageRef>, Option<Reject>) {
         let images = if row.reject.is_none() { self.images(&mut row) } else { Ok(Images::default()) };
         let (mut fields, wrong) = self.conform(row.fields);
         let placed = images.and_then(|images| match (&self.target.table.images, images.numbers) {
@@ -326,12 +326,10 @@ fn scalars(
     if others.is_empty() {
         return Ok(columns);
     }
-    let failed = |error: arrow::error::ArrowError| PipelineError::Plan(error.into());
     let others = Arc::new(Schema::new(others));
-    let mut decoder =
-        ReaderBuilder::new(others.clone()).with_batch_size(rows.len()).build_decoder().map_err(failed)?;
-    decoder.serialize(&rows).map_err(failed)?;
-    if let Some(batch) = decoder.flush().map_err(failed)? {
+    let mut decoder = ReaderBuilder::new(others.clone()).with_batch_size(rows.len()).build_decoder()?;
+    decoder.serialize(&rows)?;
+    if let Some(batch) = decoder.flush()? {
         let named = others.fields().iter().map(|field| field.name().clone());
         columns.extend(named.zip(batch.columns().iter().cloned()));
     }

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// How much of a unit was used, of as much as is wanted.
 #[derive(Debug)]
-pub(crate) struct Sample {
+pub(crate) struct SampleLimit {
     bytes: AtomicU64,
     rows: AtomicU64,
     most_bytes: u64,
     most_rows: u64,
 }
 
-impl Sample {
+impl SampleLimit {
     pub(crate) fn new(most_bytes: u64, most_rows: u64) -> Self {
         Self { bytes: AtomicU64::new(0), rows: AtomicU64::new(0), most_bytes, most_rows }
     }
@@ -40,7 +40,7 @@ impl Sample {
 /// A reader that counts the bytes that are used of another one.
 pub(super) struct Counted<R> {
     pub(super) inner: R,
-    pub(super) sample: Arc<Sample>,
+    pub(super) sample: Arc<SampleLimit>,
 }
 
 impl<R: BufRead> Read for Counted<R> {

@@ -46,7 +46,7 @@ pub(crate) struct Scalar {
 
 /// The columns that a source's files have.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundColumns {
     /// Those of files that say their types.
     pub(crate) typed: Vec<Field>,
     /// Those that were found by looking at rows.
@@ -57,7 +57,7 @@ pub(crate) struct Found {
     pub(crate) clashes: Vec<Clash>,
 }
 
-impl Found {
+impl FoundColumns {
     /// Whether there are none: not one row was met.
     pub(crate) fn is_empty(&self) -> bool {
         self.typed.is_empty() && self.inferred.is_empty()
@@ -109,7 +109,7 @@ impl Table {
     /// The table of a source with these columns. `keys` are further columns that must be found, if they are there.
     pub(crate) fn try_new(
         source: &SourceConfig,
-        found: Found,
+        found: FoundColumns,
         keys: &[String],
     ) -> Result<Self, PipelineError> {
         let naming = Naming { source, fields: [found.typed.as_slice(), &found.inferred].concat() };
@@ -154,11 +154,11 @@ impl Table {
     /// The table of a source whose files have no row.
     pub(crate) fn empty(shape: Shape) -> Result<Self, PipelineError> {
         let source = SourceConfig { shape, ..SourceConfig::default() };
-        Self::try_new(&source, Found::of_shape(shape), &[])
+        Self::try_new(&source, FoundColumns::of_shape(shape), &[])
     }
 
     /// The table of files whose rows are no documents.
-    pub(crate) fn plain(found: Found) -> Self {
+    pub(crate) fn plain(found: FoundColumns) -> Self {
         let fields = found.typed.iter().chain(&found.inferred);
         let kept = fields.filter(|field| !is_ours(field, &ImageColumns::None));
         let table = Self::new(kept.map(plain).collect(), ImageColumns::None, Vec::new(), String::new());

@@ -23,7 +23,7 @@ pub(crate) fn read(
     memory: &Arc<Memory>,
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
-    let mut document = Document::new(memory);
+    let mut document = TextDocument::new(memory);
     for number in 0.. {
         let start = document.bytes.len();
         let met = match append_line(&mut *reader, &mut document.bytes) {
@@ -68,13 +68,13 @@ pub(crate) fn read(
     Ok(())
 }
 
-struct Document {
+struct TextDocument {
     bytes: RowBuffer,
     first_line: u64,
     is_too_long: bool,
 }
 
-impl Document {
+impl TextDocument {
     fn new(memory: &Arc<Memory>) -> Self {
         Self { bytes: RowBuffer::new(memory), first_line: 0, is_too_long: false }
     }
@@ -102,7 +102,7 @@ impl Document {
     }
 }
 
-fn visit_document(document: &mut Document, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
+fn visit_document(document: &mut TextDocument, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
     let first_line = document.first_line;
     if std::mem::take(&mut document.is_too_long) {
         document.bytes.clear();

@@ -67,9 +67,9 @@ enum Start {
 }
 
 /// A record that was met.
-enum Met {
+enum Record {
     /// A text, which is in the buffer.
-    Text(Header),
+    Text(RecordHeader),
     /// What is about the file.
     Info,
     /// A record of another type.
@@ -80,9 +80,9 @@ enum Met {
 
 /// The lines of a header: names in small letters, and values.
 #[derive(Default)]
-struct Header(Vec<(String, String)>);
+struct RecordHeader(Vec<(String, String)>);
 
-impl Header {
+impl RecordHeader {
     fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
@@ -122,11 +122,11 @@ impl Records {
 
     /// Reads a record, and where the next one begins: that shows whether its length was right. What damages the file
     /// behind a record is an error of the next one.
-    fn next(&mut self) -> std::io::Result<Option<Met>> {
+    fn next(&mut self) -> std::io::Result<Option<Record>> {
         let met = match std::mem::replace(&mut self.start, Ok(Start::End))? {
             Start::End => return Ok(None),
             Start::Record => self.record()?,
-            Start::Other => Met::Broken("no record begins here"),
+            Start::Other => Record::Broken("no record begins here"),
         };
         self.start = self.find_start();
         if !matches!(self.start, Ok(Start::Other)) {
@@ -134,8 +134,8 @@ impl Records {
         }
         self.start = self.skip();
         Ok(Some(match met {
-            Met::Broken(what) => Met::Broken(what),
-            _ => Met::Broken("its `Content-Length` does not lead to the end of the record"),
+            Record::Broken(what) => Record::Broken(what),
+            _ => Record::Broken("its `Content-Length` does not lead to the end of the record"),
         }))
     }
 
@@ -161,35 +161,35 @@ impl Records {
         }
     }
 
-    fn record(&mut self) -> std::io::Result<Met> {
-        let Some(header) = self.header()? else { return Ok(Met::Broken("its header can't be read")) };
+    fn record(&mut self) -> std::io::Result<Record> {
+        let Some(header) = self.header()? else { return Ok(Record::Broken("its header can't be read")) };
         let Some(length) = header.get("content-length").and_then(|length| length.parse().ok()) else {
-            return Ok(Met::Broken("its header has no `Content-Length`"));
+            return Ok(Record::Broken("its header has no `Content-Length`"));
         };
         self.body.clear();
         match header.get("warc-type") {
             Some("conversion") if length > MAX_ROW_BYTES as u64 => {
                 self.content(length, false)?;
-                Ok(Met::TooLong(length))
+                Ok(Record::TooLong(length))
             }
             Some("conversion") => {
                 self.content(length, true)?;
-                Ok(Met::Text(header))
+                Ok(Record::Text(header))
             }
             of => {
                 self.content(length, false)?;
                 Ok(match of {
-                    Some("warcinfo") => Met::Info,
-                    Some(of) => Met::OtherType(of.to_owned()),
-                    None => Met::Broken("its header has no `WARC-Type`"),
+                    Some("warcinfo") => Record::Info,
+                    Some(of) => Record::OtherType(of.to_owned()),
+                    None => Record::Broken("its header has no `WARC-Type`"),
                 })
             }
         }
     }
 
     /// The header of a record; `None` if it is none.
-    fn header(&mut self) -> std::io::Result<Option<Header>> {
-        let (mut header, mut bytes) = (Header::default(), 0);
+    fn header(&mut self) -> std::io::Result<Option<RecordHeader>> {
+        let (mut header, mut bytes) = (RecordHeader::default(), 0);
         loop {
             match next_line(&mut *self.reader, &mut self.line)?.0 {
                 Line::End => return Err(ends_early()),
@@ -228,23 +228,23 @@ impl Records {
     }
 
     /// The row of a record; what is about the file is none.
-    fn row(&mut self, row: u64, met: Met, pick: &Pick) -> Result<Option<RawRow>, PipelineError> {
+    fn row(&mut self, row: u64, met: Record, pick: &Pick) -> Result<Option<RawRow>, PipelineError> {
         let bad = |reason, detail: String| Ok(Some(RawRow::bad(row, reason, detail)));
         let header = match met {
-            Met::Text(header) => header,
-            Met::Info => return Ok(None),
-            Met::OtherType(of) => {
+            Record::Text(header) => header,
+            Record::Info => return Ok(None),
+            Record::OtherType(of) => {
                 let detail = format!(
                     "record is a `{of}`, expected a `conversion`; texts of web pages are in WET files, which end in \
                      `.warc.wet.gz`"
                 );
                 return bad(RejectReason::WrongType, detail);
             }
-            Met::TooLong(length) => {
+            Record::TooLong(length) => {
                 let detail = format!("record has {length} bytes, the limit is {MAX_ROW_BYTES}");
                 return bad(RejectReason::RowTooLarge, detail);
             }
-            Met::Broken(what) => {
+            Record::Broken(what) => {
                 return bad(RejectReason::BadEntry, format!("record is broken: {what}"));
             }
         };

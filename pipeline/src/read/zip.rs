@@ -90,7 +90,7 @@ fn of_member(reject: Reject, name: &str) -> Reject {
 
 /// A member as the directory has it.
 #[derive(Debug)]
-struct Member {
+struct ZipMember {
     name: String,
     /// Where its own header lies.
     start: u64,
@@ -101,7 +101,7 @@ struct Member {
     encrypted: bool,
 }
 
-impl Member {
+impl ZipMember {
     /// Why it can't be read.
     fn refusal(&self, file: &InputFile) -> Option<String> {
         if !is_of(file.format, &self.name) {
@@ -150,7 +150,7 @@ fn is_of(format: Format, name: &str) -> bool {
 }
 
 /// The members of an archive in the order in which they lie, without folders and what a Mac adds; or what is wrong.
-fn members(input: &Input, file: &InputFile) -> Result<Result<Vec<Member>, String>, PipelineError> {
+fn members(input: &Input, file: &InputFile) -> Result<Result<Vec<ZipMember>, String>, PipelineError> {
     let bytes = |range| input.handle.block_on(stream::get_range(input, file, range));
     let tail_start = file.bytes.saturating_sub(END_BYTES as u64 + COMMENT_BYTES);
     let tail = bytes(tail_start..file.bytes)?;
@@ -184,7 +184,7 @@ fn members(input: &Input, file: &InputFile) -> Result<Result<Vec<Member>, String
     if members.windows(2).any(|pair| pair[1].start < pair[0].start + MEMBER_BYTES as u64 + pair[0].packed) {
         return Ok(Err("its members lie over each other".to_owned()));
     }
-    let is_file = |member: &Member| {
+    let is_file = |member: &ZipMember| {
         let hidden = |part: &str| part.starts_with('.') || part == "__MACOSX";
         !member.name.ends_with('/') && !member.name.split('/').any(hidden)
     };
@@ -201,13 +201,13 @@ fn end_of(tail: &[u8]) -> Option<usize> {
     (0..=last).rev().find(is_end)
 }
 
-fn entries(mut directory: &[u8], before: u64) -> Option<Vec<Member>> {
+fn entries(mut directory: &[u8], before: u64) -> Option<Vec<ZipMember>> {
     let mut members = Vec::new();
     while !directory.is_empty() {
         let entry = directory.get(..ENTRY_BYTES).filter(|entry| entry.starts_with(ENTRY))?;
         let name_end = ENTRY_BYTES + usize::from(u16_at(entry, 28));
         let end = name_end + usize::from(u16_at(entry, 30)) + usize::from(u16_at(entry, 32));
-        members.push(Member {
+        members.push(ZipMember {
             name: String::from_utf8_lossy(directory.get(ENTRY_BYTES..name_end)?).into_owned(),
             start: before + u64::from(u32_at(entry, 42)),
             packed: u32_at(entry, 20).into(),
@@ -232,20 +232,20 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
 
 /// The bytes of an archive, which are gone through once.
 #[derive(Clone)]
-struct Archive(Arc<Mutex<Place>>);
+struct Archive(Arc<Mutex<Cursor>>);
 
-struct Place {
+struct Cursor {
     reader: Box<dyn BufRead + Send>,
     at: u64,
 }
 
 impl Archive {
     fn new(reader: Box<dyn BufRead + Send>) -> Self {
-        Self(Arc::new(Mutex::new(Place { reader, at: 0 })))
+        Self(Arc::new(Mutex::new(Cursor { reader, at: 0 })))
     }
 
     /// The content of a member behind those before.
-    fn open(&self, member: &Member) -> std::io::Result<Box<dyn BufRead + Send>> {
+    fn open(&self, member: &ZipMember) -> std::io::Result<Box<dyn BufRead + Send>> {
         self.skip_to(member.start)?;
         let mut header = [0; MEMBER_BYTES];
         self.clone().read_exact(&mut header)?;

@@ -13,7 +13,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, UInt8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Field, UInt8Type, UInt32Type, UInt64Type};
 use datafusion::error::DataFusionError;
 use datafusion::execution::TaskContext;
 use datafusion::logical_expr::{Expr, cast, lit};
@@ -22,6 +22,9 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, ident};
 use futures::StreamExt;
 
+use super::Planning;
+use super::columns::{WantedColumns, find};
+use super::table::SourceTable;
 use crate::PipelineError;
 use crate::config::{Format, JoinConfig, SourceConfig, TextSplit};
 use crate::engine::session::{TEXT_ROWS, session};
@@ -33,10 +36,9 @@ use crate::operators::runtime::Runtime;
 use crate::operators::unit_read::describe;
 use crate::read::csv::Dialect;
 use crate::read::infer::Extent;
-use crate::read::table::{Found, Table};
+use crate::read::table::{FoundColumns, Table};
 use crate::read::{Input, stream};
 use crate::row::columns::{DETAIL, FILE, KIND, OWN, REASON, ROW, RowKind, visible};
-use crate::source::{Planning, SourceTable, Wanted, find};
 use crate::units::{Listing, Unit, list};
 
 /// Bytes that are asked for at a time for the checksum.
@@ -89,11 +91,11 @@ impl Join {
         };
         let on = config.on.pairs();
         // It is held in memory whole, so it can be looked at whole.
-        let wanted = Wanted { extent: Extent::Whole, ..Wanted::default() };
+        let wanted = WantedColumns { extent: Extent::Whole, ..WantedColumns::default() };
         let mut found = find(&listed.name, &listing, &input, wanted).await?.found;
         if found.is_empty() {
             // Without a row it has the columns that are named.
-            found = Found::texts(on.iter().map(|(_, key)| key).chain(&config.columns));
+            found = FoundColumns::texts(on.iter().map(|(_, key)| key).chain(&config.columns));
         }
         let table = Arc::new(Table::plain(found));
         let fields =
@@ -185,7 +187,7 @@ impl Join {
     async fn rows(&self) -> Result<DataFrame, PipelineError> {
         let context = session(TEXT_ROWS)?;
         let descriptions = vec![vec![self.description.clone()]];
-        let table = SourceTable::new(input_name(&self.source), self.table.clone(), descriptions);
+        let table = SourceTable { source: input_name(&self.source), table: self.table.clone(), descriptions };
         context.register_table("joined", Arc::new(table))?;
         Ok(context.table("joined").await?)
     }
@@ -323,10 +325,4 @@ fn chosen(config: &JoinConfig, on: &[(String, String)], table: &Table) -> Result
         }
     }
     Ok(fields)
-}
-
-/// The columns of a source with those of its joined table behind them.
-pub(crate) fn with_joined(own: &Table, join: Option<&Join>) -> Schema {
-    let own = own.schema.fields().iter().map(|field| field.as_ref().clone());
-    Schema::new(own.chain(join.into_iter().flat_map(|join| join.fields.iter().cloned())).collect::<Vec<_>>())
 }

@@ -70,7 +70,7 @@ impl Lease {
     /// # Errors
     ///
     /// [`PipelineError::Busy`] if another live process has it; the store's error if it can't be written to.
-    pub(crate) async fn take(
+    pub(crate) async fn acquire(
         output: &Location,
         period: Duration,
         observer: &Arc<dyn Observer>,
@@ -294,7 +294,7 @@ mod tests {
 
     async fn take(output: &Location, period: Duration) -> Result<Lease, PipelineError> {
         let silent: Arc<dyn Observer> = Arc::new(Silent);
-        Lease::take(output, period, &silent).await
+        Lease::acquire(output, period, &silent).await
     }
 
     #[tokio::test]

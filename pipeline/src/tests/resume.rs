@@ -112,7 +112,7 @@ async fn a_second_writer_is_refused_on_disk() {
     let folder = tempfile::tempdir().expect("a folder");
     let job = Job { output: disk_output(folder.path()), ..Job::new(&inputs) };
     let silent: Arc<dyn Observer> = Arc::new(Silent);
-    let lock = crate::storage::lease::Lease::take(&job.output, std::time::Duration::from_secs(1), &silent);
+    let lock = crate::storage::lease::Lease::acquire(&job.output, std::time::Duration::from_secs(1), &silent);
     let lock = lock.await.expect("free");
     let error = job.run(config.clone()).await.expect_err("refused");
     assert!(matches!(error, PipelineError::Busy { .. }), "{error}");

@@ -11,7 +11,7 @@ pub(crate) struct TooMany;
 /// All that `pattern` stands for, in the order in which it is written. A brace that has no partner, or neither a comma
 /// nor a range in it, is a character like any other. Numbers are as wide as the wider end of their range with a zero in front.
 pub(crate) fn expand(pattern: &str) -> Result<Vec<String>, TooMany> {
-    let Some(Group { before, choices, behind }) = first_group(pattern) else {
+    let Some(BraceGroup { before, choices, behind }) = first_group(pattern) else {
         return Ok(vec![pattern.to_owned()]);
     };
     let mut heads = Vec::new();
@@ -29,20 +29,20 @@ fn check(count: usize) -> Result<(), TooMany> {
     if count > MOST { Err(TooMany) } else { Ok(()) }
 }
 
-struct Group<'a> {
+struct BraceGroup<'a> {
     before: &'a str,
     choices: Result<Vec<String>, TooMany>,
     behind: &'a str,
 }
 
 /// The first pair of braces that means something.
-fn first_group(pattern: &str) -> Option<Group<'_>> {
+fn first_group(pattern: &str) -> Option<BraceGroup<'_>> {
     let mut from = 0;
     while let Some(open) = pattern[from..].find('{').map(|at| at + from) {
         if let Some(close) = partner(&pattern[open..]).map(|at| at + open)
             && let Some(choices) = choices(&pattern[open + 1..close])
         {
-            return Some(Group { before: &pattern[..open], choices, behind: &pattern[close + 1..] });
+            return Some(BraceGroup { before: &pattern[..open], choices, behind: &pattern[close + 1..] });
         }
         from = open + 1;
     }

@@ -44,7 +44,7 @@ pub(crate) struct Unclear {
 
 /// What a file of a folder is, by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FileKind {
     /// Rows of that form.
     Rows(Format),
     /// JSON that may hold rows of that form, or describe other files.
@@ -56,7 +56,7 @@ enum Kind {
     Aside(Aside),
 }
 
-impl Kind {
+impl FileKind {
     fn of(source: &SourceConfig, path: &str) -> Self {
         if is_unfinished(path) {
             return Self::Aside(Aside::Unfinished);
@@ -86,7 +86,7 @@ fn is_plain_json(path: &str) -> bool {
 struct Candidate {
     below: String,
     meta: ObjectMeta,
-    kind: Kind,
+    kind: FileKind,
 }
 
 /// The files of a folder that are its data.
@@ -99,9 +99,9 @@ pub(crate) fn choose(
     files: Vec<Below>,
     passed: &mut Passed,
 ) -> Result<Vec<Below>, Unclear> {
-    let mut choice = Choice { source, files: Vec::new(), passed };
+    let mut choice = FolderChoice { source, files: Vec::new(), passed };
     for (below, meta) in files {
-        let kind = Kind::of(source, &below);
+        let kind = FileKind::of(source, &below);
         choice.files.push(Candidate { below, meta, kind });
     }
     match source.format {
@@ -114,13 +114,13 @@ pub(crate) fn choose(
     Ok(chosen)
 }
 
-struct Choice<'a> {
+struct FolderChoice<'a> {
     source: &'a SourceConfig,
     files: Vec<Candidate>,
     passed: &'a mut Passed,
 }
 
-impl Choice<'_> {
+impl FolderChoice<'_> {
     /// Takes files out for a reason.
     fn drop(&mut self, why: Aside, is_out: impl Fn(&Candidate) -> bool) {
         let passed = &mut *self.passed;
@@ -135,15 +135,15 @@ impl Choice<'_> {
 
     /// Of files whose form is given those are taken that are not named for another one, unless all are.
     fn of_format(&mut self, format: Format) {
-        self.drop(Aside::Unfinished, |file| file.kind == Kind::Aside(Aside::Unfinished));
-        self.drop(Aside::About, |file| file.kind == Kind::Aside(Aside::About));
+        self.drop(Aside::Unfinished, |file| file.kind == FileKind::Aside(Aside::Unfinished));
+        self.drop(Aside::About, |file| file.kind == FileKind::Aside(Aside::About));
         let other = |file: &Candidate| match file.kind {
-            Kind::Rows(named) | Kind::Json(named) => {
+            FileKind::Rows(named) | FileKind::Json(named) => {
                 named != format && !(format == Format::JsonLines && named == Format::Coco)
             }
-            Kind::Text => format != Format::Text,
-            Kind::Picture => format != Format::Pictures,
-            Kind::Aside(_) => false,
+            FileKind::Text => format != Format::Text,
+            FileKind::Picture => format != Format::Pictures,
+            FileKind::Aside(_) => false,
         };
         if self.files.iter().any(|file| !other(file)) {
             self.drop(Aside::OtherForm, other);
@@ -153,9 +153,10 @@ impl Choice<'_> {
 
     /// Of a folder of texts, what stands at its top and is about them is none of them.
     fn drop_notes(&mut self) {
-        let is_note =
-            |file: &Candidate| file.kind == Kind::Text && is_about(&file.below) && !file.below.contains('/');
-        if self.files.iter().any(|file| file.kind == Kind::Text && !is_note(file)) {
+        let is_note = |file: &Candidate| {
+            file.kind == FileKind::Text && is_about(&file.below) && !file.below.contains('/')
+        };
+        if self.files.iter().any(|file| file.kind == FileKind::Text && !is_note(file)) {
             self.drop(Aside::About, is_note);
         }
     }
@@ -164,17 +165,17 @@ impl Choice<'_> {
         // Folders of stores may be objects without a byte; nothing is lost with them.
         self.files.retain(|file| {
             let is_mark = file.meta.size == 0 && extension(&file.below).is_none();
-            !(is_mark && file.kind == Kind::Aside(Aside::Unknown))
+            !(is_mark && file.kind == FileKind::Aside(Aside::Unknown))
         });
         for why in [Aside::Unfinished, Aside::About, Aside::Unknown] {
-            self.drop(why, |file| file.kind == Kind::Aside(why));
+            self.drop(why, |file| file.kind == FileKind::Aside(why));
         }
         if self.source.shape.has_images() && self.takes_tables() {
             return Ok(());
         }
         let captioned = self.source.shape == Shape::Pair && self.joins_captions();
         self.drop_tables_of_archives(captioned);
-        self.drop(Aside::About, |file| matches!(file.kind, Kind::Json(_)) && is_description(&file.below));
+        self.drop(Aside::About, |file| matches!(file.kind, FileKind::Json(_)) && is_description(&file.below));
         match self.forms(captioned).as_slice() {
             [] => self.weak_form(),
             [group] => {
@@ -191,7 +192,7 @@ impl Choice<'_> {
             |file: &Candidate| TABLES.iter().position(|table| *table == file_name(&file.below)).unwrap_or(9);
         let folder =
             |file: &Candidate| file.below.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned();
-        if !self.files.iter().any(|file| file.kind == Kind::Picture) {
+        if !self.files.iter().any(|file| file.kind == FileKind::Picture) {
             return false;
         }
         let mut first: BTreeMap<String, usize> = BTreeMap::new();
@@ -202,7 +203,7 @@ impl Choice<'_> {
         if first.is_empty() {
             return false;
         }
-        self.files.retain(|file| file.kind != Kind::Picture);
+        self.files.retain(|file| file.kind != FileKind::Picture);
         self.drop(Aside::OtherForm, |file| {
             first.get(&folder(file)).is_none_or(|table| *table != place(file))
         });
@@ -218,7 +219,7 @@ impl Choice<'_> {
     }
 
     fn picture_stems(&self) -> HashSet<String> {
-        let pictures = self.files.iter().filter(|file| file.kind == Kind::Picture);
+        let pictures = self.files.iter().filter(|file| file.kind == FileKind::Picture);
         pictures.filter_map(|file| Some(stem(&file.below)?.0.to_owned())).collect()
     }
 
@@ -228,8 +229,10 @@ impl Choice<'_> {
         let mut names = HashSet::new();
         for file in &self.files {
             match file.kind {
-                Kind::Rows(Format::Tar) => names.extend(stem(&file.below).map(|(stem, _)| stem.to_owned())),
-                Kind::Picture if captioned => {
+                FileKind::Rows(Format::Tar) => {
+                    names.extend(stem(&file.below).map(|(stem, _)| stem.to_owned()))
+                }
+                FileKind::Picture if captioned => {
                     names.extend(file.below.rsplit_once('/').map(|(folder, _)| folder.to_owned()));
                 }
                 _ => {}
@@ -237,18 +240,18 @@ impl Choice<'_> {
         }
         self.drop(Aside::About, |file| {
             let of_archive = stem(&file.below).map(|(stem, _)| stem.strip_suffix("_stats").unwrap_or(stem));
-            let is_table = !matches!(file.kind, Kind::Picture | Kind::Rows(Format::Tar));
+            let is_table = !matches!(file.kind, FileKind::Picture | FileKind::Rows(Format::Tar));
             is_table && of_archive.is_some_and(|stem| names.contains(stem))
         });
     }
 
     /// The groups of files that hold nothing but rows.
-    fn forms(&self, captioned: bool) -> Vec<Group> {
-        let mut groups: Vec<Group> = Vec::new();
+    fn forms(&self, captioned: bool) -> Vec<FormGroup> {
+        let mut groups: Vec<FormGroup> = Vec::new();
         for file in &self.files {
             let group = match file.kind {
-                Kind::Rows(format) => Group::of(format),
-                Kind::Picture if captioned => Group::Form(Format::Pictures),
+                FileKind::Rows(format) => FormGroup::of(format),
+                FileKind::Picture if captioned => FormGroup::Form(Format::Pictures),
                 _ => continue,
             };
             if !groups.contains(&group) {
@@ -259,81 +262,82 @@ impl Choice<'_> {
     }
 
     /// Takes the files of a group, and names the others.
-    fn keep(&mut self, group: Group) {
+    fn keep(&mut self, group: FormGroup) {
         // JSON beside JSON lines holds rows as these do; beside other tables it describes them.
-        let lines = self.files.iter().any(|file| file.kind == Kind::Rows(Format::JsonLines));
+        let lines = self.files.iter().any(|file| file.kind == FileKind::Rows(Format::JsonLines));
         let is_kept = |file: &Candidate| match file.kind {
-            Kind::Rows(format) => Group::of(format) == group,
-            Kind::Json(format) => group == Group::Tables && lines && format == Format::JsonLines,
-            Kind::Text => group == Group::Form(Format::Text),
-            Kind::Picture => group == Group::Form(Format::Pictures),
-            Kind::Aside(_) => false,
+            FileKind::Rows(format) => FormGroup::of(format) == group,
+            FileKind::Json(format) => group == FormGroup::Tables && lines && format == Format::JsonLines,
+            FileKind::Text => group == FormGroup::Form(Format::Text),
+            FileKind::Picture => group == FormGroup::Form(Format::Pictures),
+            FileKind::Aside(_) => false,
         };
         // Pictures that lie beside tables are what these name.
-        if self.source.shape.has_images() && group == Group::Tables {
-            self.files.retain(|file| file.kind != Kind::Picture);
+        if self.source.shape.has_images() && group == FormGroup::Tables {
+            self.files.retain(|file| file.kind != FileKind::Picture);
         }
-        if group != Group::Form(Format::Text) {
-            self.drop(Aside::About, |file| file.kind == Kind::Text && is_about(&file.below));
+        if group != FormGroup::Form(Format::Text) {
+            self.drop(Aside::About, |file| file.kind == FileKind::Text && is_about(&file.below));
         }
-        if group == Group::Form(Format::Pictures) {
-            self.drop(Aside::NoPicture, |file| file.kind == Kind::Text);
+        if group == FormGroup::Form(Format::Pictures) {
+            self.drop(Aside::NoPicture, |file| file.kind == FileKind::Text);
         }
         self.drop(Aside::OtherForm, |file| !is_kept(file));
     }
 
     /// Without files that hold nothing but rows, JSON, texts or pictures alone are the data.
     fn weak_form(&mut self) -> Result<(), Unclear> {
-        let has = |files: &[Candidate], kind: fn(&Kind) -> bool| files.iter().any(|file| kind(&file.kind));
-        let json = has(&self.files, |kind| matches!(kind, Kind::Json(_)));
+        let has =
+            |files: &[Candidate], kind: fn(&FileKind) -> bool| files.iter().any(|file| kind(&file.kind));
+        let json = has(&self.files, |kind| matches!(kind, FileKind::Json(_)));
         if self.source.shape != Shape::Pair {
-            let is_document = |file: &Candidate| file.kind == Kind::Text && !is_about(&file.below);
+            let is_document = |file: &Candidate| file.kind == FileKind::Text && !is_about(&file.below);
             if json && self.files.iter().any(is_document) {
-                return Err(self.unclear(&[Group::Tables, Group::Form(Format::Text)]));
+                return Err(self.unclear(&[FormGroup::Tables, FormGroup::Form(Format::Text)]));
             }
             self.keep_weak(if json {
-                |kind| matches!(kind, Kind::Json(_))
+                |kind| matches!(kind, FileKind::Json(_))
             } else {
-                |kind| *kind == Kind::Text
+                |kind| *kind == FileKind::Text
             });
             self.drop_notes();
             return Ok(());
         }
         if json {
-            self.keep_weak(|kind| matches!(kind, Kind::Json(_)));
+            self.keep_weak(|kind| matches!(kind, FileKind::Json(_)));
             // COCO has files of instances and key points beside those of captions.
             let of_captions = |file: &Candidate| file_name(&file.below).contains("caption");
             if self.files.iter().any(of_captions) {
                 self.drop(Aside::OtherForm, |file| !of_captions(file));
             }
-        } else if has(&self.files, |kind| *kind == Kind::Picture) {
-            self.keep(Group::Form(Format::Pictures));
+        } else if has(&self.files, |kind| *kind == FileKind::Picture) {
+            self.keep(FormGroup::Form(Format::Pictures));
         }
         Ok(())
     }
 
-    fn keep_weak(&mut self, kept: fn(&Kind) -> bool) {
+    fn keep_weak(&mut self, kept: fn(&FileKind) -> bool) {
         if self.source.shape.has_images() {
-            self.files.retain(|file| file.kind != Kind::Picture);
+            self.files.retain(|file| file.kind != FileKind::Picture);
         }
-        if !kept(&Kind::Text) {
-            self.drop(Aside::About, |file| file.kind == Kind::Text && is_about(&file.below));
+        if !kept(&FileKind::Text) {
+            self.drop(Aside::About, |file| file.kind == FileKind::Text && is_about(&file.below));
         }
         self.drop(Aside::OtherForm, |file| !kept(&file.kind));
     }
 
-    fn unclear(&self, groups: &[Group]) -> Unclear {
-        let of = |group: Group| -> Vec<&str> {
+    fn unclear(&self, groups: &[FormGroup]) -> Unclear {
+        let of = |group: FormGroup| -> Vec<&str> {
             let is_it = |file: &&Candidate| match file.kind {
-                Kind::Rows(format) | Kind::Json(format) => Group::of(format) == group,
-                Kind::Text => group == Group::Form(Format::Text),
-                Kind::Picture => group == Group::Form(Format::Pictures),
-                Kind::Aside(_) => false,
+                FileKind::Rows(format) | FileKind::Json(format) => FormGroup::of(format) == group,
+                FileKind::Text => group == FormGroup::Form(Format::Text),
+                FileKind::Picture => group == FormGroup::Form(Format::Pictures),
+                FileKind::Aside(_) => false,
             };
             self.files.iter().filter(is_it).map(|file| file.below.as_str()).collect()
         };
         let all: Vec<&str> = self.files.iter().map(|file| file.below.as_str()).collect();
-        let kind = |group: &Group| {
+        let kind = |group: &FormGroup| {
             let files = of(*group);
             (group.name().to_owned(), files.len(), glob_of(&files, &all))
         };
@@ -343,13 +347,13 @@ impl Choice<'_> {
 
 /// Forms that may be read together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Group {
+enum FormGroup {
     /// Tables of any form, whose columns are united.
     Tables,
     Form(Format),
 }
 
-impl Group {
+impl FormGroup {
     const fn of(format: Format) -> Self {
         match format {
             Format::Parquet | Format::Arrow | Format::JsonLines | Format::Csv => Self::Tables,

@@ -3,12 +3,12 @@
 use super::names::{extension, is_picture};
 use crate::config::{Format, Shape, SourceConfig};
 
-/// The form that a source says its files have, or that the name of a file tells.
+/// The form that a source says its files have, or that its name shows.
 pub(crate) fn format_of(source: &SourceConfig, path: &str) -> Option<Format> {
     source.format.or_else(|| form_of(source.shape, path))
 }
 
-/// The form that the name of a file tells, in a source of this shape.
+/// The form that the name of a file shows, in a source of this shape.
 pub(crate) fn form_of(shape: Shape, path: &str) -> Option<Format> {
     let extension = extension(path)?;
     match extension.name.as_str() {

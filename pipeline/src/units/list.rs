@@ -45,12 +45,8 @@ pub(crate) async fn list(
         |error| PipelineError::Address { name: source.name.clone(), uri: source.uri.clone(), source: error };
     let (store, path) = resolver.resolve(&source.uri).map_err(address)?;
     let text = path.to_string();
-    if !text.is_empty()
-        && (!text.contains(GLOB) || text.contains(IN_NAMES))
-        && let Some(meta) = head(&*store, &path).await?
-    {
-        let (prefix, name) = parent_and_name(&text);
-        let file = input_file(source, &prefix, meta)?;
+    if let Some(file) = named_file(source, &*store, &path).await? {
+        let (_, name) = parent_and_name(&text);
         return Ok(Listing::one(store, name, file));
     }
     let (prefix, pattern) = split_glob(&text);
@@ -68,43 +64,18 @@ pub(crate) async fn list(
     // Subfolders that no file of the source can lie in are not looked into.
     let deep =
         pattern.is_empty() || patterns.iter().any(|pattern| pattern.contains('/') || pattern.contains("**"));
-    let found =
-        walk::list(&*store, || resolver.pages(&source.uri), &prefix, deep).await.map_err(|error| {
-            PipelineError::List { name: source.name.clone(), uri: source.uri.clone(), source: error }
-        })?;
-    let mut metas = found.files;
-    if let Some(output) = output.filter(|output| is_elsewhere_than_root(output, &*store)) {
-        metas.retain(|meta| {
-            !is_written(&below(&output.prefix, &meta.location))
-                || !meta.location.prefix_matches(&output.prefix)
-        });
-    }
-    let nearby: Vec<String> = metas.iter().take(5).map(|meta| below(&prefix, &meta.location)).collect();
-    let sizes = beside(&metas, &prefix, source.shape);
-    let mut passed = Passed::default();
-    let chosen = if pattern.is_empty() {
-        let files = metas.into_iter().map(|meta| (below(&prefix, &meta.location), meta));
-        found.odd.iter().for_each(|(why, name)| passed.add(*why, name));
-        visible(files, &mut passed)
-    } else {
-        let matched = matching(metas, found.odd, &prefix, &patterns, &mut passed);
-        matched.map_err(|error| unmatched(source, &pattern, error, &nearby))?
-    };
-    let unclear = |unclear: folder::Unclear| PipelineError::Unclear {
+    let found = walk::list(&*store, || resolver.pages(&source.uri), &prefix, deep).await;
+    let mut found = found.map_err(|error| PipelineError::List {
         name: source.name.clone(),
         uri: source.uri.clone(),
-        of: unclear.of,
-        kinds: unclear.kinds,
-    };
-    let chosen = match patterns.iter().all(|pattern| folder::names_a_form(pattern)) && !pattern.is_empty() {
-        true => chosen,
-        false => folder::choose(source, chosen, &mut passed).map_err(unclear)?,
-    };
-    let passed = passed.of_source(&source.name);
-    if chosen.is_empty() {
-        let (name, uri) = (source.name.clone(), source.uri.clone());
-        return Err(PipelineError::NoFiles { name, uri, nearby, passed });
+        source: error,
+    })?;
+    if let Some(output) = output.filter(|output| is_elsewhere_than_root(output, &*store)) {
+        found.files.retain(|meta| !is_of_output(output, meta));
     }
+    let sizes = beside(&found.files, &prefix, source.shape);
+    let mut passed = Passed::default();
+    let chosen = choose(source, found, &prefix, (&pattern, &patterns), &mut passed)?;
     let stems = sizes.stems(&chosen);
     // What stands beside a picture belongs to it, whatever a glob says.
     let own = chosen.into_iter().filter(|(below, _)| !folder::is_beside(below, &stems));
@@ -114,7 +85,62 @@ pub(crate) async fn list(
         Ok(InputFile { bytes: file.bytes + of_beside, ..file })
     });
     let files = sorted(files.collect::<Result<_, PipelineError>>()?);
+    let passed = passed.of_source(&source.name);
     Ok(Listing { store, pattern, files, beside: sizes.extensions(&stems), passed })
+}
+
+/// The file that an address names as it is written.
+async fn named_file(
+    source: &SourceConfig,
+    store: &dyn ObjectStore,
+    path: &Path,
+) -> Result<Option<InputFile>, PipelineError> {
+    let text = path.as_ref();
+    if text.is_empty() || text.contains(GLOB) && !text.contains(IN_NAMES) {
+        return Ok(None);
+    }
+    let (prefix, _) = parent_and_name(text);
+    head(store, path).await?.map(|meta| input_file(source, &prefix, meta)).transpose()
+}
+
+/// The files below a place that are the source's.
+fn choose(
+    source: &SourceConfig,
+    found: walk::FoundFiles,
+    prefix: &Path,
+    (pattern, patterns): (&str, &[String]),
+    passed: &mut Passed,
+) -> Result<Vec<Below>, PipelineError> {
+    let nearby: Vec<String> = found.files.iter().take(5).map(|meta| below(prefix, &meta.location)).collect();
+    let chosen = if pattern.is_empty() {
+        let files = found.files.into_iter().map(|meta| (below(prefix, &meta.location), meta));
+        found.odd.iter().for_each(|(why, name)| passed.add(*why, name));
+        visible(files, passed)
+    } else {
+        let matched = matching(found.files, found.odd, prefix, patterns, passed);
+        matched.map_err(|error| unmatched(source, pattern, error, &nearby))?
+    };
+    let unclear = |unclear: folder::Unclear| PipelineError::Unclear {
+        name: source.name.clone(),
+        uri: source.uri.clone(),
+        of: unclear.of,
+        kinds: unclear.kinds,
+    };
+    let chosen = match patterns.iter().all(|pattern| folder::names_a_form(pattern)) && !pattern.is_empty() {
+        true => chosen,
+        false => folder::choose(source, chosen, passed).map_err(unclear)?,
+    };
+    if chosen.is_empty() {
+        let (name, uri) = (source.name.clone(), source.uri.clone());
+        let passed = passed.of_source(&source.name);
+        return Err(PipelineError::NoFiles { name, uri, nearby, passed });
+    }
+    Ok(chosen)
+}
+
+/// Whether a job has written a file to its output.
+fn is_of_output(output: &Location, meta: &ObjectMeta) -> bool {
+    meta.location.prefix_matches(&output.prefix) && is_written(&below(&output.prefix, &meta.location))
 }
 
 /// Whether a job writes to a folder of the store, not to all of it.

@@ -37,7 +37,7 @@ struct Patterns<'a> {
 
 /// Whether a path is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum Match {
     Yes,
     /// Some glob would match it, were a part of it not hidden.
     Hidden,
@@ -59,18 +59,18 @@ impl<'a> Patterns<'a> {
         Ok(Self { globs, names: names.into_iter().map(|name| (name.as_str(), false)).collect() })
     }
 
-    fn ask(&mut self, path: &str) -> Asked {
+    fn ask(&mut self, path: &str) -> Match {
         if let Some(met) = self.names.get_mut(path) {
             *met = true;
-            return Asked::Yes;
+            return Match::Yes;
         }
         let whatever = glob::MatchOptions { require_literal_leading_dot: false, ..OPTIONS };
-        let mut asked = Asked::No;
+        let mut asked = Match::No;
         let matches = |(glob, _): &&(glob::Pattern, &str)| glob.matches_with(path, whatever);
         for (_, pattern) in self.globs.iter().filter(matches) {
-            asked = Asked::Hidden;
+            asked = Match::Hidden;
             if folder::asks_for_hidden(pattern, path) {
-                return Asked::Yes;
+                return Match::Yes;
             }
         }
         asked
@@ -90,9 +90,9 @@ pub(super) fn matching(
     for meta in metas {
         let below = below(prefix, &meta.location);
         match wanted.ask(&below) {
-            Asked::Yes => chosen.push((below, meta)),
-            Asked::Hidden => passed.add(Aside::Hidden, &below),
-            Asked::No => {}
+            Match::Yes => chosen.push((below, meta)),
+            Match::Hidden => passed.add(Aside::Hidden, &below),
+            Match::No => {}
         }
     }
     if let Some(missing) = patterns.iter().find(|pattern| wanted.names.get(pattern.as_str()) == Some(&false))
@@ -101,7 +101,7 @@ pub(super) fn matching(
     }
     for (why, name) in odd {
         // Of a folder nobody knows what it would have held.
-        if matches!(why, Aside::Loop | Aside::Closed) || wanted.ask(&name) != Asked::No {
+        if matches!(why, Aside::Loop | Aside::Closed) || wanted.ask(&name) != Match::No {
             passed.add(why, &name);
         }
     }

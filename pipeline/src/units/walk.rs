@@ -19,7 +19,7 @@ use crate::units::aside::Aside;
 
 /// What a place holds.
 #[derive(Debug, Default)]
-pub(crate) struct Found {
+pub(crate) struct FoundFiles {
     pub(crate) files: Vec<ObjectMeta>,
     /// Entries that are no files which can be read: why, and their paths below the place.
     pub(crate) odd: Vec<(Aside, String)>,
@@ -46,7 +46,7 @@ pub(crate) async fn list(
     pages: impl FnOnce() -> Option<Arc<dyn PaginatedListStore>>,
     prefix: &Path,
     deep: bool,
-) -> Result<Found, Error> {
+) -> Result<FoundFiles, Error> {
     if is_disk(store) {
         let root = on_disk(prefix);
         let walked = blocking(move || Ok(walk(&root, deep))).await;
@@ -58,12 +58,12 @@ pub(crate) async fn list(
         false => store.list_with_delimiter(Some(prefix)).await.map(|found| found.objects),
     };
     match found {
-        Err(Error::NotFound { .. }) => Ok(Found::default()),
+        Err(Error::NotFound { .. }) => Ok(FoundFiles::default()),
         Err(error) if bad_key(&error).is_some() => match pages() {
             Some(pages) => around(&*pages, prefix, deep).await,
             None => Err(error),
         },
-        found => Ok(Found { files: found?, odd: Vec::new() }),
+        found => Ok(FoundFiles { files: found?, odd: Vec::new() }),
     }
 }
 
@@ -91,9 +91,9 @@ enum From {
 
 /// Lists page by page. A page with a bad key is asked for again with half as many keys, until nothing but that key is
 /// left of it; the list then goes on behind it.
-async fn around(pages: &dyn PaginatedListStore, prefix: &Path, deep: bool) -> Result<Found, Error> {
+async fn around(pages: &dyn PaginatedListStore, prefix: &Path, deep: bool) -> Result<FoundFiles, Error> {
     let folder = if prefix.is_root() { String::new() } else { format!("{prefix}/") };
-    let (mut found, mut from, mut most) = (Found::default(), From::Start, PAGE);
+    let (mut found, mut from, mut most) = (FoundFiles::default(), From::Start, PAGE);
     loop {
         let options = PaginatedListOptions {
             offset: if let From::Behind(key) = &from { Some(key.clone()) } else { None },
@@ -131,7 +131,7 @@ fn behind(key: &str, deep: bool) -> String {
 type FolderId = (u64, u64);
 
 /// A folder that is still to be looked into.
-struct Folder {
+struct OpenFolder {
     path: PathBuf,
     /// Its path below the root, with a `/` behind it.
     below: String,
@@ -140,11 +140,11 @@ struct Folder {
 }
 
 /// Walks a folder of the disk and follows links.
-fn walk(root: &FsPath, deep: bool) -> io::Result<Found> {
-    let mut found = Found::default();
+fn walk(root: &FsPath, deep: bool) -> io::Result<FoundFiles> {
+    let mut found = FoundFiles::default();
     let around = root.ancestors().filter_map(|folder| Some(folder_id(&std::fs::metadata(folder).ok()?)));
     let around = around.collect();
-    let mut open = vec![Folder { path: root.to_owned(), below: String::new(), around }];
+    let mut open = vec![OpenFolder { path: root.to_owned(), below: String::new(), around }];
     while let Some(folder) = open.pop() {
         match std::fs::read_dir(&folder.path) {
             Ok(entries) => {
@@ -167,7 +167,7 @@ fn walk(root: &FsPath, deep: bool) -> io::Result<Found> {
 }
 
 /// A place that is no folder and no file that can be read.
-fn add_root(found: &mut Found, root: &FsPath) {
+fn add_root(found: &mut FoundFiles, root: &FsPath) {
     let name = root.file_name().unwrap_or_default().to_string_lossy().into_owned();
     match (std::fs::metadata(root), std::fs::symlink_metadata(root)) {
         (Err(_), Ok(_)) => found.odd.push((Aside::DeadLink, name)),
@@ -176,7 +176,14 @@ fn add_root(found: &mut Found, root: &FsPath) {
     }
 }
 
-fn add(found: &mut Found, open: &mut Vec<Folder>, folder: &Folder, path: PathBuf, name: &str, deep: bool) {
+fn add(
+    found: &mut FoundFiles,
+    open: &mut Vec<OpenFolder>,
+    folder: &OpenFolder,
+    path: PathBuf,
+    name: &str,
+    deep: bool,
+) {
     let below = format!("{}{name}", folder.below);
     let location = path.to_str().and_then(|path| Path::parse(path.trim_start_matches('/')).ok());
     let metadata = match std::fs::metadata(&path) {
@@ -203,7 +210,7 @@ fn add(found: &mut Found, open: &mut Vec<Folder>, folder: &Folder, path: PathBuf
                 return found.odd.push((Aside::Loop, below));
             }
             let around = folder.around.iter().copied().chain([id]).collect();
-            open.push(Folder { path, below: format!("{below}/"), around });
+            open.push(OpenFolder { path, below: format!("{below}/"), around });
         }
         Some(location) if metadata.is_file() => found.files.push(ObjectMeta {
             location,
@@ -303,7 +310,7 @@ mod tests {
         }
     }
 
-    fn names(found: &Found) -> (Vec<&str>, Vec<&str>) {
+    fn names(found: &FoundFiles) -> (Vec<&str>, Vec<&str>) {
         let files = found.files.iter().map(|file| file.location.as_ref()).collect();
         (files, found.odd.iter().map(|(_, name)| name.as_str()).collect())
     }

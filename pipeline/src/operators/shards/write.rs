@@ -151,7 +151,7 @@ impl UnitWriter {
     fn first_row(&self) -> Result<Option<u64>, PipelineError> {
         let Some((path, start)) = self.operator.parts.get(&self.unit) else { return Ok(None) };
         let lines = &self.runtime.input(&self.operator.name)?.lines;
-        Ok(lines.as_ref().and_then(|lines| lines.known(path, *start)))
+        Ok(lines.as_ref().and_then(|lines| lines.known_first_row(path, *start)))
     }
 }
 

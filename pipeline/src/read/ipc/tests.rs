@@ -16,7 +16,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Format, TextSplit};
-use crate::read::table::{Found, Table};
+use crate::read::table::{FoundColumns, Table};
 use crate::read::united::United;
 use crate::row::columns::{KIND, REASON, ROW, system_fields};
 
@@ -118,7 +118,7 @@ fn rows(input: &Input, file: &InputFile, memory: usize) -> Result<Vec<String>, P
     if let Ok(schema) = schema(input, file)? {
         united.add(file, &schema);
     }
-    let table = Arc::new(Table::plain(Found { typed: united.finish().0, ..Found::default() }));
+    let table = Arc::new(Table::plain(FoundColumns { typed: united.finish().0, ..FoundColumns::default() }));
     let target = Target {
         schema: table.schema.clone(),
         table,
@@ -257,7 +257,7 @@ async fn behind_a_damaged_batch_the_next_one_is_read() {
 async fn the_first_version_of_feather_is_called_so() {
     let Case { input, file } = Case::new(b"FEA1 and so on, and so on".to_vec()).await;
     let found = crate::host::threads::spawn(move || head(&input, &file).map(drop)).expect("a thread").await;
-    assert!(matches!(found, Err(Stop::Damaged(what)) if what.contains("of Feather version 1")));
+    assert!(matches!(found, Err(Failure::Damaged(what)) if what.contains("of Feather version 1")));
 }
 
 /// A length that a file claims and does not have costs no memory; one that it has is reserved.
@@ -321,5 +321,5 @@ fn columns_of_no_known_type_are_refused() {
         part: None,
     };
     let found = Messages::open(Box::new(std::io::Cursor::new(bytes)), &file, None).map(drop);
-    assert!(matches!(found, Err(Stop::Damaged(what)) if what.contains("column `runs` has a type")));
+    assert!(matches!(found, Err(Failure::Damaged(what)) if what.contains("column `runs` has a type")));
 }

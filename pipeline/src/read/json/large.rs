@@ -13,7 +13,7 @@ use crate::read::{Pick, RawRow};
 
 /// The row of a line, `None` where the line is of another kind or broken; it is untouched then.
 pub(crate) fn parse(line: &mut RowBuffer, row: u64, pick: &Pick) -> Result<Option<RawRow>, PipelineError> {
-    let Some((fields, key, text)) = take_apart(line, pick) else { return Ok(None) };
+    let Some((fields, key, text)) = without_longest_text(line, pick) else { return Ok(None) };
     let length = line.len();
     let (bytes, memory) = line.take()?;
     let text = unescaped(bytes, text);
@@ -28,7 +28,7 @@ fn with_text(mut fields: Map<String, Value>, key: String, text: String) -> Map<S
 }
 
 /// The fields with an empty text in the place of the longest one, its key, and where it lies.
-fn take_apart(line: &[u8], pick: &Pick) -> Option<(Map<String, Value>, String, Range<usize>)> {
+fn without_longest_text(line: &[u8], pick: &Pick) -> Option<(Map<String, Value>, String, Range<usize>)> {
     let whole = std::str::from_utf8(line).ok()?;
     let (key, text) = longest_text(line)?;
     if !is_text(&line[text.clone()]) {

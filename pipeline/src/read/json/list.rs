@@ -36,7 +36,7 @@ pub(super) fn read(
     visit: &mut Visit<'_>,
 ) -> Result<(), PipelineError> {
     let element = RowBuffer::new(memory);
-    let mut elements = Elements { reader, place: Place::Before, element, too_long: false };
+    let mut elements = Elements { reader, place: ListState::Before, element, too_long: false };
     let mut row = 0;
     loop {
         let met = match elements.next() {
@@ -44,7 +44,7 @@ pub(super) fn read(
             Err(error) => return visit(damaged(error, file, row)?).map(|_| ()),
         };
         let parsed = match (&met, elements.too_long) {
-            (Met::Cut, _) => {
+            (ListEvent::Cut, _) => {
                 let what = "the rest of the file is damaged: it ends before its list does";
                 return visit(RawRow::bad(row, RejectReason::BadEntry, what)).map(|_| ());
             }
@@ -54,7 +54,7 @@ pub(super) fn read(
             }
             (_, false) => parse_whole(&mut elements.element, row, pick)?,
         };
-        let last = matches!(met, Met::Last);
+        let last = matches!(met, ListEvent::Last);
         let parsed = match parsed {
             // An empty list, or a comma behind the last element.
             None if last => None,
@@ -85,7 +85,7 @@ pub(super) fn read(
 
 /// Where the reader stands.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum ListState {
     /// Before the list.
     Before,
     /// In the list, inside so many brackets of the element.
@@ -97,7 +97,7 @@ pub(super) enum Place {
 }
 
 /// What was met.
-enum Met {
+enum ListEvent {
     /// An element and a comma.
     Element,
     /// The last element, or nothing, and the end of the list.
@@ -121,13 +121,13 @@ pub(super) const SHOWN_BYTES: usize = 512;
 
 struct Elements {
     reader: Box<dyn BufRead + Send>,
-    place: Place,
+    place: ListState,
     element: RowBuffer,
     too_long: bool,
 }
 
 impl Elements {
-    fn next(&mut self) -> std::io::Result<Met> {
+    fn next(&mut self) -> std::io::Result<ListEvent> {
         self.element.clear();
         self.too_long = false;
         loop {
@@ -137,7 +137,7 @@ impl Elements {
                 Err(error) => return Err(error),
             };
             if chunk.is_empty() {
-                return Ok(Met::Cut);
+                return Ok(ListEvent::Cut);
             }
             let mut place = self.place;
             let (mut start, mut used) = (0, 0);
@@ -147,9 +147,9 @@ impl Elements {
                 let before = place;
                 place = step(place, byte);
                 match (before, byte) {
-                    (Place::Before, _) => start = used,
-                    (Place::Inside(0), b',') => ended = Some(Met::Element),
-                    (Place::Inside(0), b']') => ended = Some(Met::Last),
+                    (ListState::Before, _) => start = used,
+                    (ListState::Inside(0), b',') => ended = Some(ListEvent::Element),
+                    (ListState::Inside(0), b']') => ended = Some(ListEvent::Last),
                     _ => {}
                 }
                 if ended.is_some() {
@@ -176,7 +176,7 @@ impl Elements {
             match byte? {
                 byte if self.element.is_empty() && byte.is_ascii_whitespace() => {}
                 b'[' if self.element.is_empty() => {
-                    self.place = Place::Inside(0);
+                    self.place = ListState::Inside(0);
                     return Ok(Behind::List);
                 }
                 byte => self.element.extend(&[byte])?,
@@ -192,15 +192,17 @@ impl Elements {
 }
 
 /// Where the reader stands behind a byte.
-pub(super) fn step(place: Place, byte: u8) -> Place {
+pub(super) fn step(place: ListState, byte: u8) -> ListState {
     match (place, byte) {
-        (Place::Before, b'[') => Place::Inside(0),
-        (Place::Inside(depth), b'"') => Place::Text { depth, escaped: false },
-        (Place::Inside(0), b']') => Place::Behind,
-        (Place::Inside(depth), b'[' | b'{') => Place::Inside(depth + 1),
-        (Place::Inside(depth), b']' | b'}') => Place::Inside(depth.saturating_sub(1)),
-        (Place::Text { depth, escaped: false }, b'"') => Place::Inside(depth),
-        (Place::Text { depth, escaped }, byte) => Place::Text { depth, escaped: !escaped && byte == b'\\' },
+        (ListState::Before, b'[') => ListState::Inside(0),
+        (ListState::Inside(depth), b'"') => ListState::Text { depth, escaped: false },
+        (ListState::Inside(0), b']') => ListState::Behind,
+        (ListState::Inside(depth), b'[' | b'{') => ListState::Inside(depth + 1),
+        (ListState::Inside(depth), b']' | b'}') => ListState::Inside(depth.saturating_sub(1)),
+        (ListState::Text { depth, escaped: false }, b'"') => ListState::Inside(depth),
+        (ListState::Text { depth, escaped }, byte) => {
+            ListState::Text { depth, escaped: !escaped && byte == b'\\' }
+        }
         (place, _) => place,
     }
 }

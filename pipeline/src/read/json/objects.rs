@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use serde::de::IgnoredAny;
 
-use super::list::{Place, SHOWN_BYTES, step};
+use super::list::{ListState, SHOWN_BYTES, step};
 use super::{BOM, parse_whole};
 use crate::PipelineError;
 use crate::engine::memory::Memory;
@@ -45,20 +45,20 @@ pub(super) fn read(
     let mut objects = Objects { reader, object: RowBuffer::new(memory), too_long: false };
     for row in 0.. {
         let parsed = match objects.next() {
-            Ok(Met::Object) if objects.too_long => {
+            Ok(ObjectEvent::Object) if objects.too_long => {
                 let detail = format!("object is longer than {MAX_ROW_BYTES} bytes");
                 RawRow::bad(row, RejectReason::RowTooLarge, detail)
             }
-            Ok(Met::Object) => match parse_whole(&mut objects.object, row, pick)? {
+            Ok(ObjectEvent::Object) => match parse_whole(&mut objects.object, row, pick)? {
                 Some(parsed) => parsed,
                 None => return Ok(()),
             },
-            Ok(Met::End) => return Ok(()),
-            Ok(Met::Cut) => {
+            Ok(ObjectEvent::End) => return Ok(()),
+            Ok(ObjectEvent::Cut) => {
                 let what = "the rest of the file is damaged: it ends before its object does";
                 return visit(RawRow::bad(row, RejectReason::BadEntry, what)).map(|_| ());
             }
-            Ok(Met::Other) => {
+            Ok(ObjectEvent::Other) => {
                 let what = "the rest of the file stands behind the end of an object and is none";
                 let bad = RawRow::bad(row, RejectReason::InvalidJson, what);
                 return visit(bad.showing(&objects.object)).map(|_| ());
@@ -73,7 +73,7 @@ pub(super) fn read(
 }
 
 /// What was met.
-enum Met {
+enum ObjectEvent {
     /// An object.
     Object,
     /// The end of the file.
@@ -91,15 +91,15 @@ struct Objects {
 }
 
 impl Objects {
-    fn next(&mut self) -> std::io::Result<Met> {
+    fn next(&mut self) -> std::io::Result<ObjectEvent> {
         self.object.clear();
         self.too_long = false;
         match self.first()? {
-            None => return Ok(Met::End),
+            None => return Ok(ObjectEvent::End),
             Some(b'{') => {}
             Some(_) => return self.other(),
         }
-        let mut place = Place::Inside(0);
+        let mut place = ListState::Inside(0);
         loop {
             let chunk = match self.reader.fill_buf() {
                 Ok(chunk) => chunk,
@@ -107,11 +107,11 @@ impl Objects {
                 Err(error) => return Err(error),
             };
             if chunk.is_empty() {
-                return Ok(Met::Cut);
+                return Ok(ObjectEvent::Cut);
             }
             let end = chunk.iter().position(|byte| {
                 place = step(place, *byte);
-                place == Place::Inside(0)
+                place == ListState::Inside(0)
             });
             let used = end.map_or(chunk.len(), |end| end + 1);
             self.too_long |= self.object.len() + used > MAX_ROW_BYTES;
@@ -122,7 +122,7 @@ impl Objects {
             }
             self.reader.consume(used);
             if end.is_some() {
-                return Ok(Met::Object);
+                return Ok(ObjectEvent::Object);
             }
         }
     }
@@ -147,11 +147,11 @@ impl Objects {
         }
     }
 
-    fn other(&mut self) -> std::io::Result<Met> {
+    fn other(&mut self) -> std::io::Result<ObjectEvent> {
         let mut shown = Vec::new();
         Read::take(&mut self.reader, SHOWN_BYTES as u64).read_to_end(&mut shown)?;
         self.object.extend(&shown)?;
-        Ok(Met::Other)
+        Ok(ObjectEvent::Other)
     }
 }
 

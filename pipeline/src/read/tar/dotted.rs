@@ -16,7 +16,7 @@ use std::collections::hash_map::DefaultHasher;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
-use super::{Kind, Member, Other};
+use super::member::{Dotted, Member, MemberKind, Other};
 
 /// Members that wait, at most.
 const WAITING_MEMBERS: usize = 1 << 16;
@@ -27,22 +27,11 @@ const WAITING_BYTES: u64 = 64 << 20;
 /// Members without a row whose names are kept.
 const LOST_NAMES: usize = 1 << 16;
 
-/// The other way to read a name with more than one dot.
-#[derive(Clone, Debug)]
-pub(super) struct Dotted {
-    /// The name up to the last dot.
-    pub(super) key: String,
-    /// What is behind it.
-    pub(super) extension: String,
-    /// Whether it is a caption of the shorter key unless something speaks against that.
-    pub(super) number: bool,
-}
-
 impl Member {
     /// The same as a member of the row whose key is the name up to the last dot.
     fn of_its_own(mut self) -> Self {
         if let Some(dotted) = self.dotted.take() {
-            self.kind = Kind::of(&dotted.extension).unwrap_or(self.kind);
+            self.kind = MemberKind::of(&dotted.extension).unwrap_or(self.kind);
             (self.key, self.extension) = (dotted.key, dotted.extension);
         }
         self
@@ -253,7 +242,7 @@ fn is_number(member: &Member) -> bool {
 
 fn is_pair(members: &[Member]) -> bool {
     let kinds = members.iter().fold(0, |kinds, member| kinds | member.kind.bit());
-    kinds & Kind::Picture.bit() != 0 && kinds != Kind::Picture.bit()
+    kinds & MemberKind::Picture.bit() != 0 && kinds != MemberKind::Picture.bit()
 }
 
 /// The same for the same key in every run.
@@ -265,7 +254,7 @@ fn hash(key: &str) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Name;
+    use super::super::member::Name;
     use super::*;
 
     fn member(name: &str) -> Member {

@@ -19,7 +19,9 @@ use std::sync::Arc;
 
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 
-use super::{Kind, Member, Sample, Wanted};
+use super::WantedMembers;
+use super::member::{Member, MemberKind};
+use super::sample::Sample;
 use crate::PipelineError;
 use crate::engine::memory::{Memory, Taken};
 use crate::read::{ImageRef, RawRow, Visit, picture_bytes};
@@ -33,7 +35,7 @@ pub(super) const PENDING_SAMPLES: usize = 1 << 16;
 pub(super) const PENDING_BYTES: usize = 64 << 20;
 
 pub(super) struct Window<'a> {
-    wanted: Wanted<'a>,
+    wanted: WantedMembers<'a>,
     file: Arc<InputFile>,
     pending: VecDeque<Sample>,
     /// The numbers of the rows of `pending` that take members, by key.
@@ -62,7 +64,7 @@ pub(super) struct Window<'a> {
 const FREE_BYTES: usize = 8 << 20;
 
 impl<'a> Window<'a> {
-    pub(super) fn new(wanted: Wanted<'a>, file: Arc<InputFile>, memory: &Arc<Memory>) -> Self {
+    pub(super) fn new(wanted: WantedMembers<'a>, file: Arc<InputFile>, memory: &Arc<Memory>) -> Self {
         let gone_memory = MemoryConsumer::new("keys of an archive").register(&memory.pool());
         Self {
             wanted,
@@ -112,7 +114,7 @@ impl<'a> Window<'a> {
         sample.add(member, self.wanted.pick);
         self.bytes = self.bytes - bytes + sample.bytes();
         self.whole += usize::from(!whole && self.wanted.is_whole(sample));
-        self.give(row, visit)
+        self.visit_ready(row, visit)
     }
 
     /// A row that is refused and takes no members; `false` if no more rows are wanted.
@@ -128,7 +130,7 @@ impl<'a> Window<'a> {
         self.bytes += sample.bytes();
         self.whole += 1;
         self.pending.push_back(sample);
-        self.give(row, visit)
+        self.visit_ready(row, visit)
     }
 
     /// Gives all rows away; `false` if no more are wanted.
@@ -170,7 +172,7 @@ impl<'a> Window<'a> {
 
     fn late(&self, member: &Member, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
         // What nobody asked for is missed by nobody.
-        if member.kind == Kind::Json && !self.wanted.json() {
+        if member.kind == MemberKind::Json && !self.wanted.json() {
             return Ok(true);
         }
         let row = self.gone.get(&hash(&member.key)).map_or(self.rows, |(row, _)| *row);
@@ -182,7 +184,7 @@ impl<'a> Window<'a> {
     }
 
     /// Gives away what is complete before the row `current`, and what there is no more room for.
-    fn give(&mut self, current: u64, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
+    fn visit_ready(&mut self, current: u64, visit: &mut Visit<'_>) -> Result<bool, PipelineError> {
         while let Some(sample) = self.pending.front() {
             let whole = sample.row != current && (sample.closed || self.wanted.is_whole(sample));
             if !whole && !self.is_full() {
@@ -257,9 +259,9 @@ mod tests {
 
     fn member(name: &str) -> Member {
         let (key, extension) = name.split_once('.').expect("a key and an extension");
-        let kind = Kind::of(extension).expect("a known extension");
+        let kind = MemberKind::of(extension).expect("a known extension");
         let content = match kind {
-            Kind::Json => b"{\"n\": 1}".to_vec(),
+            MemberKind::Json => b"{\"n\": 1}".to_vec(),
             _ => vec![b'x'; 1000],
         };
         Member {
@@ -287,7 +289,8 @@ mod tests {
             part: None,
         };
         let memory = Arc::new(Memory::new(1 << 30));
-        let mut window = Window::new(Wanted { pick: &pick, images: true, pieces }, Arc::new(file), &memory);
+        let mut window =
+            Window::new(WantedMembers { pick: &pick, images: true, pieces }, Arc::new(file), &memory);
         window.limits = limits;
         let mut given = Vec::new();
         let mut visit = |row: RawRow| {
@@ -365,7 +368,7 @@ mod tests {
         };
         let memory = Arc::new(Memory::new(1 << 30));
         let mut window =
-            Window::new(Wanted { pick: &pick, images: true, pieces: false }, Arc::new(file), &memory);
+            Window::new(WantedMembers { pick: &pick, images: true, pieces: false }, Arc::new(file), &memory);
         let (mut rows, mut refused) = (0, 0);
         let mut visit = |row: RawRow| {
             (rows, refused) = (rows + 1, refused + u64::from(row.reject.is_some()));
