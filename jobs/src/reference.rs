@@ -120,7 +120,7 @@ mod tests {
     /// Numbers with a range, by path: those inside the range at its ends, those outside of it.
     fn numbers(schema: &Value, path: &[String], found: &mut Vec<(Vec<String>, Vec<Toml>, Vec<Toml>)>) {
         for (name, property) in schema["properties"].as_object().into_iter().flatten() {
-            let path = [path, &[name.clone()]].concat();
+            let path = [path, std::slice::from_ref(name)].concat();
             numbers(property, &path, found);
             numbers(&property["items"], &[&path[..], &["0".to_owned()]].concat(), found);
             let choices = ["anyOf", "oneOf"].iter().filter_map(|word| property[*word].as_array()).flatten();

@@ -149,7 +149,7 @@ fn kind(schema: &Value) -> String {
 
 /// The range of a number, in words.
 fn range(schema: &Value) -> Option<String> {
-    let bound = |word: &str| schema.get(word).map(|value| number(value));
+    let bound = |word: &str| schema.get(word).map(number);
     let (least, most) = (bound("minimum"), bound("maximum"));
     match (least, bound("exclusiveMinimum"), most, bound("exclusiveMaximum")) {
         (Some(least), _, Some(most), _) => Some(format!("from {least} to {most}")),

@@ -131,7 +131,7 @@ impl Trainer {
     }
 }
 
-/// Trains on texts at hand; see [`Trainer`].
+/// Trains on texts at hand; see `Trainer`.
 ///
 /// # Errors
 ///

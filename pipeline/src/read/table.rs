@@ -1,6 +1,6 @@
 //! The columns that a source's rows have in the plan.
 //!
-//! First stand our own, which say where a row came from and what became of it, and whose names begin with [`OWN`], which no
+//! First stand our own, which say where a row came from and what became of it, and whose names begin with `OWN`, which no
 //! other column's may; then those of the files, then those that
 //! a key of the source finds inside others (`meta.caption`), then what every source of images has: `image` (bytes),
 //! `width` and `height` (from the picture's header, whatever the files say).

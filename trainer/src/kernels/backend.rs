@@ -1,6 +1,6 @@
 //! How the operations enter Burn: the trait [`Kernels`], its bodies for flex, and their gradients on Burn's graph.
 //!
-//! [`operations!`] is the table: an operation has tensors, plain settings behind the semicolon, and a forward and a backward
+//! `operations!` is the table: an operation has tensors, plain settings behind the semicolon, and a forward and a backward
 //! function below [`flex`]. Flex runs the forward function; autodiff keeps what the backward function needs and calls it.
 //! A further backend is one more list of bodies.
 

@@ -84,7 +84,7 @@ pub struct StepReport {
     /// Images a second.
     pub images_per_second: f64,
     /// Operations a second of products and visible attention, forward and backward, in 10^12: see
-    /// [`crate::model::ModelPlan::operations`].
+    /// [`crate::objective::Arithmetic::operations`].
     pub teraflops: f64,
     /// Share of the step spent waiting for rows, 0 to 1.
     pub waiting: f64,

@@ -1,6 +1,6 @@
 //! `ShardsExec`: documents to packed rows, and these to shards; refused rows to their table; and the commit of each unit.
 //!
-//! Documents are placed in order ([`pack`]), and rows are written as they are closed ([`write`]), so of a unit no more is
+//! Documents are placed in order ([`pack`]), and rows are written as they are closed ([`mod@write`]), so of a unit no more is
 //! held than its open rows and a batch of closed ones. The row that ends a unit commits it; its receipt is the only row
 //! that leaves here.
 
